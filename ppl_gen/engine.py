@@ -1,0 +1,86 @@
+"""What an engine is, and what it gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ppl_gen.errors import UnsupportedError
+from ppl_gen.registry import import_backend
+from ppl_gen.settings import Settings
+
+if TYPE_CHECKING:
+    from ppl_gen.data import Data
+    from ppl_gen.family import Pair
+    from ppl_gen.progress import Monitor
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """What an engine found, as numpy arrays.
+
+    ``posterior``     {site: (chain, draw, *event shape)}, constrained values of the non-enumerated latents
+    ``uncertainty``   what the spread of the draws means: ``"posterior"`` (MCMC), ``"guide"`` (draws from a fitted
+                      guide), ``"bootstrap"`` (refits to resampled rows) or ``"point"`` (no spread)
+    ``point``         {site: event shape}: the point estimate, where the engine is an optimizer
+    ``sample_stats``  {name: (chain, draw)}, named as ArviZ names them (diverging, energy, tree_depth, ...)
+    ``losses``        (step,): the trace of the objective that was minimised (nats); EM: minus the log joint
+    ``log_weights``   (particle,): log p(x, theta) - log q(theta) at fresh guide draws, for Pareto k-hat
+    ``parameters``    whatever else is needed to use the fit again (a guide's parameters)
+    ``figures``       scalars about the run (log_likelihood, num_steps, converged, ...)
+    ``held_out``      (obs,): log densities in model space of the training rows, each under fits that left it out
+    ``interrupted``   Ctrl-C came before the end; the arrays hold what there was
+    """
+
+    posterior: Arrays
+    uncertainty: str
+    point: Arrays | None = None
+    sample_stats: Arrays = dataclasses.field(default_factory=dict)
+    losses: np.ndarray | None = None
+    log_weights: np.ndarray | None = None
+    parameters: Arrays = dataclasses.field(default_factory=dict)
+    figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    held_out: np.ndarray | None = None
+    interrupted: bool = False
+
+    @property
+    def num_chains(self) -> int:
+        return next(iter(self.posterior.values())).shape[0]
+
+    @property
+    def num_draws(self) -> int:
+        """Draws per chain."""
+        return next(iter(self.posterior.values())).shape[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine(Settings):
+    """An inference engine: settings only. It takes any pair that has the hooks it needs.
+
+    An engine's folder under ``inference/`` holds this class in its ``__init__.py`` and one ``<backend>_engine.py``
+    per backend that exports ``run(pair, data, settings, seed, monitor) -> Draws``.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    hooks: ClassVar[tuple[str, ...]] = ()  # the optional hooks of a pair that it can't do without
+
+    def run(self, pair: Pair, data: Data, *, seed: int, monitor: Monitor) -> Draws:
+        """Fit the pair to the data.
+
+        :raises UnsupportedError: the pair lacks a hook that this engine needs.
+        """
+        missing = [hook for hook in self.hooks if getattr(pair, hook) is None]
+        if missing:
+            fits = ", ".join(pair.family.engines)
+            raise UnsupportedError(
+                f"Engine {self.name!r} needs {', '.join(missing)}, which {pair.family.name} does not have; "
+                f"{pair.family.name} is fitted by {fits}."
+            )
+        module = import_backend(type(self).__module__, f"{pair.backend}_engine", pair.backend)
+        return module.run(pair, data, self, seed, monitor)

@@ -1,0 +1,151 @@
+"""What a family is, what a pair is, and where they are found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ppl_gen.errors import DataError, SettingError, did_you_mean
+from ppl_gen.registry import import_backend
+from ppl_gen.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ppl_gen.data import Data, Schema, View
+
+BACKENDS = ("numpyro", "pyro")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A model and a guide in one PPL, with the hooks that the family's algebra offers to engines.
+
+    ``model(data, *, num_obs=None, subsample_size=None)`` is a plain function of the PPL: ``data`` is a
+    :class:`~ppl_gen.data.View` of arrays (or None to draw ``num_obs`` new observations), the observed site is
+    ``x``, the plate over observations is ``obs``. ``guide`` takes the same arguments.
+
+    Optional hooks; an engine asks for the hook, never for the family. Parameters are dictionaries of constrained
+    site values, without a batch dimension:
+
+    ``collapsed``      the model with its discrete latents summed out in closed form, same signature
+    ``initialize``     ``(view, seed, num_starts) -> {site: (num_starts, *shape)}``, numpy, from the data
+    ``e_step``         ``(parameters, view) -> (log_prob (n,), statistics)``: row log densities, and expected
+                       sufficient statistics that add up over rows (already multiplied by the row weights)
+    ``m_step``         ``(parameters, statistics, objective) -> parameters``; objective ``"map"`` or ``"ml"``.
+                       Never lowers the objective.
+    ``log_prior``      ``(parameters, objective) -> scalar``: log prior in the coordinates in which ``m_step`` is
+                       monotone for ``"map"``, 0 for ``"ml"``
+    ``is_degenerate``  ``(parameters) -> bool array``: whether a solution sits on the boundary of its space
+    ``make_guide``     ``(kind, values=None) -> guide``: a guide of the kind ``"mean_field"`` or ``"multivariate"``
+                       over the non-enumerated latents, centred on the given constrained values at first
+    """
+
+    family: Family
+    backend: str
+    model: Callable[..., Any]
+    guide: Callable[..., Any] | None = None
+    data: View | None = None
+    collapsed: Callable[..., Any] | None = None
+    initialize: Callable[..., Mapping[str, Any]] | None = None
+    e_step: Callable[..., Any] | None = None
+    m_step: Callable[..., Any] | None = None
+    log_prior: Callable[..., Any] | None = None
+    is_degenerate: Callable[..., Any] | None = None
+    make_guide: Callable[..., Callable[..., Any]] | None = None
+    programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def density(self) -> Callable[..., Any]:
+        """The form of the model that engines use: collapsed where there is one."""
+        return self.collapsed or self.model
+
+    def cached(self, key: Any, make: Callable[[], Any]) -> Any:
+        """``make()``, or what it gave when it was last asked for under this key: a program compiles once a pair."""
+        if key not in self.programs:
+            self.programs[key] = make()
+        return self.programs[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family(Settings):
+    """A generative family: hyperparameters only. ``GMM(...)`` computes nothing.
+
+    A family's folder under ``models/`` holds this class in its ``__init__.py`` and one ``<backend>_pair.py`` per
+    backend that exports ``build_pair(family, schema, num_obs) -> Pair``.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    density: ClassVar[str]  # "exact", "importance", "unnormalised" or "implicit"
+    kinds: ClassVar[tuple[str, ...]]  # the column kinds that it models
+    engines: ClassVar[tuple[str, ...]]  # those that fit it, the preferred one first
+
+    def pair(self, backend: str, table: Any, **data_options: Any) -> Pair:
+        """The model/guide pair for a table, ready for the PPL's own ``SVI`` or ``MCMC``.
+
+        :param backend: ``"numpyro"`` or ``"pyro"``.
+        :param table: whatever :meth:`Data.from_table <ppl_gen.data.Data.from_table>` reads, or a ``Data``.
+        :raises DataError: the table does not fit this family.
+        """
+        data = self.prepare(table, **data_options)
+        return self.build(backend, data.schema, len(data), data.view(backend))
+
+    def build(self, backend: str, schema: Schema, num_obs: int, view: View | None = None) -> Pair:
+        """The pair for a schema; ``num_obs`` is the number of training rows (a prior may depend on it)."""
+        if backend not in BACKENDS:
+            raise SettingError(f"Unknown backend {backend!r}: {did_you_mean(backend, BACKENDS)}")
+        return dataclasses.replace(_build(self, backend, schema.without_units(), num_obs), data=view)
+
+    def prepare(self, table: Any, **data_options: Any) -> Data:
+        """The table as :class:`~ppl_gen.data.Data` whose columns have kinds that this family models."""
+        from ppl_gen.data import Data
+
+        if isinstance(table, Data):
+            data = table.promote(self.kinds, self.name)
+        else:
+            data = Data.from_table(table, accept=self.kinds, accept_for=self.name, **data_options)
+        self.check(data)
+        return data
+
+    def check(self, data: Data) -> None:
+        """Raise a :class:`DataError` where the data can't be fitted (too few rows, say)."""
+        if len(data) < 2:
+            raise DataError(f"{self.name} needs at least 2 rows, the table has {len(data)}.")
+
+    def default_engine(self, data: Data) -> tuple[str, str]:
+        """The name of the engine to use on this data, and the reason in a few words."""
+        return self.engines[0], f"the usual engine for {self.name}"
+
+    def label_axes(self) -> Mapping[str, tuple[int, ...]]:
+        """For each site, the axes of its event shape that are indexed by an exchangeable label; {} if none is."""
+        return {}
+
+    def site_dims(self) -> Mapping[str, tuple[str, ...]]:
+        """For each site, the names of its event axes: ``column`` (and ``column_other``) get the table's column names
+        as coordinates, any other name (``component``, ``state``) gets numbers; a site that is not named gets both."""
+        return {}
+
+    def to_original(self, posterior: Mapping[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:
+        """The draws {site: (..., *event shape)} in the table's units, for sites of which that has a meaning."""
+        return dict(posterior)
+
+    def ellipses(
+        self, posterior: Mapping[str, np.ndarray], schema: Schema
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Gaussian components for a picture, in the table's units, for flat draws {site: (S, *event shape)}: weights
+        (S, K), centres (S, K, D) and covariances (S, K, D, D); None where the family has no such components."""
+        return None
+
+    def num_parameters(self, num_columns: int) -> int | None:
+        """Free parameters of a maximum likelihood fit, for AIC and BIC; None where that has no meaning."""
+        return None
+
+
+@lru_cache(maxsize=32)
+def _build(family: Family, backend: str, schema: Schema, num_obs: int) -> Pair:
+    """Pairs are kept, so that refits (folds, replications, a second fit) meet their compiled programs again."""
+    module = import_backend(type(family).__module__, f"{backend}_pair", backend)
+    return module.build_pair(family, schema, num_obs)

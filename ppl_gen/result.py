@@ -1,0 +1,166 @@
+"""What a fit is, and what a score is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from ppl_gen.data import Data, Schema
+    from ppl_gen.diagnostics import Diagnosis
+    from ppl_gen.engine import Draws, Engine
+    from ppl_gen.family import Family, Pair
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Score:
+    """Log densities of rows, in nats and in the original units of the table.
+
+    ``log_predictive``  (obs,) log of the mean density over draws: log (1/S) sum_s p(x | theta_s); for a point
+                        estimate with bootstrap refits, log p(x | point)
+    ``sd``              (obs,) standard deviation of log p(x | theta) over draws
+    ``hdi``             (obs, 2) highest density interval of log p(x | theta) over draws
+    ``log_prob``        DataArray (chain, draw, obs) of log p(x | theta), or None where it would not fit in memory
+    ``kind``            exact, importance, unnormalised or implicit
+    ``error``           (obs,) standard error of the number itself (Monte Carlo), or None where it is exact
+    ``p_value``         (obs,) anomaly p-value: the rank of the row's density among densities of training rows that
+                        were held out (conformal p-value; Vovk, Gammerman & Shafer 2005), or None
+    """
+
+    log_predictive: np.ndarray
+    sd: np.ndarray
+    hdi: np.ndarray
+    kind: str
+    hdi_prob: float
+    uncertainty: str
+    log_prob: xr.DataArray | None = None
+    error: np.ndarray | None = None
+    p_value: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.log_predictive)
+
+    @property
+    def total(self) -> float:
+        """Sum of the rows' log predictive densities, nats."""
+        return float(np.sum(self.log_predictive, dtype=np.float64))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Columns row, log_prob, log_prob_sd, hdi_low, hdi_high, anomaly_p_value (where known), kind."""
+        import pandas as pd
+
+        frame = pd.DataFrame({
+            "row": np.arange(len(self)), "log_prob": self.log_predictive, "log_prob_sd": self.sd,
+            "hdi_low": self.hdi[:, 0], "hdi_high": self.hdi[:, 1],
+        })  # fmt: skip
+        if self.error is not None:
+            frame["log_prob_error"] = self.error
+        if self.p_value is not None:
+            frame["anomaly_p_value"] = self.p_value
+        frame["kind"] = self.kind
+        return frame
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted family. Frozen: holds draws, the schema of the table, versions and seed; every verb derives from them.
+
+    ``train`` is the training data; ``reasons`` says in words which engine and backend were chosen and why.
+    """
+
+    family: Family
+    engine: Engine
+    backend: str
+    seed: int
+    schema: Schema
+    draws: Draws
+    train: Data
+    versions: Mapping[str, str]
+    seconds: float
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def uncertainty(self) -> str:
+        """What the spread of the draws means: posterior, guide, bootstrap or point."""
+        return self.draws.uncertainty
+
+    @cached_property
+    def pair(self) -> Pair:
+        return self.family.build(self.backend, self.schema, len(self.train))
+
+    @cached_property
+    def posterior(self) -> dict[str, np.ndarray]:
+        """{site: (chain * draw, *event)}: the draws with their chains laid end to end."""
+        return {k: v.reshape(-1, *v.shape[2:]) for k, v in self.draws.posterior.items()}
+
+    def score(self, table: Any = None, *, hdi_prob: float = 0.9, keep_draws: bool | None = None,
+              p_values: bool = True) -> Score:  # fmt: skip
+        """Log density of each row (of the training rows by default), with its interval. See :class:`Score`.
+
+        :raises DataError: the table lacks a column of the training table, or a value has the wrong kind.
+        """
+        from ppl_gen.scoring import score
+
+        return score(self, table, hdi_prob=hdi_prob, keep_draws=keep_draws, p_values=p_values)
+
+    def sample(self, num_samples: int, *, seed: int = 0) -> pd.DataFrame:
+        """New rows from the posterior predictive distribution, with the columns, dtypes and units that came in."""
+        from ppl_gen.scoring import sample
+
+        return sample(self, num_samples, seed)
+
+    def latents(self, table: Any = None) -> pd.DataFrame:
+        """Local discrete latents of each row: p(z = k | x), its sd over draws, the hard label and how sure it is."""
+        from ppl_gen.scoring import latents
+
+        return latents(self, table)
+
+    @cached_property
+    def held_out(self) -> np.ndarray:
+        """(obs,) log predictive density of each training row under fits that left it out (nats, original units):
+        PSIS leave-one-out where the draws are a posterior, out-of-bag for a bootstrap, else 5-fold refits."""
+        from ppl_gen.scoring import held_out
+
+        return held_out(self)
+
+    @cached_property
+    def data(self) -> Any:
+        """The ArviZ object: posterior, sample_stats, log_likelihood, posterior_predictive, observed_data."""
+        from ppl_gen.arviz_bridge import to_arviz
+
+        return to_arviz(self)
+
+    def summary(self, *, hdi_prob: float = 0.9) -> pd.DataFrame:
+        """Mean, sd, HDI, MCSE, ESS and R-hat of each parameter, labels aligned, in original units."""
+        from ppl_gen.diagnostics import summary
+
+        return summary(self, hdi_prob=hdi_prob)
+
+    def diagnose(self) -> Diagnosis:
+        """Each check with its figure, threshold, verdict and advice."""
+        from ppl_gen.diagnostics import diagnose
+
+        return diagnose(self)
+
+    def information_criteria(self) -> dict[str, float]:
+        """AIC, BIC, ICL and the log likelihood of a maximum likelihood fit (original units); lower is better.
+
+        :raises UnsupportedError: the fit is no maximum likelihood fit.
+        """
+        from ppl_gen.criteria import information_criteria
+
+        return information_criteria(self)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the fit to a folder (fit.json, parameters.safetensors, inference_data.nc), whole or not at all."""
+        from ppl_gen.storage import save
+
+        return save(self, path, overwrite=overwrite)

@@ -1,0 +1,107 @@
+"""Settings that travel: frozen dataclasses to and from JSON and the command line's ``name=value`` strings."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from ppl_gen.errors import SettingError, did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Base of families, priors and engines: values only, checked when made, equal when their fields are equal."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _freeze(getattr(self, field.name)))
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with the named fields changed.
+
+        :raises SettingError: a name is no field of this class (the nearest valid one is named).
+        """
+        valid = [f.name for f in dataclasses.fields(self)]
+        for name in changes:
+            if name not in valid:
+                raise SettingError(f"{type(self).__name__} has no option {name!r}: {did_you_mean(name, valid)}")
+        return dataclasses.replace(self, **changes)
+
+    def with_options(self, options: Mapping[str, str]) -> Self:
+        """A copy changed by ``name=value`` strings; ``prior.loc_scale`` reaches into a nested field."""
+        result = self
+        for path, text in options.items():
+            head, _, rest = path.partition(".")
+            if rest:
+                inner = getattr(result, head, None)
+                if not isinstance(inner, Settings):
+                    nested = [f.name for f in dataclasses.fields(self) if isinstance(getattr(self, f.name), Settings)]
+                    raise SettingError(
+                        f"{type(self).__name__} has no option group {head!r}: {did_you_mean(head, nested)}"
+                    )
+                result = result.replace(**{head: inner.with_options({rest: text})})
+            else:
+                result = result.replace(**{head: parse_value(text)})
+        return result
+
+    def to_config(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_config`; a nested field is read by the class of its default."""
+        default, values = cls(), {}
+        for name, value in config.items():
+            inner = getattr(default, name, None)
+            values[name] = type(inner).from_config(value) if isinstance(inner, Settings) else value
+        return default.replace(**values)
+
+    def require(self, name: str, ok: bool, rule: str) -> None:
+        """Raise a :class:`SettingError` that names the option, the rule and the value, unless ``ok``."""
+        if not ok:
+            raise SettingError(f"{type(self).__name__}: {name} must be {rule}, not {getattr(self, name)!r}.")
+
+    def require_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        """Raise a :class:`SettingError` with the nearest valid value, unless the field is one of ``choices``."""
+        value = getattr(self, name)
+        if value not in choices:
+            raise SettingError(f"{type(self).__name__}: unknown {name} {value!r}: {did_you_mean(str(value), choices)}")
+
+    def require_integer(self, name: str, low: int) -> None:
+        value = getattr(self, name)
+        ok = isinstance(value, int) and not isinstance(value, bool) and value >= low
+        self.require(name, ok, f"a whole number of at least {low}")
+
+    def require_number(self, name: str, low: float, high: float = float("inf")) -> None:
+        value = getattr(self, name)
+        ok = isinstance(value, int | float) and not isinstance(value, bool) and low < value < high
+        self.require(name, ok, f"a number above {low:g}" + (f" and below {high:g}" if high < float("inf") else ""))
+
+
+def parse_value(text: str) -> Any:
+    """A command-line value: a Python literal where it is one (``3``, ``0.5``, ``[1, 2]``), else the text itself."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _freeze(value: Any) -> Any:
+    """Arrays and lists become nested tuples, so that settings compare, hash and print."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    return tuple(_freeze(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return value.to_config()
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
