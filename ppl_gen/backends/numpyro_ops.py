@@ -1,0 +1,161 @@
+"""What can be derived from any NumPyro pair: densities, draws and local posteriors, by effect handlers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import funsor
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro import handlers
+from numpyro.contrib.funsor import config_enumerate, enum, plate_to_enum_plate, trace
+from numpyro.contrib.funsor import log_density as enum_log_density
+from numpyro.infer.util import log_density as plain_log_density
+from numpyro.infer.util import potential_energy, unconstrain_fn
+
+if TYPE_CHECKING:
+    from ppl_gen.data import View
+    from ppl_gen.family import Pair
+
+# The plate over observations is the rightmost batch dimension, so enumerated latents start one to its left.
+_FIRST_AVAILABLE_DIM = -2
+
+
+def _enumerated(model: Callable) -> Callable:
+    return enum(config_enumerate(model), first_available_dim=_FIRST_AVAILABLE_DIM)
+
+
+def log_density_fn(pair: Pair) -> Callable[[Mapping[str, Any], View], jax.Array]:
+    """``f(unconstrained sites, view)``: log joint density in unconstrained space, transform Jacobians included."""
+    if pair.collapsed is not None:
+        return lambda values, view: -potential_energy(pair.collapsed, (view,), {}, values)
+    model = _enumerated(pair.model)
+    return lambda values, view: -potential_energy(model, (view,), {}, values, enum=True)
+
+
+def to_unconstrained(pair: Pair, view: View, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Constrained values of the latent sites as unconstrained ones."""
+    seeded = handlers.seed(pair.density, jax.random.key(0))
+    sites = handlers.trace(handlers.substitute(seeded, data=parameters)).get_trace(view)
+    latent = {
+        name: parameters[name]
+        for name, site in sites.items()
+        if site["type"] == "sample" and not site["is_observed"] and name in parameters
+    }
+    return unconstrain_fn(pair.density, (view,), {}, latent)
+
+
+def log_joint_fn(pair: Pair, enumerated: bool = False) -> Callable[[Mapping[str, Any], View], jax.Array]:
+    """``f(constrained sites, view)``: log p(theta, x), discrete latents summed out; no transform Jacobian."""
+    if pair.collapsed is not None and not enumerated:
+        return lambda values, view: plain_log_density(pair.collapsed, (view,), {}, values)[0]
+    model = _enumerated(pair.model)
+    return lambda values, view: enum_log_density(model, (view,), {}, values)[0]
+
+
+def log_joint(pair: Pair, parameters: Mapping[str, Any], view: View, enumerated: bool = False) -> float:
+    """log p(theta, x) at constrained values, discrete latents summed out; no transform Jacobian."""
+    return float(log_joint_fn(pair, enumerated)(_as_jax(parameters), view))
+
+
+def _collapsed_row_log_prob(pair: Pair, parameters: Mapping[str, Any], view: View) -> jax.Array:
+    conditioned = handlers.seed(handlers.substitute(pair.collapsed, data=parameters), jax.random.key(0))
+    site = handlers.trace(conditioned).get_trace(view)["x"]
+    return site["fn"].log_prob(site["value"])
+
+
+def _local_factors(pair: Pair, parameters: Mapping[str, Any], view: View) -> tuple[Any, frozenset[str]]:
+    """Log joint of each observation's sites as one funsor over (enumerated latents, obs), and the latents' names."""
+    model = handlers.seed(handlers.substitute(pair.model, data=parameters), jax.random.key(0))
+    with plate_to_enum_plate():
+        sites = trace(_enumerated(model)).get_trace(view)
+    total: Any = 0.0
+    latents = set()
+    for name, site in sites.items():
+        if site["type"] != "sample" or not any(frame.name == "obs" for frame in site["cond_indep_stack"]):
+            continue
+        log_prob = site["fn"].log_prob(site["value"])
+        dim_to_name = site["infer"]["dim_to_name"]
+        if not dim_to_name:  # one row, one label: funsor gives dimensions of size 1 no name
+            log_prob = jnp.reshape(log_prob, ())
+        total = total + funsor.to_funsor(log_prob, funsor.Real, dim_to_name=dim_to_name)
+        if not site["is_observed"]:
+            latents.add(name)
+    return total, frozenset(latents)
+
+
+def _enumerated_row_log_prob(pair: Pair, parameters: Mapping[str, Any], view: View) -> jax.Array:
+    joint, latents = _local_factors(pair, parameters, view)
+    summed = joint.reduce(funsor.ops.logaddexp, latents & frozenset(joint.inputs))
+    return jnp.broadcast_to(funsor.to_data(summed, name_to_dim={"obs": -1}), (len(view.x),))
+
+
+def _local_posterior(pair: Pair, parameters: Mapping[str, Any], view: View) -> dict[str, jax.Array]:
+    joint, latents = _local_factors(pair, parameters, view)
+    result = {}
+    for name in latents:
+        marginal = joint.reduce(funsor.ops.logaddexp, (latents - {name}) & frozenset(joint.inputs))
+        table = funsor.to_data(marginal, name_to_dim={"obs": -2, name: -1})
+        table = jnp.broadcast_to(table, (len(view.x), table.shape[-1] if name in marginal.inputs else 1))
+        result[name] = jax.nn.softmax(table, axis=-1)
+    return result
+
+
+class _Programs:
+    """Compiled functions of one pair."""
+
+    def __init__(self, pair: Pair) -> None:
+        row = _collapsed_row_log_prob if pair.collapsed is not None else _enumerated_row_log_prob
+        self.log_prob = jax.jit(lambda draws, view: jax.lax.map(lambda one: row(pair, one, view), draws))
+        self.local_posterior = jax.jit(
+            lambda draws, view: jax.lax.map(lambda one: _local_posterior(pair, one, view), draws)
+        )
+        self.sample_rows = jax.jit(jax.vmap(lambda one, key: _sample_one(pair, one, key)))
+
+
+def _sample_one(pair: Pair, parameters: Mapping[str, Any], key: Any) -> jax.Array:
+    model = handlers.seed(handlers.substitute(pair.density, data=parameters), key)
+    return handlers.trace(model).get_trace(None, num_obs=1)["x"]["value"][0]
+
+
+def _programs(pair: Pair) -> _Programs:
+    return pair.cached("ops", lambda: _Programs(pair))
+
+
+def _as_jax(posterior: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(value) for name, value in posterior.items()}
+
+
+def log_prob(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> np.ndarray:
+    """(draws, obs): log p(x | theta_s) of each row in model space, discrete latents summed out; weights are ignored."""
+    return np.asarray(_programs(pair).log_prob(_as_jax(posterior), view._replace(weights=None)))
+
+
+def local_posterior(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> dict[str, np.ndarray]:
+    """{site: (draws, obs, K)}: p(z = k | x, theta_s) of each enumerated local latent."""
+    result = _programs(pair).local_posterior(_as_jax(posterior), view._replace(weights=None))
+    return {name: np.asarray(value) for name, value in result.items()}
+
+
+def sample_rows(pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarray, seed: int) -> np.ndarray:
+    """(len(index), d): row i drawn from the model under draw ``index[i]``, in model space."""
+    chosen = {name: jnp.asarray(value[index]) for name, value in posterior.items()}
+    keys = jax.random.split(jax.random.key(seed), len(index))
+    return np.asarray(_programs(pair).sample_rows(chosen, keys))
+
+
+def sample_prior(pair: Pair, num_draws: int, seed: int) -> dict[str, np.ndarray]:
+    """{site: (num_draws, *event)}: the global latent sites drawn from their prior."""
+
+    def one(key: Any) -> dict[str, jax.Array]:
+        sites = handlers.trace(handlers.seed(pair.density, key)).get_trace(None, num_obs=1)
+        return {
+            name: site["value"]
+            for name, site in sites.items()
+            if site["type"] in ("sample", "deterministic") and not site.get("cond_indep_stack")
+        }
+
+    draws = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), num_draws))
+    return {name: np.asarray(value) for name, value in draws.items()}

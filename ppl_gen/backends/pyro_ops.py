@@ -1,0 +1,214 @@
+"""What can be derived from any Pyro pair: densities, draws and local posteriors, by effect handlers alone.
+
+The twin of ``numpyro_ops``, with the same signatures. Constrained draws come and go as numpy arrays; inside, they
+have torch's default float type. Nothing here leaves a trace in Pyro's parameter store or in a random state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer import config_enumerate
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.util import site_is_subsample
+from torch.distributions import biject_to
+
+from ppl_gen.backends.pyro_programs import Tensors, over_draws, sandbox
+
+if TYPE_CHECKING:
+    from ppl_gen.data import View
+    from ppl_gen.family import Pair
+
+# The plate over observations is the rightmost batch dimension, so enumerated latents start one to its left.
+_FIRST_AVAILABLE_DIM = -2
+
+
+def as_tensor(value: Any) -> torch.Tensor:
+    """An array as a tensor; floating values take torch's default type."""
+    tensor = torch.as_tensor(np.asarray(value) if not isinstance(value, torch.Tensor) else value)
+    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
+
+
+def _as_tensors(values: Mapping[str, Any]) -> Tensors:
+    return {name: as_tensor(value) for name, value in values.items()}
+
+
+def _in_obs_plate(site: Mapping[str, Any]) -> bool:
+    return any(frame.name == "obs" for frame in site["cond_indep_stack"])
+
+
+def _trace(model: Callable, parameters: Mapping[str, Any], *args: Any, **kwargs: Any) -> poutine.Trace:
+    return poutine.trace(poutine.condition(model, data=dict(parameters))).get_trace(*args, **kwargs)
+
+
+class _Enumerate(EnumMessenger):
+    """Pyro's own without its notes after each site, which only ``pyro.markov`` reads, and which vmap forbids."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        pass
+
+
+def _enumerated_trace(pair: Pair, parameters: Mapping[str, Any], view: View, **options: Any) -> poutine.Trace:
+    model = config_enumerate(poutine.condition(pair.model, data=dict(parameters)))
+    return poutine.trace(_Enumerate(first_available_dim=_FIRST_AVAILABLE_DIM)(model)).get_trace(view, **options)
+
+
+def _local_factors(trace: poutine.Trace) -> tuple[torch.Tensor, dict[str, int]]:
+    """Unscaled log joint of each observation's sites, (..., K, obs), and the dimension of each enumerated latent."""
+    total: Any = 0.0
+    dims: dict[str, int] = {}
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or site_is_subsample(site) or not _in_obs_plate(site):
+            continue
+        total = total + scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])
+        dim = site["infer"].get("_enumerate_dim")
+        if dim is not None:
+            dims[name] = dim
+    return total, dims
+
+
+def _local_scale(trace: poutine.Trace) -> Any:
+    """The scale (row weights) that all sites of an observation share.
+
+    Pyro's enumerating ELBO refuses a scale with one entry per row, and its potential for NUTS would apply it inside
+    the sum over the latent, which is another density; so neither is used here.
+    """
+    scales = [
+        site["scale"]
+        for site in trace.nodes.values()
+        if site["type"] == "sample" and not site_is_subsample(site) and _in_obs_plate(site)
+    ]
+    first = torch.as_tensor(scales[0])
+    if not all(torch.equal(torch.as_tensor(scale), first) for scale in scales[1:]):
+        raise ValueError("The sites of one observation have different scales: its latents can't be summed out.")
+    return scales[0]
+
+
+def _sum_out(factors: torch.Tensor, dims: Mapping[str, int], keepdim: bool = False) -> torch.Tensor:
+    return torch.logsumexp(factors, tuple(dims.values()), keepdim=keepdim) if dims else factors
+
+
+def log_density(
+    pair: Pair, parameters: Mapping[str, torch.Tensor], view: View, enumerated: bool = False, **options: Any
+) -> torch.Tensor:
+    """log p(theta, x) at constrained tensors, a differentiable scalar; discrete latents are summed out.
+
+    :param options: passed to the model (``subsample_size``: an unbiased estimate from a random batch of rows).
+    """
+    if pair.collapsed is not None and not enumerated:
+        return _trace(pair.collapsed, parameters, view, **options).log_prob_sum()
+    trace = _enumerated_trace(pair, parameters, view, **options)
+    factors, dims = _local_factors(trace)
+    total = torch.sum(_sum_out(factors, dims) * _local_scale(trace))
+    for site in trace.nodes.values():
+        if site["type"] == "sample" and not site_is_subsample(site) and not _in_obs_plate(site):
+            total = total + scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"]).sum()
+    return total
+
+
+class Unconstrained:
+    """The continuous latents of a pair as one flat vector in unconstrained space.
+
+    Each site has the bijection of its support; the sites are laid end to end in the order of the model.
+    """
+
+    def __init__(self, pair: Pair, view: View) -> None:
+        with torch.no_grad():
+            trace = poutine.trace(pair.density).get_trace(view)
+        sites = {
+            name: site
+            for name, site in trace.nodes.items()
+            if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+            and not (_in_obs_plate(site) and site["fn"].has_enumerate_support)
+        }  # fmt: skip
+        self.pair = pair
+        self.transforms = {name: biject_to(site["fn"].support) for name, site in sites.items()}
+        self.shapes = {name: self.transforms[name].inv(site["value"]).shape for name, site in sites.items()}
+        self.sizes = [shape.numel() for shape in self.shapes.values()]
+        self.size = sum(self.sizes)
+
+    def start(self, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Constrained values as one vector; a site without a value starts uniformly in (-2, 2), as in Stan."""
+        parts = [
+            transform.inv(parameters[name]).flatten() if name in parameters else 4 * torch.rand(size) - 2
+            for (name, transform), size in zip(self.transforms.items(), self.sizes, strict=True)
+        ]
+        return torch.cat(parts)
+
+    def _split(self, vector: torch.Tensor) -> Tensors:
+        parts = zip(self.shapes.items(), vector.split(self.sizes, dim=-1), strict=True)
+        return {name: part.reshape((*vector.shape[:-1], *shape)) for (name, shape), part in parts}
+
+    def constrain(self, vectors: torch.Tensor) -> Tensors:
+        """{site: (..., *event)} of vectors (..., size)."""
+        return {name: self.transforms[name](value) for name, value in self._split(vectors).items()}
+
+    def log_density(self, vector: torch.Tensor, view: View) -> torch.Tensor:
+        """log p(theta, x) + log |d theta / d vector|, a differentiable scalar."""
+        parts = self._split(vector)
+        values = {name: self.transforms[name](part) for name, part in parts.items()}
+        total = log_density(self.pair, values, view)
+        for name, part in parts.items():
+            total = total + self.transforms[name].log_abs_det_jacobian(part, values[name]).sum()
+        return total
+
+
+def _row_log_prob(pair: Pair, parameters: Mapping[str, torch.Tensor], view: View) -> torch.Tensor:
+    if pair.collapsed is None:
+        return _sum_out(*_local_factors(_enumerated_trace(pair, parameters, view)))
+    site = _trace(pair.collapsed, parameters, view).nodes["x"]
+    return site["fn"].log_prob(site["value"])
+
+
+def _local_posterior(pair: Pair, parameters: Mapping[str, torch.Tensor], view: View) -> Tensors:
+    factors, dims = _local_factors(_enumerated_trace(pair, parameters, view))
+    result = {}
+    for name, dim in dims.items():
+        marginal = _sum_out(factors, {other: d for other, d in dims.items() if other != name}, keepdim=True)
+        result[name] = torch.softmax(marginal.movedim(dim, -1), -1).reshape(factors.shape[-1], -1)
+    return result
+
+
+def log_joint(pair: Pair, parameters: Mapping[str, Any], view: View, enumerated: bool = False) -> float:
+    """log p(theta, x) at constrained values, discrete latents summed out; no transform Jacobian."""
+    with sandbox(0), torch.no_grad():
+        return float(log_density(pair, _as_tensors(parameters), view, enumerated))
+
+
+def log_prob(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> np.ndarray:
+    """(draws, obs): log p(x | theta_s) of each row in model space, discrete latents summed out; weights are ignored."""
+    draws, view = _as_tensors(posterior), view._replace(weights=None)
+    with sandbox(0), torch.no_grad():
+        return over_draws(lambda one: _row_log_prob(pair, one, view), draws, view.x.numel()).numpy()
+
+
+def local_posterior(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> dict[str, np.ndarray]:
+    """{site: (draws, obs, K)}: p(z = k | x, theta_s) of each enumerated local latent."""
+    draws, view = _as_tensors(posterior), view._replace(weights=None)
+    with sandbox(0), torch.no_grad():
+        tables = over_draws(lambda one: _local_posterior(pair, one, view), draws, view.x.numel())
+        return {name: table.numpy() for name, table in tables.items()}
+
+
+def sample_rows(pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarray, seed: int) -> np.ndarray:
+    """(len(index), d): row i drawn from the model under draw ``index[i]``, in model space.
+
+    Rows that share a draw are drawn together, so the time grows with the number of different draws.
+    """
+    draws, index = _as_tensors(posterior), np.asarray(index)
+    order = np.argsort(index, kind="stable")
+    used, counts = np.unique(index, return_counts=True)
+    with sandbox(seed), torch.no_grad():
+        parts = [
+            _trace(pair.density, {k: v[s] for k, v in draws.items()}, None, num_obs=int(count)).nodes["x"]["value"]
+            for s, count in zip(used, counts, strict=True)
+        ]
+        drawn = torch.cat(parts).numpy()
+    rows = np.empty_like(drawn)
+    rows[order] = drawn
+    return rows
