@@ -1,0 +1,145 @@
+"""fit(): a family, a table and an engine become a Fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppl_gen import backends, registry
+from ppl_gen.data import Data
+from ppl_gen.engine import Draws, Engine
+from ppl_gen.errors import SettingError, did_you_mean
+from ppl_gen.family import BACKENDS, Family, Pair
+from ppl_gen.progress import Monitor
+from ppl_gen.result import Fit
+
+NUM_PROBES = 200  # rows whose responsibilities tell one label from another
+
+
+def fit(
+    family: Family | str,
+    table: Any,
+    *,
+    engine: Engine | str | None = None,
+    backend: str | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    checkpoint: str | Path | None = None,
+    keep_partial: bool = False,
+    **data_options: Any,
+) -> Fit:
+    """Fit a family to a table.
+
+    :param family: a family such as ``GMM(num_components=3)``, or a family's name.
+    :param table: a DataFrame, an array, a path (.csv, .parquet, .npy, .npz) or a :class:`~ppl_gen.data.Data`.
+    :param engine: an engine such as ``NUTS(num_samples=1000)``, its name, or None to choose by family and data.
+    :param backend: ``"numpyro"`` or ``"pyro"``; None is numpyro.
+    :param seed: the same seed gives the same bits on the same machine.
+    :param progress: draw a progress bar on stderr.
+    :param checkpoint: a file to write the engine's state to as it runs, and to resume from; removed at the end.
+    :param keep_partial: on Ctrl-C, return the fit with what was drawn so far instead of raising.
+    :param data_options: ``columns``, ``drop``, ``kinds``, ``standardize``, ``weights``: see
+        :meth:`Data.from_table <ppl_gen.data.Data.from_table>`.
+    :raises DataError: the table can't be used for this family.
+    :raises SettingError: unknown family, engine or backend.
+    :raises FitError: the objective stopped being a finite number.
+    """
+    chosen = family if isinstance(family, Family) else registry.family(str(family))()
+    data = chosen.prepare(table, **data_options)
+    engine, backend, reasons = choose(chosen, data, engine, backend)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**31:
+        raise SettingError(f"seed must be a whole number from 0 to 2**31 - 1, not {seed!r}.")
+    pair = chosen.build(backend, data.schema, len(data), data.view(backend))
+    monitor = Monitor(
+        show=progress, checkpoint_path=Path(checkpoint) if checkpoint else None,
+        tag=_tag(chosen, engine, backend, seed, data), label=f"{chosen.name} by {engine.name}",
+    )  # fmt: skip
+    start = time.perf_counter()
+    with monitor:
+        draws = engine.run(pair, data, seed=int(seed), monitor=monitor)
+    if draws.interrupted and not keep_partial:
+        raise KeyboardInterrupt
+    draws = align_labels(chosen, pair, data, draws)
+    result = Fit(
+        family=chosen, engine=engine, backend=backend, seed=int(seed), schema=data.schema, draws=draws, train=data,
+        versions=versions(backend), seconds=time.perf_counter() - start, reasons=reasons,
+    )  # fmt: skip
+    # The pair's compiled programs serve the fit's verbs too; its view of the data need not be kept twice.
+    result.__dict__["pair"] = dataclasses.replace(pair, data=None)
+    if checkpoint and not draws.interrupted:
+        Path(checkpoint).unlink(missing_ok=True)
+    return result
+
+
+def choose(
+    family: Family, data: Data, engine: Engine | str | None, backend: str | None
+) -> tuple[Engine, str, tuple[str, ...]]:
+    """The engine and backend to use, and why in words."""
+    reasons = []
+    if engine is None:
+        engine, reason = family.default_engine(data)
+        reasons.append(f"engine {engine}: {reason}")
+    if isinstance(engine, str):
+        engine = registry.engine(engine)()
+    if not isinstance(engine, Engine):
+        raise SettingError(f"engine must be an engine such as NUTS() or its name, not {engine!r}.")
+    if backend is None:
+        backend = "numpyro"
+        reasons.append("backend numpyro: compiled by XLA, and in the base installation")
+    if backend not in BACKENDS:
+        raise SettingError(f"Unknown backend {backend!r}: {did_you_mean(str(backend), BACKENDS)}")
+    return engine, backend, tuple(reasons)
+
+
+def align_labels(family: Family, pair: Pair, data: Data, draws: Draws) -> Draws:
+    """Undo label switching: relabel every draw (and the point estimate) against a common pivot."""
+    axes = {name: ax for name, ax in family.label_axes().items() if name in draws.posterior}
+    if not axes:
+        return draws
+    from ppl_gen.relabel import relabel
+
+    rows = np.linspace(0, len(data) - 1, min(NUM_PROBES, len(data))).astype(int)
+    view = data.take(rows).view(pair.backend)
+    chains, number = draws.num_chains, draws.num_draws
+    stacked = {name: value.reshape(-1, *value.shape[2:]) for name, value in draws.posterior.items()}
+    if draws.point is not None:
+        stacked = {name: np.concatenate([draws.point[name][None], value]) for name, value in stacked.items()}
+    (responsibilities,) = backends.ops(pair.backend).local_posterior(pair, stacked, view).values()
+    aligned, permutations = relabel({k: v[None] for k, v in stacked.items()}, responsibilities, axes)
+    flat = {name: value[0] for name, value in aligned.items()}
+    point = None
+    if draws.point is not None:
+        point = {name: value[0] for name, value in flat.items()}
+        flat, permutations = {name: value[1:] for name, value in flat.items()}, permutations[1:]
+    moved = np.any(permutations != permutations[:1], axis=-1).mean()
+    return dataclasses.replace(
+        draws,
+        posterior={name: value.reshape(chains, number, *value.shape[1:]) for name, value in flat.items()},
+        point=point,
+        figures={**draws.figures, "relabelled_fraction": float(moved)},
+    )
+
+
+def versions(backend: str) -> Mapping[str, str]:
+    """Versions of what the numbers depend on."""
+    names = {"numpyro": ("jax", "numpyro", "blackjax"), "pyro": ("torch", "pyro-ppl")}[backend]
+    return {name: importlib.metadata.version(name) for name in (*names, "numpy", "arviz", "ppl_gen")}
+
+
+def _tag(family: Family, engine: Engine, backend: str, seed: int, data: Data) -> str:
+    """What a checkpoint must have in common with the job that resumes from it."""
+    guide = getattr(engine, "guide", None)
+    config = {
+        name: value if not callable(value) else getattr(value, "__qualname__", repr(type(value)))
+        for name, value in engine.to_config().items()
+    }
+    job = [family.name, family.to_config(), engine.name, config, backend, seed, data.fingerprint, str(type(guide))]
+    return hashlib.blake2b(json.dumps(job, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,250 @@
+"""The verbs of a fit, derived from its pair and its draws: score, sample, latents, and held-out densities.
+
+Rows are streamed through in chunks and reduced over draws as they come, so memory does not grow with rows times
+draws. Log densities leave here in nats and in the original units of the table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import logsumexp
+
+from ppl_gen import backends
+from ppl_gen.data import Data
+from ppl_gen.errors import SettingError, UnsupportedError
+from ppl_gen.result import Score
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ppl_gen.data import View
+    from ppl_gen.result import Fit
+
+CHUNK_VALUES = 4_000_000  # draws x rows held at once (16 MB in float32)
+KEEP_VALUES = 50_000_000  # draws x rows up to which Score.log_prob is kept by default (200 MB in float32)
+SAMPLE_ROWS = (4096, 32_768)  # rows drawn in one call, for few rows and for many
+MAX_LOO_ROWS = 10_000  # rows whose leave-one-out density is found; a random subset of them in a longer table
+
+
+def encode(fit: Fit, table: Any) -> Data:
+    """The table under the fit's schema; None is the training table."""
+    if table is None:
+        return fit.train
+    return table if isinstance(table, Data) and table.schema == fit.schema else fit.schema.encode(table)
+
+
+def chunks(num_rows: int, num_draws: int) -> Iterator[slice]:
+    """Slices of rows, all of the same length but the last."""
+    size = max(1, min(num_rows, CHUNK_VALUES // max(num_draws, 1)))
+    return (slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size))
+
+
+def log_prob_rows(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> Iterator[tuple[slice, np.ndarray]]:
+    """(rows, log p(x | theta_s) (draws, rows)) chunk by chunk, in nats and original units."""
+    ops = backends.ops(fit.backend)
+    view = sliceable(fit, data)
+    jacobian = fit.schema.log_jacobian(data.mask)
+    size = None
+    for rows in chunks(len(data), len(next(iter(posterior.values())))):
+        length = rows.stop - rows.start
+        size = size or length
+        # The last chunk begins earlier, so that all have one shape and one compiled program serves them.
+        start = rows.stop - size
+        values = ops.log_prob(fit.pair, posterior, rows_of(view, slice(start, rows.stop)))[:, rows.start - start :]
+        yield rows, values + np.asarray(jacobian if data.mask is None else jacobian[rows], values.dtype)
+
+
+def sliceable(fit: Fit, data: Data) -> View:
+    """The whole table as arrays whose slices cost nothing: a slice of a JAX array would compile, once per position."""
+    return data.view("numpy" if fit.backend == "numpyro" else fit.backend)
+
+
+def rows_of(view: View, rows: slice) -> View:
+    """Some rows of a view. The table of missing patterns stays whole, so that its shape does not change."""
+    parts = {name: leaf[rows] for name, leaf in view._asdict().items() if leaf is not None and name != "patterns"}
+    return view._replace(**parts)
+
+
+def point_draw(fit: Fit) -> dict[str, np.ndarray] | None:
+    """The point estimate as a single draw."""
+    return None if fit.draws.point is None else {name: value[None] for name, value in fit.draws.point.items()}
+
+
+def with_point(fit: Fit) -> dict[str, np.ndarray]:
+    """The draws, with the point estimate before them where there is one and it is not the only draw."""
+    point = point_draw(fit)
+    if point is None or fit.uncertainty == "point":
+        return fit.posterior
+    return {name: np.concatenate([point[name], value]) for name, value in fit.posterior.items()}
+
+
+def score(fit: Fit, table: Any, *, hdi_prob: float, keep_draws: bool | None, p_values: bool) -> Score:
+    """See :meth:`ppl_gen.result.Fit.score`."""
+    if not 0 < hdi_prob < 1:
+        raise SettingError(f"hdi_prob must be between 0 and 1, not {hdi_prob!r}.")
+    data = encode(fit, table)
+    num_draws, num_rows = len(next(iter(fit.posterior.values()))), len(data)
+    keep = num_draws * num_rows <= KEEP_VALUES if keep_draws is None else keep_draws
+    predictive, sd, hdi = np.empty(num_rows), np.empty(num_rows), np.empty((num_rows, 2))
+    kept = []
+    # A point estimate goes first among the draws, so that one pass over the rows serves both.
+    point = point_draw(fit)
+    for rows, values in log_prob_rows(fit, data, with_point(fit)):
+        predictive[rows] = logsumexp(values, axis=0) - np.log(num_draws) if point is None else values[0]
+        draws = values[-num_draws:]
+        sd[rows] = draws.std(axis=0, dtype=np.float64)
+        hdi[rows] = highest_density_interval(draws, hdi_prob)
+        if keep:
+            kept.append(draws)
+    return Score(
+        log_predictive=predictive, sd=sd, hdi=hdi, kind=fit.family.density, hdi_prob=hdi_prob,
+        uncertainty=fit.uncertainty, log_prob=_as_dataarray(fit, kept) if keep else None,
+        p_value=anomaly_p_values(fit, data, predictive) if p_values else None,
+    )  # fmt: skip
+
+
+def highest_density_interval(values: np.ndarray, prob: float) -> np.ndarray:
+    """(rows, 2): the shortest interval that holds ``prob`` of the draws of each column of (draws, rows)."""
+    number = len(values)
+    inside = min(int(np.floor(prob * number)), number - 1)
+    ordered = np.sort(np.ascontiguousarray(values.T), axis=1)
+    widths = ordered[:, inside:] - ordered[:, : number - inside]
+    left = np.argmin(widths, axis=1)
+    rows = np.arange(len(ordered))
+    return np.stack([ordered[rows, left], ordered[rows, left + inside]], axis=1)
+
+
+def _as_dataarray(fit: Fit, kept: list[np.ndarray]) -> Any:
+    import xarray as xr
+
+    values = np.concatenate(kept, axis=1).reshape(fit.draws.num_chains, fit.draws.num_draws, -1)
+    coords = {dim: np.arange(size) for dim, size in zip(("chain", "draw", "obs"), values.shape, strict=True)}
+    return xr.DataArray(values, coords=coords, dims=("chain", "draw", "obs"), name="log_prob", attrs={"units": "nats"})
+
+
+def anomaly_p_values(fit: Fit, data: Data, log_predictive: np.ndarray) -> np.ndarray:
+    """Conformal p-value of each row: the share of held-out training densities that are no higher than its own.
+
+    For new rows p = (1 + #{i: h_i <= s}) / (n + 1) with the held-out log densities h_i of the n training rows
+    (Vovk, Gammerman & Shafer 2005, eq. 2.20). A training row is ranked by its own held-out density instead.
+    """
+    held_out = fit.held_out
+    known = np.sort(held_out[np.isfinite(held_out)])
+    if data.fingerprint == fit.train.fingerprint:
+        own = np.where(np.isfinite(held_out), held_out, log_predictive)
+        return np.maximum(np.searchsorted(known, own, side="right"), 1) / len(known)
+    return (1 + np.searchsorted(known, log_predictive, side="right")) / (len(known) + 1)
+
+
+def sample(fit: Fit, num_samples: int, seed: int) -> pd.DataFrame:
+    """See :meth:`ppl_gen.result.Fit.sample`."""
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < 1:
+        raise SettingError(f"num_samples must be a whole number of at least 1, not {num_samples!r}.")
+    return fit.schema.decode(sample_model_space(fit, int(num_samples), seed))
+
+
+def sample_model_space(fit: Fit, num_samples: int, seed: int) -> np.ndarray:
+    """(num_samples, d): each row from a draw picked at random, or from the point estimate where there is one."""
+    posterior = point_draw(fit) or fit.posterior
+    rng = np.random.default_rng(seed)
+    index = rng.integers(len(next(iter(posterior.values()))), size=num_samples)
+    return sample_at(fit, posterior, index, seed)
+
+
+def sample_at(fit: Fit, posterior: dict[str, np.ndarray], index: np.ndarray, seed: int) -> np.ndarray:
+    """(len(index), d): row i from draw ``index[i]``, in model space.
+
+    Calls have one of two lengths, the last filled up, so that few programs are compiled whatever the lengths asked for.
+    """
+    ops, size = backends.ops(fit.backend), SAMPLE_ROWS[len(index) > SAMPLE_ROWS[0]]
+    filled = np.resize(index, -(-len(index) // size) * size)
+    parts = [
+        ops.sample_rows(fit.pair, posterior, filled[start : start + size], (seed + start) % 2**31)
+        for start in range(0, len(filled), size)
+    ]
+    return np.concatenate(parts)[: len(index)]
+
+
+def latents(fit: Fit, table: Any) -> pd.DataFrame:
+    """See :meth:`ppl_gen.result.Fit.latents`. Per enumerated site ``z``: ``z`` (the most probable value),
+    ``z_prob`` (its probability), ``z_agreement`` (share of draws whose most probable value it is), and for each
+    value k ``z=k`` and ``z=k_sd`` (posterior mean and sd over draws of p(z = k | x, theta))."""
+    import pandas as pd
+
+    data, ops = encode(fit, table), backends.ops(fit.backend)
+    point = point_draw(fit)
+    num_draws = len(next(iter(fit.posterior.values())))
+    parts: list[pd.DataFrame] = []
+    whole = sliceable(fit, data)
+    for rows in chunks(len(data), num_draws * 16):
+        view = rows_of(whole, rows)
+        columns: dict[str, np.ndarray] = {"row": np.arange(rows.start, rows.stop)}
+        tables = ops.local_posterior(fit.pair, fit.posterior, view)
+        centres = tables if point is None else ops.local_posterior(fit.pair, point, view)
+        for name, table_ in tables.items():
+            centre = centres[name].mean(0, dtype=np.float64)
+            best = centre.argmax(-1)
+            columns[name] = best
+            columns[f"{name}_prob"] = centre.max(-1)
+            columns[f"{name}_agreement"] = (table_.argmax(-1) == best).mean(0)
+            for k in range(centre.shape[-1]):
+                columns[f"{name}={k}"] = centre[:, k]
+                columns[f"{name}={k}_sd"] = table_[:, :, k].std(0, dtype=np.float64)
+        parts.append(pd.DataFrame(columns))
+    if len(parts[0].columns) == 1:
+        raise UnsupportedError(f"{fit.family.name} has no local latent variables.")
+    return pd.concat(parts, ignore_index=True)
+
+
+def held_out(fit: Fit) -> np.ndarray:
+    """See :attr:`ppl_gen.result.Fit.held_out`."""
+    jacobian = np.asarray(fit.schema.log_jacobian(fit.train.mask), np.float64)
+    if fit.draws.held_out is not None:
+        return np.asarray(fit.draws.held_out, np.float64) + jacobian
+    if fit.uncertainty in ("posterior", "guide"):
+        return leave_one_out(fit)[0]
+    result = np.full(len(fit.train), np.nan)
+    for train, test, rows in _folds(fit):
+        refit = _refit(fit, train)
+        result[rows] = score(refit, test, hdi_prob=0.9, keep_draws=False, p_values=False).log_predictive
+    return result
+
+
+def leave_one_out(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    """PSIS leave-one-out log density and Pareto k-hat of each training row (Vehtari, Gelman & Gabry 2017);
+    NaN for the rows beyond a random ``MAX_LOO_ROWS`` of a longer table."""
+    cached = fit.__dict__.get("_leave_one_out")
+    if cached is None:
+        from ppl_gen.arviz_bridge import loo_pointwise
+
+        number = len(fit.train)
+        rows = np.arange(number)
+        if number > MAX_LOO_ROWS:
+            rows = np.sort(np.random.default_rng(fit.seed).choice(number, MAX_LOO_ROWS, replace=False))
+        elpd, khat = np.full(number, np.nan), np.full(number, np.nan)
+        for part, values in log_prob_rows(fit, fit.train.take(rows), fit.posterior):
+            weights = None if fit.train.weights is None else fit.train.weights[rows[part]]
+            elpd[rows[part]], khat[rows[part]] = loo_pointwise(values, fit.draws.num_chains, weights)
+        cached = fit.__dict__["_leave_one_out"] = (elpd, khat)
+    return cached
+
+
+def _folds(fit: Fit) -> Iterator[tuple[Data, Data, np.ndarray]]:
+    number = min(5, len(fit.train))
+    order = np.random.default_rng(fit.seed).permutation(len(fit.train))
+    for rows in np.array_split(order, number):
+        rest = np.setdiff1d(np.arange(len(fit.train)), rows)
+        yield fit.train.take(rest), fit.train.take(np.sort(rows)), np.sort(rows)
+
+
+def _refit(fit: Fit, train: Data) -> Fit:
+    """The same job on other rows, without the bootstrap."""
+    from ppl_gen.fit import fit as run
+
+    names = {field.name for field in dataclasses.fields(fit.engine)}
+    engine = fit.engine.replace(num_bootstraps=0) if "num_bootstraps" in names else fit.engine
+    return run(fit.family, train, engine=engine, backend=fit.backend, seed=fit.seed)

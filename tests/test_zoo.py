@@ -1,0 +1,183 @@
+"""What must hold for every family, in every backend: the properties, parametrized over the table in zoo.py."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+from zoo import CASES
+
+import ppl_gen as pg
+from ppl_gen import backends
+
+BACKENDS = ("numpyro", "pyro")
+
+
+@cache
+def fitted(name: str, backend: str) -> pg.Fit:
+    case = CASES[name]
+    return pg.fit(case.family, case.table(), engine=case.engine, backend=backend, seed=1)
+
+
+each = pytest.mark.parametrize("name", CASES)
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def under(fit: pg.Fit, table: pd.DataFrame) -> pg.Score:
+    return fit.score(table, p_values=False)
+
+
+@each
+@each_backend
+def test_rescaling_a_column_shifts_every_log_prob_by_log_1000(name: str, backend: str) -> None:
+    case = CASES[name]
+    table = case.table()
+    column = table.columns[0]
+    scaled = table.assign(**{column: table[column] * 1000})
+    engine = case.engine.replace(num_bootstraps=0)
+    one = pg.fit(case.family, table, engine=engine, backend=backend, seed=1).score()
+    other = pg.fit(case.family, scaled, engine=engine, backend=backend, seed=1).score()
+    # The standardized tables differ by the rounding of the multiplication only, EM's stopping by as little.
+    np.testing.assert_allclose(other.log_predictive, one.log_predictive - np.log(1000), atol=2e-3)
+
+
+@each
+@each_backend
+def test_scores_do_not_depend_on_the_other_rows_or_their_order(name: str, backend: str) -> None:
+    fit, table = fitted(name, backend), CASES[name].table()
+    whole = under(fit, table).log_predictive
+    order = np.random.default_rng(0).permutation(len(table))
+    np.testing.assert_allclose(under(fit, table.iloc[order]).log_predictive, whole[order], atol=1e-4)
+    np.testing.assert_allclose(under(fit, table.iloc[:7]).log_predictive, whole[:7], atol=1e-4)
+
+
+@each
+@each_backend
+def test_samples_come_back_as_the_table_went_in_and_score_as_the_table_does(name: str, backend: str) -> None:
+    fit, table = fitted(name, backend), CASES[name].table()
+    sample = fit.sample(2000, seed=3)
+    assert list(sample.columns) == list(table.columns)
+    assert (sample.dtypes == table.dtypes).all()
+    pd.testing.assert_frame_equal(sample, fit.sample(2000, seed=3))
+    ours, theirs = under(fit, sample).log_predictive, under(fit, table).log_predictive
+    error = np.hypot(ours.std() / len(ours) ** 0.5, theirs.std() / len(theirs) ** 0.5)
+    # Both are means of log p under (nearly) the same distribution: within 4 standard errors, and the fit's own
+    # optimism on its training rows (about one nat per parameter over all rows).
+    assert abs(ours.mean() - theirs.mean()) < 4 * error + 15 / len(table)
+
+
+@each
+@each_backend
+def test_log_prob_integrates_to_one(name: str, backend: str) -> None:
+    fit, table = fitted(name, backend), CASES[name].table()
+    axes = [np.linspace(c.mean() - 9 * c.std(), c.mean() + 9 * c.std(), 301) for _, c in table.items()]
+    grid = pd.DataFrame(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes)), columns=table.columns)
+    density = np.exp(under(fit, grid).log_predictive).reshape(301, 301)
+    total = np.trapezoid(np.trapezoid(density, axes[1], axis=1), axes[0])
+    assert total == pytest.approx(1.0, abs=2e-3)
+
+
+@each
+@each_backend
+def test_missing_entries_score_as_the_marginal(name: str, backend: str) -> None:
+    fit, table = fitted(name, backend), CASES[name].table()
+    row = table.iloc[[0]].copy()
+    row.iloc[0, 1] = np.nan
+    marginal = under(fit, row).log_predictive[0]
+    column = table.iloc[:, 1]
+    grid = np.linspace(column.mean() - 9 * column.std(), column.mean() + 9 * column.std(), 4001)
+    full = pd.DataFrame({table.columns[0]: table.iloc[0, 0], table.columns[1]: grid})
+    density = np.exp(under(fit, full).log_predictive)
+    assert np.log(np.trapezoid(density, grid)) == pytest.approx(marginal, abs=1e-3)
+
+
+@each
+def test_a_fit_of_one_backend_scores_the_same_in_the_other(name: str, tmp_path) -> None:
+    table = CASES[name].table()
+    for here, there in (BACKENDS, BACKENDS[::-1]):
+        fit = fitted(name, here)
+        fit.save(tmp_path / here)
+        loaded = pg.load(tmp_path / here, backend=there)
+        assert loaded.backend == there
+        np.testing.assert_allclose(under(loaded, table).log_predictive, under(fit, table).log_predictive, atol=1e-4)
+
+
+@each
+@each_backend
+def test_same_seed_same_bits_and_save_keeps_them(name: str, backend: str, tmp_path) -> None:
+    case, fit = CASES[name], fitted(name, backend)
+    again = pg.fit(case.family, case.table(), engine=case.engine, backend=backend, seed=1)
+    fit.save(tmp_path / "fit")
+    loaded = pg.load(tmp_path / "fit")
+    for site, value in fit.draws.posterior.items():
+        np.testing.assert_array_equal(again.draws.posterior[site], value)
+        np.testing.assert_array_equal(loaded.draws.posterior[site], value)
+    np.testing.assert_array_equal(under(loaded, case.table()).log_predictive, under(fit, case.table()).log_predictive)
+
+
+@each
+@each_backend
+def test_latents_are_probabilities_that_agree_with_the_labels(name: str, backend: str) -> None:
+    fit = fitted(name, backend)
+    frame = fit.latents()
+    tables = frame.filter(regex=r"^z=\d+$")
+    np.testing.assert_allclose(tables.sum(axis=1), 1, atol=1e-4)
+    assert (tables.to_numpy().argmax(1) == frame["z"]).all()
+    assert ((frame["z_agreement"] >= 0) & (frame["z_agreement"] <= 1)).all()
+
+
+@each
+def test_a_gradient_reaches_every_latent_site(name: str) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    from ppl_gen.backends import numpyro_ops
+
+    case = CASES[name]
+    pair = case.family.pair("numpyro", case.table())
+    start = {k: jnp.asarray(v[0]) for k, v in pair.initialize(pair.data, 0, 1).items()}
+    unconstrained = numpyro_ops.to_unconstrained(pair, pair.data, start)
+    gradient = jax.grad(lambda u: numpyro_ops.log_density_fn(pair)(u, pair.data))(unconstrained)
+    assert all(np.isfinite(g).all() and np.any(g != 0) for g in gradient.values())
+
+
+@each
+@each_backend
+def test_weight_two_is_the_row_twice(name: str, backend: str) -> None:
+    case, table = CASES[name], CASES[name].table()
+    twice = np.where(np.arange(len(table)) % 3 == 0, 2.0, 1.0)
+    doubled = table.iloc[np.repeat(np.arange(len(table)), twice.astype(int))]
+    pair = case.family.pair(backend, table, weights=twice)
+    repeated = case.family.pair(backend, doubled)
+    ops = backends.ops(backend)
+    values = {k: v[0] for k, v in case.family.pair(backend, table).initialize(pair.data, 0, 1).items()}
+    one, other = ops.log_joint(pair, values, pair.data), ops.log_joint(repeated, values, repeated.data)
+    if case.family.num_components == "auto":
+        pytest.skip("the stick-breaking prior depends on the number of rows")
+    assert one == pytest.approx(other, rel=1e-5)
+
+
+@each
+@each_backend
+def test_draws_of_log_prob_are_those_that_the_summaries_are_of(name: str, backend: str) -> None:
+    fit, table = fitted(name, backend), CASES[name].table()
+    score = fit.score(table.iloc[:9], p_values=False)
+    assert score.log_prob.dims == ("chain", "draw", "obs")
+    assert score.log_prob.shape == (fit.draws.num_chains, fit.draws.num_draws, 9)
+    np.testing.assert_allclose(score.log_prob.std(("chain", "draw")), score.sd, rtol=1e-3, atol=1e-6)
+    inside = ((score.log_prob >= score.hdi[:, 0]) & (score.log_prob <= score.hdi[:, 1])).mean(("chain", "draw"))
+    assert (inside >= score.hdi_prob - 1 / (fit.draws.num_chains * fit.draws.num_draws)).all()
+
+
+@each
+@each_backend
+def test_one_row_alone_is_scored_and_labelled_as_in_company(name: str, backend: str) -> None:
+    fit, table = fitted(name, backend), CASES[name].table()
+    columns = ["z_prob", "z=0", "z=1"]
+    np.testing.assert_allclose(
+        fit.latents(table.iloc[:1])[columns], fit.latents(table.iloc[:2])[columns][:1], atol=1e-5
+    )
+    both = under(fit, table.iloc[:2]).log_predictive
+    np.testing.assert_allclose(under(fit, table.iloc[:1]).log_predictive, both[:1], atol=1e-5)
