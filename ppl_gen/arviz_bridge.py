@@ -1,0 +1,281 @@
+"""The only module that imports ArviZ, and the only one that knows its two lives: 0.23 (Python 3.11) and 1.x (>= 3.12).
+
+Statistics take and give plain arrays, (chain, draw, *shape) -> (*shape), so that no caller meets a container, a field
+name or a sign that differs between the two. ArviZ is imported on first use: it takes longer than the rest of ppl_gen.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ppl_gen.result import Fit
+
+MAX_VALUES = 20_000_000  # draws x rows of log_likelihood that the ArviZ object keeps (80 MB in float32)
+COLUMN = "column_name"  # the dimension of the table's columns; 1.x's plots keep "column" for their own grid
+PLOTS = {  # our name: the function's name in 0.23, in 1.x
+    "trace": ("plot_trace", "plot_trace_dist"), "rank": ("plot_rank", "plot_rank"), "pair": ("plot_pair", "plot_pair"),
+    "energy": ("plot_energy", "plot_energy"), "forest": ("plot_forest", "plot_forest"),
+    "autocorr": ("plot_autocorr", "plot_autocorr"), "ess": ("plot_ess", "plot_ess"),
+}  # fmt: skip
+
+
+@cache
+def _arviz() -> Any:
+    """ArviZ itself; 0.23 announces the refactoring that 1.x is with a FutureWarning at each import."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import arviz
+    return arviz
+
+
+@cache
+def is_classic() -> bool:
+    """Whether the installed ArviZ is 0.x."""
+    return int(_arviz().__version__.partition(".")[0]) < 1
+
+
+def _statistic(name: str, values: np.ndarray, **options: Any) -> np.ndarray:
+    """One of ArviZ's statistics for every quantity of (chain, draw, *shape); NaN where it is undefined."""
+    values = np.asarray(values, np.float64)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        if is_classic():
+            dataset = _arviz().convert_to_dataset({"value": values})
+            return getattr(_arviz(), name)(dataset, **options)["value"].to_numpy()
+        from arviz_stats.base import array_stats
+
+        return np.asarray(getattr(array_stats, name)(values, chain_axis=0, draw_axis=1, **options))
+
+
+def rhat(values: np.ndarray) -> np.ndarray:
+    """Rank-normalised split R-hat (Vehtari et al. 2021, Bayesian Anal. 16). Chains that each stand still at values of
+    their own give infinity; a quantity that is constant altogether gives NaN."""
+    values = np.asarray(values, np.float64)
+    result = np.asarray(_statistic("rhat", values), np.float64)
+    still = (np.ptp(values, axis=1) == 0).all(0)
+    return np.where(still, np.where(np.ptp(values, axis=(0, 1)) > 0, np.inf, np.nan), result)
+
+
+def ess(values: np.ndarray, method: str = "bulk") -> np.ndarray:
+    """Effective sample size, ``"bulk"``, ``"tail"`` or ``"mean"`` (Vehtari et al. 2021, sections 3.2 and 4)."""
+    # 1.x has no default for the tails of "tail"; these are those of the paper and of 0.23.
+    tails = {"prob": (0.05, 0.95)} if method == "tail" else {}
+    return np.asarray(_statistic("ess", values, method=method, **tails), np.float64)
+
+
+def mcse(values: np.ndarray) -> np.ndarray:
+    """Monte Carlo standard error of the posterior mean, in the quantity's own units."""
+    return np.asarray(_statistic("mcse", values, method="mean"), np.float64)
+
+
+def bfmi(energy: np.ndarray) -> np.ndarray:
+    """(chain,): energy Bayesian fraction of missing information (Betancourt 2016, arXiv:1604.00695, eq. 6)."""
+    energy = np.asarray(energy, np.float64)
+    with np.errstate(all="ignore"):
+        return np.square(np.diff(energy, axis=1)).mean(1) / energy.var(axis=1, ddof=0)
+
+
+def hdi(values: np.ndarray, prob: float) -> np.ndarray:
+    """(*shape, 2): the narrowest interval that holds ``prob`` of the draws in (chain, draw, *shape)."""
+    values = np.asarray(values, np.float64)
+    ordered = np.sort(values.reshape(-1, *values.shape[2:]), axis=0)
+    size = len(ordered)
+    span = min(int(np.floor(prob * size)), size - 1)
+    low = np.argmin(ordered[span:] - ordered[: size - span], axis=0)[None]
+    ends = [np.take_along_axis(ordered, low + shift, axis=0)[0] for shift in (0, span)]
+    return np.stack(ends, axis=-1)
+
+
+def psis(log_ratios: np.ndarray, r_eff: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Pareto-smoothed importance sampling (Vehtari, Simpson, Gelman, Yao & Gabry 2024, JMLR 25).
+
+    :param log_ratios: (..., draw), log of target over proposal, up to a constant.
+    :param r_eff: relative efficiency of the draws (effective size over number), which sets the length of the tail.
+    :returns: log weights (..., draw) that sum to 1, and Pareto k-hat (...). Ratios that are all alike (to rounding)
+        have weights 1/S and k-hat minus infinity: nothing is lost.
+    """
+    log_ratios = np.asarray(log_ratios, np.float64)
+    flat = log_ratios.reshape(-1, log_ratios.shape[-1])
+    weights, shapes = np.empty_like(flat), np.full(len(flat), -np.inf)
+    varies = np.ptp(flat, axis=1) > 1e-10 if flat.shape[1] > 1 else np.zeros(len(flat), bool)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        if varies.any():
+            weights[varies], shapes[varies] = _psislw(flat[varies], r_eff)
+    weights[~varies] = -np.log(flat.shape[1])
+    return weights.reshape(log_ratios.shape), shapes.reshape(log_ratios.shape[:-1])
+
+
+def _psislw(log_ratios: np.ndarray, r_eff: float) -> tuple[np.ndarray, np.ndarray]:
+    if is_classic():
+        weights, shapes = _arviz().psislw(log_ratios, reff=r_eff)
+        return np.asarray(weights), np.asarray(shapes)
+    from arviz_stats.base import array_stats
+
+    # 1.x takes the log likelihood whose inverse is the ratio: the other sign.
+    weights, shapes = array_stats.psislw(-log_ratios, r_eff=r_eff, axis=-1)
+    weights = np.asarray(weights)
+    return weights - np.logaddexp.reduce(weights, axis=-1, keepdims=True), np.asarray(shapes)
+
+
+class Loo(NamedTuple):
+    """PSIS leave-one-out: ``elpd`` (obs,) in nats, Pareto ``k`` (obs,), ``log_weights`` (obs, draw), and ``p`` (obs,),
+    how much each row's own log density owes to its having been seen (the sum is the effective number of parameters)."""
+
+    elpd: np.ndarray
+    k: np.ndarray
+    log_weights: np.ndarray
+    p: np.ndarray
+
+
+def loo(log_likelihood: np.ndarray, weights: np.ndarray | None = None) -> Loo:
+    r"""log p(x_i | x_{-i}) by Pareto-smoothed importance sampling (Vehtari, Gelman & Gabry 2017, Stat. Comput. 27).
+
+    .. math:: \mathrm{elpd}_i = \log \sum_s w_{is}\, p(x_i \mid \theta_s), \; w_{is} \propto p(x_i \mid \theta_s)^{-1}
+
+    :param log_likelihood: (chain, draw, obs), nats.
+    :param weights: (obs,) row weights; a row of weight m entered the likelihood to the power m, so m is left out.
+    """
+    log_likelihood = np.asarray(log_likelihood, np.float64)
+    flat = log_likelihood.reshape(-1, log_likelihood.shape[2])
+    log_weights, k = psis((-flat if weights is None else -weights * flat).T, _relative_efficiency(log_likelihood))
+    elpd = np.logaddexp.reduce(log_weights + flat.T, axis=1)
+    return Loo(elpd, k, log_weights, np.logaddexp.reduce(flat, axis=0) - np.log(len(flat)) - elpd)
+
+
+def _relative_efficiency(log_likelihood: np.ndarray, rows: int = 100) -> float:
+    """Mean effective size of p(x_i | theta) over the number of draws, from at most ``rows`` rows."""
+    chains, draws, obs = log_likelihood.shape
+    if draws < 4:
+        return 1.0
+    some = log_likelihood[:, :, np.linspace(0, obs - 1, min(rows, obs)).astype(int)]
+    sizes = ess(np.exp(some - some.max((0, 1))), "mean") / (chains * draws)
+    return float(np.clip(np.nanmean(sizes), 0.05, 1.0)) if np.isfinite(sizes).any() else 1.0
+
+
+def min_khat(num_draws: int) -> float:
+    """The k-hat above which an estimate from this many draws is not to be trusted: min(1 - 1/log10 S, 0.7)
+    (Vehtari et al. 2024, section 3.2.4)."""
+    return 0.7 if num_draws < 2 else float(np.clip(1.0 - 1.0 / np.log10(num_draws), 0.0, 0.7))
+
+
+def loo_pointwise(
+    log_likelihood: np.ndarray, num_chains: int = 1, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(elpd, Pareto k-hat), each (obs,), from (chain * draw, obs) log densities; see :func:`loo`."""
+    chains = np.reshape(log_likelihood, (num_chains, -1, np.shape(log_likelihood)[1]))
+    result = loo(chains, weights)
+    return result.elpd, result.k
+
+
+def to_arviz(fit: Fit) -> Any:
+    """The ArviZ object of a fit, built from the :func:`groups` of it: InferenceData in 0.23, DataTree in 1.x."""
+    datasets, attributes = groups(fit)
+    if is_classic():
+        data = _arviz().InferenceData(**datasets)
+        data.attrs.update(attributes)
+        return data
+    return _tree(datasets, attributes)
+
+
+def groups(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the ArviZ object holds, as xarray Datasets by group, and its attributes.
+
+    Groups: ``posterior`` in original units where the family can say so, ``sample_stats``, ``log_likelihood`` (``x``:
+    chain, draw, obs; nats, original units), ``posterior_predictive`` (whole replicated tables under some of the
+    draws) and ``observed_data`` in original units. Where draws times rows would exceed :data:`MAX_VALUES`,
+    log_likelihood holds a random subset of the rows: its ``obs`` coordinate says which, the attributes how many.
+    """
+    from ppl_gen.evidence import Evidence, draws_of_log_prob, random_rows
+
+    evidence = Evidence.of(fit)
+    size = fit.draws.num_chains * fit.draws.num_draws
+    rows = random_rows(len(fit.train), max(1, MAX_VALUES // size), fit.seed)
+    same = np.array_equal(rows, evidence.rows)
+    posterior = fit.family.to_original(fit.draws.posterior, fit.schema)
+    arrays = {
+        "posterior": {name: np.asarray(value) for name, value in posterior.items()},
+        "sample_stats": {name: np.asarray(value) for name, value in fit.draws.sample_stats.items()},
+        "log_likelihood": {"x": (evidence.log_likelihood if same else draws_of_log_prob(fit, rows)).astype(np.float32)},
+        "posterior_predictive": {"x": evidence.in_original_units(evidence.replicates)},
+        "observed_data": {"x": evidence.in_original_units(evidence.observed)},
+    }
+    row_dims = ["obs", COLUMN]
+    dims = {"log_likelihood": {"x": ["obs"]}, "posterior_predictive": {"x": row_dims}, "observed_data": {"x": row_dims}}
+    renamed = {"column": COLUMN}
+    dims["posterior"] = {
+        site: [renamed.get(name, name) for name in names] for site, names in fit.family.site_dims().items()
+    }
+    columns = [column.name for column in fit.schema.columns]
+    coords = {COLUMN: columns, "column_other": columns}
+    obs = {"log_likelihood": rows, "posterior_predictive": evidence.rows, "observed_data": evidence.rows}
+    datasets = {
+        group: _dataset(variables, dims.get(group, {}), coords | {"obs": obs.get(group)}, group != "observed_data")
+        for group, variables in arrays.items()
+        if variables
+    }
+    return datasets, _attributes(fit, len(rows))
+
+
+def _dataset(variables: Mapping[str, np.ndarray], dims: Mapping[str, list[str]], coords: Mapping[str, Any],
+             sampled: bool) -> Any:  # fmt: skip
+    """An xarray Dataset whose variables begin with (chain, draw) if ``sampled``; unnamed axes get ArviZ's names."""
+    import xarray as xr
+
+    lead = ["chain", "draw"] if sampled else []
+    arrays = {}
+    for name, value in variables.items():
+        own = dims.get(name) or [f"{name}_dim_{axis}" for axis in range(value.ndim - len(lead))]
+        arrays[name] = (lead + own, value)
+    dataset = xr.Dataset(arrays)
+    return dataset.assign_coords({dim: coords.get(str(dim), np.arange(size)) for dim, size in dataset.sizes.items()})
+
+
+def _tree(datasets: Mapping[str, Any], attributes: Mapping[str, Any]) -> Any:
+    import xarray as xr
+
+    tree = xr.DataTree.from_dict({f"/{group}": dataset for group, dataset in datasets.items()})
+    tree.attrs.update(attributes)
+    return tree
+
+
+def _attributes(fit: Fit, num_rows: int) -> dict[str, Any]:
+    return {f"version_{name}": str(version) for name, version in fit.versions.items()} | {
+        "family": fit.family.name, "engine": fit.engine.name, "backend": fit.backend, "seed": fit.seed,
+        "uncertainty": fit.uncertainty, "num_obs": len(fit.train), "log_likelihood_rows": num_rows,
+        "units": "original where the family can say so; log_likelihood in nats and original units",
+    }  # fmt: skip
+
+
+def to_netcdf(fit: Fit, path: str | Path) -> None:
+    """Write the :func:`groups` of a fit to one netCDF file, as both lives of ArviZ and plain xarray read it.
+
+    Needs xarray alone: importing ArviZ takes longer than a small fit.
+    """
+    # Made in memory: HDF5 that meets a full disk can take the whole process down with it.
+    Path(path).write_bytes(_tree(*groups(fit)).to_netcdf(None, engine="h5netcdf"))
+
+
+def from_netcdf(path: str | Path) -> Any:
+    """The ArviZ object in a file of :func:`to_netcdf`, read into memory (the file may be moved or replaced then)."""
+    data = _arviz().from_netcdf(str(path), engine="h5netcdf")
+    return data.load()
+
+
+def plot(kind: str, data: Any, **options: Any) -> Any:
+    """One of ArviZ's own plots (a key of :data:`PLOTS`) as a matplotlib figure."""
+    function = getattr(_arviz(), PLOTS[kind][0 if is_classic() else 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if not is_classic():
+            collection = function(data, backend="matplotlib", **options)
+            return collection.viz["figure"].item()
+        axes = function(data, backend="matplotlib", **options)
+    return np.ravel(np.asarray(axes))[0].figure

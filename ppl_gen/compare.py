@@ -1,0 +1,223 @@
+"""Which model predicts better: held-out log density on the same rows, with the error of each difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppl_gen.errors import DataError, SettingError
+from ppl_gen.family import Family
+from ppl_gen.progress import Monitor
+from ppl_gen.ranking import Comparison, as_table, cautions, rank
+from ppl_gen.result import Fit
+
+if TYPE_CHECKING:
+    from ppl_gen.data import Data
+    from ppl_gen.engine import Engine
+
+__all__ = ["Comparison", "compare"]
+
+
+def compare(
+    models: Mapping[str, Family | Fit] | Sequence[Family | Fit],
+    table: Any = None,
+    *,
+    folds: int = 5,
+    test: Any = None,
+    engine: Engine | str | Mapping[str, Engine | str | None] | None = None,
+    backend: str | Mapping[str, str | None] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **data_options: Any,
+) -> Comparison:
+    """Rank families or fits by the log density of rows that they have not seen.
+
+    With ``test``, families are fitted to ``table`` and everything is scored on the test rows. Without it, families are
+    refitted to ``folds`` parts of the table, each row scored by the fit that left it out; a fit is judged by
+    :attr:`Fit.held_out <ppl_gen.result.Fit.held_out>` on its training rows, which must be the table's.
+
+    The standard error of a difference is that of the paired differences, sqrt(n Var_i(a_i - b_i)) (Vehtari, Gelman &
+    Gabry 2017, Stat. Comput. 27, eq. 24). Stacking weights maximize the held-out density of the mixture of the
+    models' predictive distributions (Yao, Vehtari, Simpson & Gelman 2018, Bayesian Anal. 13, eq. 2.3).
+
+    :param models: a mapping from name to family or fit, or a sequence (named by what differs from the defaults).
+    :param table: the training table; may be left out where all are fits.
+    :param test: held-out rows that no fit has seen.
+    :param engine: for the refits, as in :func:`ppl_gen.fit`; None lets each family choose. It and ``backend`` may be
+        mappings from a model's name.
+    :param data_options: ``columns``, ``kinds``, ``weights`` and so on, as in :func:`ppl_gen.fit`.
+    :raises DataError: the models were not fitted to the same rows, or were fitted to the test rows.
+    :raises SettingError: no models, a model that is neither family nor fit, or too many folds.
+    """
+    named = _named(models)
+    job = {"engine": engine, "backend": backend, "seed": seed}
+    prepared = {name: _prepare(model, table, data_options) for name, model in named.items()}
+    _require_same_rows(prepared)
+    data = next(iter(prepared.values()))
+    if test is None and not 2 <= folds <= len(data):
+        raise SettingError(f"The number of folds must be from 2 to the number of rows ({len(data)}), not {folds!r}.")
+    refits = sum(isinstance(model, Family) for model in named.values()) * (folds if test is None else 1)
+    with Monitor(show=progress, label="compare") as monitor:
+        tick = _ticker(monitor, refits)
+        found = {
+            name: _held_out_rows(model, prepared[name], test, folds, _job_of(name, job), tick)
+            for name, model in named.items()
+        }
+    pointwise, dropped = as_table({name: values for name, (values, _) in found.items()})
+    weights = None if test is not None or data.weights is None else np.asarray(data.weights)[pointwise.index]
+    families = {name: model.family if isinstance(model, Fit) else model for name, model in named.items()}
+    frame = rank(pointwise, weights, families, {name: engine for name, (_, engine) in found.items()})
+    how = _how(named, folds, test, len(pointwise))
+    warnings = cautions(frame, prepared, len(pointwise), dropped)
+    if test is None:
+        warnings += tuple(filter(None, (_weak_loo(name, model) for name, model in named.items())))
+    return Comparison(frame, pointwise, how, warnings)
+
+
+def _named(models: Mapping[str, Family | Fit] | Sequence[Family | Fit]) -> dict[str, Family | Fit]:
+    listed = list(models.values() if isinstance(models, Mapping) else models)
+    if not listed:
+        raise SettingError("compare needs at least one family or fit.")
+    for model in listed:
+        if not isinstance(model, Family | Fit):
+            raise SettingError(f"A model must be a family such as GMM(2) or a fit, not {type(model).__name__}.")
+    if isinstance(models, Mapping):
+        return {str(name): model for name, model in models.items()}
+    names = labels([model.family if isinstance(model, Fit) else model for model in listed])
+    return dict(zip(names, listed, strict=True))
+
+
+def _job_of(name: str, job: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of one model's refits: an entry that is a mapping is by name of model."""
+    return {key: value.get(name) if isinstance(value, Mapping) else value for key, value in job.items()}
+
+
+def labels(families: Sequence[Family]) -> list[str]:
+    """Each family in one line: its name, the options that are not at their defaults in any of them, and a number
+    where that does not tell them apart."""
+    changed = set()
+    for family in families:
+        default = type(family)().to_config()
+        changed |= {(family.name, k) for k, v in family.to_config().items() if v != default[k]}
+    names = []
+    for family in families:
+        shown = [f"{k}={v}" for k, v in family.to_config().items() if (family.name, k) in changed and _is_short(v)]
+        names.append(" ".join([family.name, *shown]))
+    return [name if names.count(name) == 1 else f"{name} #{place + 1}" for place, name in enumerate(names)]
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool)
+
+
+def _prepare(model: Family | Fit, table: Any, data_options: Mapping[str, Any]) -> Data:
+    if isinstance(model, Family):
+        if table is None:
+            raise SettingError("compare needs a table to fit the families to.")
+        return model.prepare(table, **data_options)
+    if table is None:
+        return model.train
+    from ppl_gen.scoring import encode
+
+    if not _same_rows(encode(model, table), model.train):
+        raise DataError(
+            "A fit was not made from this table: compare fits of the same table, or give held-out rows as test."
+        )
+    return model.train
+
+
+def _require_same_rows(prepared: Mapping[str, Data]) -> None:
+    (first, data), *others = prepared.items()
+    for name, other in others:
+        if not _same_rows(data, other):
+            counts = f"{len(data)} and {len(other)}"
+            raise DataError(f"Models {first!r} and {name!r} were not given the same rows ({counts} of them).")
+
+
+def _same_rows(first: Data, second: Data) -> bool:
+    """The same observations, whatever kinds and scales the columns are read with."""
+    if first.fingerprint == second.fingerprint:
+        return True
+    if first.schema.names != second.schema.names or len(first) != len(second):
+        return False
+    pairs = zip(first.to_frame().items(), second.to_frame().items(), strict=True)
+    return all(_same_values(a.to_numpy(), b.to_numpy()) for (_, a), (_, b) in pairs)
+
+
+def _same_values(first: np.ndarray, second: np.ndarray) -> bool:
+    import pandas as pd
+
+    if first.dtype.kind in "fiub" and second.dtype.kind in "fiub":
+        return np.allclose(first.astype(float), second.astype(float), rtol=1e-6, equal_nan=True)
+    return pd.Series(first).equals(pd.Series(second))
+
+
+def _held_out_rows(
+    model: Family | Fit, data: Data, test: Any, folds: int, job: Mapping[str, Any], tick: Callable[[], None]
+) -> tuple[np.ndarray, str]:
+    """(obs,) log density of rows that the model has not seen, and the engine's name."""
+    from ppl_gen.fit import choose, fit
+
+    if isinstance(model, Fit):
+        if test is None:
+            return model.held_out, model.engine.name
+        return _score(model, test), model.engine.name
+    engine, backend, _ = choose(model, data, job["engine"], job["backend"])
+    if "num_bootstraps" in engine.to_config():
+        engine = engine.replace(num_bootstraps=0)  # intervals are not asked for here
+
+    def refit(train: Data) -> Fit:
+        result = fit(model, train, engine=engine, backend=backend, seed=job["seed"])
+        tick()
+        return result
+
+    if test is not None:
+        return _score(refit(data), test), engine.name
+    result = np.empty(len(data))
+    for rows in np.array_split(np.random.default_rng(job["seed"]).permutation(len(data)), folds):
+        rest = np.setdiff1d(np.arange(len(data)), rows)
+        held_out = data.take(np.sort(rows))
+        result[np.sort(rows)] = refit(data.take(rest)).score(held_out, p_values=False, keep_draws=False).log_predictive
+    return result, engine.name
+
+
+def _score(fit: Fit, test: Any) -> np.ndarray:
+    from ppl_gen.scoring import encode
+
+    rows = encode(fit, test)
+    if rows.fingerprint == fit.train.fingerprint:
+        raise DataError("The test rows are the rows that the model was fitted to: give rows that it has not seen.")
+    return fit.score(rows, p_values=False, keep_draws=False).log_predictive
+
+
+def _ticker(monitor: Monitor, total: int) -> Callable[[], None]:
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        monitor.update(done, total)
+
+    return tick
+
+
+def _how(models: Mapping[str, Family | Fit], folds: int, test: Any, rows: int) -> str:
+    if test is not None:
+        return f"{rows:,} test rows"
+    fits = sum(isinstance(model, Fit) for model in models.values())
+    ways = [f"{folds} folds refitted"] if fits < len(models) else []
+    ways += ["each fit's own held-out rows"] if fits else []
+    return f"{rows:,} rows, {' and '.join(ways)}"
+
+
+def _weak_loo(name: str, model: Family | Fit) -> str:
+    """A warning where a fit's held-out densities are PSIS estimates of which many can't be trusted."""
+    from ppl_gen.checks import KHAT_SHARE, posterior_khat
+
+    khat = posterior_khat(model) if isinstance(model, Fit) else None
+    if khat is None or khat.above <= KHAT_SHARE * khat.rows:
+        return ""
+    share = f"{khat.above} of {khat.rows} rows"
+    return f"PSIS-LOO of {name} is unreliable (k-hat above {khat.limit:.2g} in {share}): compare its family by folds."

@@ -1,0 +1,118 @@
+"""What the checks of a fit look at, computed once: log densities of rows under every draw, and replicated tables."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ppl_gen.arviz_bridge import Loo
+    from ppl_gen.result import Fit
+
+MAX_ROWS = 1_000  # training rows that the checks look at: a random subset of a longer table
+MAX_PROBES = 50  # of these, the rows whose log p(x) is followed along the chains
+NUM_REPLICATES = 400  # replicated tables; a p-value of 0.01 then rests on 4 of them
+MAX_REPLICATED = 20_000_000  # replicates x rows x columns
+SAMPLED_AT_ONCE = 50_000  # rows
+
+
+class Evidence:
+    """The material that checks share. ``Evidence.of(fit)`` makes it once for a fit; each part is found when needed.
+
+    ``rows``            (m,) indices of the training rows looked at
+    ``log_likelihood``  (chain, draw, m) log p(x | theta), nats, original units
+    ``loo``             PSIS leave-one-out of those rows, where the draws stand for a posterior, else None
+    ``observed``        (m, d) those rows in model space, NaN where missing
+    ``replicates``      (chain, R, m, d) in model space: tables like ``observed``, each drawn under one draw
+    """
+
+    def __init__(self, fit: Fit) -> None:
+        self.fit = fit
+        self.rows = random_rows(len(fit.train), MAX_ROWS, fit.seed)
+        self.train = fit.train if len(self.rows) == len(fit.train) else fit.train.take(self.rows)
+
+    @classmethod
+    def of(cls, fit: Fit) -> Evidence:
+        """The evidence of this fit, kept with it."""
+        return fit.__dict__.setdefault("_evidence", cls(fit))
+
+    @cached_property
+    def log_likelihood(self) -> np.ndarray:
+        return draws_of_log_prob(self.fit, self.rows)
+
+    @property
+    def probes(self) -> np.ndarray:
+        """Positions in ``rows`` of at most :data:`MAX_PROBES` rows, evenly spread."""
+        return np.linspace(0, len(self.rows) - 1, min(MAX_PROBES, len(self.rows))).astype(int)
+
+    @cached_property
+    def loo(self) -> Loo | None:
+        from ppl_gen.arviz_bridge import loo
+
+        return loo(self.log_likelihood, self.train.weights) if self.has_posterior else None
+
+    @property
+    def has_posterior(self) -> bool:
+        """Whether the draws stand for a posterior: exactly (MCMC) or approximately (a guide)."""
+        return self.fit.uncertainty in ("posterior", "guide")
+
+    @cached_property
+    def observed(self) -> np.ndarray:
+        values = np.asarray(self.train.x, np.float64)
+        return values if self.train.mask is None else np.where(self.train.mask, values, np.nan)
+
+    @cached_property
+    def chosen_draws(self) -> np.ndarray:
+        """(chain, R): which draw of each chain every replicated table comes from; zeros for a point estimate."""
+        number = max(20, min(NUM_REPLICATES, MAX_REPLICATED // max(self.observed.size, 1)))
+        if not self.has_posterior:
+            return np.zeros((1, number), int)
+        chains, draws = self.fit.draws.num_chains, self.fit.draws.num_draws
+        per_chain = min(draws, -(-number // chains))
+        return np.tile(np.linspace(0, draws - 1, per_chain).astype(int), (chains, 1))
+
+    @cached_property
+    def replicates(self) -> np.ndarray:
+        from ppl_gen.scoring import point_draw, sample_at
+
+        posterior = self.fit.posterior if self.has_posterior else (point_draw(self.fit) or self.fit.posterior)
+        draws, length = self.flat_draws, len(self.rows)
+        # Calls of one length, the last filled up, so that the backend compiles one program.
+        calls = -(-len(draws) * length // SAMPLED_AT_ONCE)
+        filled = np.resize(draws, -(-len(draws) // calls) * calls)
+        parts = [
+            sample_at(self.fit, posterior, np.repeat(part, length), (self.fit.seed + number) % 2**31)
+            for number, part in enumerate(np.split(filled, calls))
+        ]
+        values = np.concatenate(parts)[: len(draws) * length]
+        return values.reshape(*self.chosen_draws.shape, *self.observed.shape)
+
+    @property
+    def flat_draws(self) -> np.ndarray:
+        """(chain * R,): ``chosen_draws`` as indices into the draws with their chains laid end to end."""
+        offsets = np.arange(len(self.chosen_draws))[:, None] * self.fit.draws.num_draws
+        return (self.chosen_draws + (offsets if self.has_posterior else 0)).ravel()
+
+    def in_original_units(self, values: np.ndarray) -> np.ndarray:
+        """Model-space rows (..., d) in the table's units, as float32 (categories stay codes)."""
+        columns = self.fit.schema.columns
+        loc, scale = (np.array([getattr(column, name) for column in columns]) for name in ("loc", "scale"))
+        return (values * scale + loc).astype(np.float32)
+
+
+def random_rows(number: int, limit: int, seed: int) -> np.ndarray:
+    """All the rows where there are no more than ``limit``, else a random subset in ascending order."""
+    if number <= limit:
+        return np.arange(number)
+    return np.sort(np.random.default_rng(seed).choice(number, limit, replace=False))
+
+
+def draws_of_log_prob(fit: Fit, rows: np.ndarray) -> np.ndarray:
+    """(chain, draw, len(rows)): log p(x | theta) of training rows under every draw, nats, original units."""
+    from ppl_gen.scoring import log_prob_rows
+
+    train = fit.train if len(rows) == len(fit.train) else fit.train.take(rows)
+    parts = [values for _, values in log_prob_rows(fit, train, fit.posterior)]
+    return np.concatenate(parts, axis=1).reshape(fit.draws.num_chains, fit.draws.num_draws, -1)
