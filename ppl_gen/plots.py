@@ -1,0 +1,85 @@
+"""Every picture of a fit: ``plot_<kind>(fit)`` gives a matplotlib figure, :func:`plot_all` writes them as files.
+
+Nothing here shows a window, or changes matplotlib's backend or settings: save the figure, or display it, as you like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from ppl_gen import plots_chains
+from ppl_gen.errors import SettingError, StorageError, UnsupportedError, did_you_mean
+from ppl_gen.plots_chains import plot_energy, plot_loss, plot_rank, plot_trace
+from ppl_gen.plots_intervals import ALL_FIXED, NO_SPREAD, panels_of, plot_compare, plot_parameters
+from ppl_gen.plots_pairs import plot_pairs
+from ppl_gen.plots_rows import NO_LOO, plot_khat, plot_latents, plot_pit, plot_posterior_predictive, plot_score
+
+if TYPE_CHECKING:
+    from ppl_gen.result import Fit
+
+__all__ = [
+    "KINDS", "applicable", "plot_all", "plot_compare", "plot_energy", "plot_khat", "plot_latents", "plot_loss",
+    "plot_pairs", "plot_parameters", "plot_pit", "plot_posterior_predictive", "plot_rank", "plot_score", "plot_trace",
+]  # fmt: skip
+
+KINDS: dict[str, Callable[[Fit], Figure]] = {
+    "pairs": plot_pairs, "latents": plot_latents, "score": plot_score, "pit": plot_pit,
+    "posterior_predictive": plot_posterior_predictive, "khat": plot_khat, "parameters": plot_parameters,
+    "trace": plot_trace, "rank": plot_rank, "energy": plot_energy, "loss": plot_loss,
+}  # fmt: skip
+DPI = 150
+
+
+def applicable(fit: Fit) -> dict[str, str]:
+    """For each kind of picture, why this fit has none; an empty string where it has."""
+    reasons = dict.fromkeys(KINDS, "")
+    if fit.uncertainty != "posterior":
+        reasons["trace"] = reasons["rank"] = plots_chains.NO_CHAINS
+    if "energy" not in fit.draws.sample_stats:
+        reasons["energy"] = plots_chains.NO_ENERGY
+    if fit.draws.losses is None or len(fit.draws.losses) == 0:
+        reasons["loss"] = plots_chains.NO_LOSS
+    if fit.uncertainty not in ("posterior", "guide"):
+        reasons["khat"] = NO_LOO
+    if fit.uncertainty == "point":
+        reasons["parameters"] = NO_SPREAD
+    elif not panels_of(fit):
+        reasons["parameters"] = ALL_FIXED
+    try:
+        fit.latents(fit.train.take(slice(0, 2)))
+    except UnsupportedError as error:
+        reasons["latents"] = str(error)
+    return reasons
+
+
+def plot_all(fit: Fit, folder: str | Path, kinds: Iterable[str] | None = None) -> list[Path]:
+    """Write pictures as PNG files named after their kinds, and give their paths.
+
+    :param kinds: keys of :data:`KINDS`; by default all that apply to this fit.
+    :raises SettingError: an unknown kind (the nearest one is named).
+    :raises UnsupportedError: a kind that was asked for does not apply; the message says why.
+    :raises StorageError: the folder or a file can't be written.
+    """
+    chosen = None if kinds is None else list(dict.fromkeys([kinds] if isinstance(kinds, str) else kinds))
+    for kind in chosen or ():
+        if kind not in KINDS:
+            raise SettingError(f"Unknown picture {kind!r}: {did_you_mean(kind, KINDS)}")
+    reasons = applicable(fit)
+    for kind in chosen or ():
+        if reasons[kind]:
+            raise UnsupportedError(f"No {kind} picture of {fit.family.name} by {fit.engine.name}: {reasons[kind]}.")
+    paths = []
+    for kind in chosen or [kind for kind in KINDS if not reasons[kind]]:
+        figure = KINDS[kind](fit)
+        path = Path(folder) / f"{kind}.png"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=DPI)
+        except OSError as error:
+            raise StorageError(f"Can't write {path}: {error.strerror or error}.") from error
+        paths.append(path)
+    return paths

@@ -1,0 +1,278 @@
+"""Pictures of rows: their densities, their latents, how each is predicted, and how much the fit leans on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
+
+from ppl_gen import plots_data, plots_style
+from ppl_gen.errors import UnsupportedError
+from ppl_gen.plots_style import ALARM, INK, LIGHT, MODEL, SHADE, colour, label, styled
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ppl_gen.columns import Column
+    from ppl_gen.result import Fit
+
+ALPHA = 0.05  # anomaly p-value below which a row is marked
+NAMED = 5  # lowest rows that get their label written
+MIN_SHARE = 0.01  # latents' values rarer than this share one grey
+MAX_COLUMNS = 12
+BANDS = (0.9, 0.5)
+
+
+@styled
+def plot_score(fit: Fit, table: Any = None, *, ax: Axes | None = None, hdi_prob: float = 0.9) -> Figure:
+    """Log density of each row, lowest first, with its interval over the draws; rows whose anomaly p-value is below
+    0.05 are marked, and the lowest are named.
+
+    :param table: rows to score; the training rows by default.
+    """
+    from ppl_gen.scoring import encode
+
+    rows, note = encode(fit, table), ""
+    if table is None:
+        _, rows, note = plots_data.subset(fit)
+    score = fit.score(rows, hdi_prob=hdi_prob, keep_draws=False, p_values=fit.uncertainty != "point")
+    order = np.argsort(score.log_predictive, kind="stable")
+    value, interval = score.log_predictive[order], score.hdi[order]
+    rank = np.arange(1, len(order) + 1)
+    ax = plots_style.axes_of(ax, 7.0, 4.0)
+    if fit.uncertainty != "point":
+        name = f"{hdi_prob:.0%} interval over {plots_style.interval_name(fit)}"
+        if len(rank) <= 300:
+            ax.vlines(rank, *interval.T, color=SHADE, linewidth=0.9, alpha=0.6, label=name)
+        else:
+            ax.fill_between(rank, *interval.T, color=SHADE, alpha=0.4, linewidth=0, label=name)
+    odd = np.zeros(len(rank), bool) if score.p_value is None else score.p_value[order] < ALPHA
+    size = float(np.clip(2000 / len(rank), 2, 14))
+    ax.scatter(rank[~odd], value[~odd], s=size, color=MODEL, linewidths=0, zorder=3, label="log predictive density")
+    if odd.any():
+        text = f"anomaly p-value below {ALPHA:g} ({odd.sum()} rows)"
+        ax.scatter(rank[odd], value[odd], s=size + 6, color=ALARM, marker="D", linewidths=0, zorder=4, label=text)
+    _name_lowest(ax, rows.index, order, value)
+    ax.set_xlabel("row, lowest density first")
+    ax.set_ylabel("log p(x)  (nats, original units)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for handle in ax.legend(loc="lower right").legend_handles:
+        if isinstance(handle, PathCollection):
+            handle.set_sizes([14])
+    error = "" if score.error is None else "; Monte Carlo error not shown"
+    return plots_style.finish(ax, f"{fit.family.name}: {score.kind} log density of "
+                              f"{'the training rows' if table is None else 'new rows'}{_and(note)}{error}")  # fmt: skip
+
+
+def _name_lowest(ax: Axes, index: pd.Index | None, order: np.ndarray, value: np.ndarray) -> None:
+    """Above the lowest points of a rising curve there is room for a list."""
+    number = min(NAMED, len(order))
+    rows = [label(row if index is None else index[row], 14) for row in order[:number]]
+    lines = [f"row {row}: {density:.4g}" for row, density in zip(rows, value, strict=False)]
+    paper = {"facecolor": "white", "alpha": 0.8, "linewidth": 0}
+    ax.text(0.02, 0.98, "\n".join(["lowest", *lines]), transform=ax.transAxes, va="top", fontsize=8, color=INK,
+            bbox=paper, zorder=5)  # fmt: skip
+
+
+def _and(note: str) -> str:
+    return f"; {note}" if note else ""
+
+
+@styled
+def plot_khat(fit: Fit, *, ax: Axes | None = None) -> Figure:
+    """Pareto k-hat of each training row in PSIS leave-one-out; above the line, the row's held-out density is not to be
+    trusted, and the fit leans on that row.
+
+    :raises UnsupportedError: the draws of this fit are no posterior.
+    """
+    from ppl_gen import arviz_bridge
+    from ppl_gen.evidence import Evidence
+
+    evidence = Evidence.of(fit)
+    if evidence.loo is None:
+        raise UnsupportedError(NO_LOO)
+    k, limit = evidence.loo.k, arviz_bridge.min_khat(evidence.loo.log_weights.shape[1])
+    finite = np.isfinite(k)
+    shown = np.where(finite, k, np.where(k > 0, np.nanmax(k[finite], initial=1.0), 0.0))
+    bad = ~(k <= limit)
+    ax = plots_style.axes_of(ax, 7.0, 3.6)
+    ax.axhline(limit, color=ALARM, linewidth=1, linestyle="--", label=f"limit {limit:.2g}")
+    ax.scatter(evidence.rows[~bad], shown[~bad], s=9, color=MODEL, linewidths=0)
+    ax.scatter(evidence.rows[bad], shown[bad], s=16, color=ALARM, marker="D", linewidths=0)
+    for place in np.flatnonzero(bad)[np.argsort(-shown[bad])][:NAMED]:
+        row = evidence.rows[place] if evidence.train.index is None else evidence.train.index[place]
+        ax.annotate(label(row, 12), (evidence.rows[place], shown[place]), xytext=(4, 2), textcoords="offset points",
+                    fontsize=7, color=INK)  # fmt: skip
+    ax.set_ylim(min(shown.min(), 0.0) - 0.05, max(shown.max(), limit) + 0.1)
+    ax.set_xlabel("row of the training table")
+    ax.set_ylabel("Pareto k-hat")
+    ax.legend(loc="upper right")
+    number = len(fit.train)
+    which = f"{number:,} rows" if len(k) == number else f"{len(k):,} random rows of {number:,}"
+    return plots_style.finish(ax, f"Leave-one-out: {bad.sum()} of {which} above the limit of {limit:.2g}")
+
+
+NO_LOO = "k-hat of leave-one-out needs draws from a posterior or a guide (nuts, svi)"
+
+
+@styled
+def plot_latents(fit: Fit, table: Any = None, *, fig: Figure | SubFigure | None = None, max_rows: int = 2000) -> Figure:
+    """The discrete latent of each row: probabilities of its values, stacked, rows sorted by the most probable one;
+    below, the standard deviation of that probability over the draws.
+
+    :param table: rows to look at; the training rows by default.
+    :raises UnsupportedError: the family has no local latents.
+    """
+    from ppl_gen.scoring import encode
+
+    rows, note = encode(fit, table), ""
+    if table is None:
+        _, rows, note = plots_data.subset(fit, max_rows)
+    frame = plots_data.thinned(fit, 400).latents(rows)
+    site = plots_data.latent_names(list(frame.columns))[0]
+    values = [c for c in frame.columns if c.startswith(f"{site}=") and not c.endswith("_sd")]
+    mean = frame[values].to_numpy()
+    spread = frame[[f"{c}_sd" for c in values]].to_numpy()
+    first = mean.argmax(1)
+    order = np.lexsort((-mean.max(1), first))
+    uncertain = fit.uncertainty != "point"
+    fig = plots_style.figure_of(fig, 7.4, 4.4 if uncertain else 3.2)
+    grid = fig.add_gridspec(2 if uncertain else 1, 1, height_ratios=[2, 1] if uncertain else [1])
+    ax = fig.add_subplot(grid[0])
+    _stack(ax, mean[order], site)
+    ax.set_ylabel(f"p({site} | row)")
+    if uncertain:
+        ax.tick_params(labelbottom=False)
+        ax = fig.add_subplot(grid[1], sharex=ax)
+        best = spread[order, first[order]]
+        for k in np.unique(first):
+            here = first[order] == k
+            ax.bar(np.flatnonzero(here), best[here], width=1.0, color=colour(int(k)), linewidth=0)
+        ax.set_ylabel("sd of the\nlargest")
+        ax.set_ylim(0, max(0.05, 1.05 * best.max()))
+    ax.set_xlim(-0.5, len(order) - 0.5)
+    ax.set_xlabel(f"rows, sorted by their most probable {site} and how sure it is")
+    over = f"; sd over {plots_style.interval_name(fit)}" if uncertain else ""
+    return plots_style.finish(fig, f"{fit.family.name}: which {site} each row comes from{over}{_and(note)}")
+
+
+def _stack(ax: Axes, mean: np.ndarray, site: str) -> None:
+    """Bars of height 1 without gaps: one colour per common value, grey for the rare ones together."""
+    share = mean.mean(0)
+    common = np.flatnonzero(share >= MIN_SHARE)
+    parts: list[tuple[np.ndarray, Any, str]] = [
+        (mean[:, k], colour(int(k)), f"{site} = {k}  ({share[k]:.0%})") for k in common
+    ]
+    rest = np.setdiff1d(np.arange(mean.shape[1]), common)
+    if len(rest):
+        parts.append((mean[:, rest].sum(1), LIGHT, f"{len(rest)} rare ones  ({share[rest].sum():.1%})"))
+    edges = np.arange(len(mean) + 1) - 0.5
+    base = np.zeros(len(mean))
+    for height, face, name in parts:
+        ax.stairs(base + height, edges, baseline=base, fill=True, color=face, label=name, linewidth=0)
+        base = base + height
+    ax.set_ylim(0, 1)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), ncols=1 + len(parts) // 14, handlelength=1.0)
+
+
+@styled
+def plot_posterior_predictive(
+    fit: Fit, *, fig: Figure | SubFigure | None = None, max_columns: int = MAX_COLUMNS
+) -> Figure:
+    """Per column, how many rows fall where: the table (dots) and tables drawn from the fit (median, 50 and 90 % bands
+    of each bar). About one dot in ten should lie outside its 90 % band.
+
+    :param max_columns: of a wider table, the first so many columns.
+    """
+    from ppl_gen.evidence import Evidence
+
+    evidence = Evidence.of(fit)
+    observed = plots_data.original_units(fit, evidence.observed, None)
+    replicates = evidence.replicates.reshape(-1, *observed.shape)
+    weights = None if evidence.train.weights is None else np.asarray(evidence.train.weights, np.float64)
+    number = min(fit.schema.num_columns, max_columns)
+    across = {1: 1, 2: 2, 4: 2}.get(number, 3 if number <= 9 else 4)
+    fig = plots_style.figure_of(fig, max(2.9 * across, 5.2), 2.4 * -(-number // across) + 0.8)
+    axes = plots_style.panels(fig, number, across)
+    for j, ax in enumerate(axes):
+        column = fit.schema.columns[j]
+        drawn = replicates[:, :, j].astype(np.float64) * column.scale + column.loc
+        _draw_counts(ax, column, observed[:, j], drawn, weights)
+        ax.set_xlabel(label(column.name))
+        if j % across == 0:
+            ax.set_ylabel("rows" if weights is None else "rows, weighted")
+    handles, names = axes[0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside lower center", ncols=len(names))
+    source = "the point estimate" if not evidence.has_posterior else plots_style.interval_name(fit)
+    notes = f"{len(replicates)} tables drawn from {source}"
+    if number < fit.schema.num_columns:
+        notes += f"; first {number} of {fit.schema.num_columns} columns"
+    if len(evidence.rows) < len(fit.train):
+        notes += f"; {len(evidence.rows):,} random rows of {len(fit.train):,}"
+    return plots_style.finish(fig, f"{fit.family.name}: predicted and observed values ({notes})")
+
+
+def _draw_counts(ax: Axes, column: Column, observed: np.ndarray, drawn: np.ndarray, weights: np.ndarray | None) -> None:
+    """One column: observed (n,) with NaN where missing, drawn (R, n), both in the table's units."""
+    seen = np.isfinite(observed)
+    weight = None if weights is None else weights[seen]
+    edges = column_edges(column, observed[seen], drawn[:, seen])
+    counts = np.stack([np.histogram(table, edges, weights=weight)[0] for table in drawn[:, seen]])
+    for prob, alpha in zip(BANDS, (0.22, 0.35), strict=True):
+        low, high = np.quantile(counts, [(1 - prob) / 2, (1 + prob) / 2], axis=0)
+        ax.stairs(high, edges, baseline=low, fill=True, color=MODEL, alpha=alpha, linewidth=0, label=f"{prob:.0%} band")
+    ax.stairs(np.median(counts, axis=0), edges, baseline=None, color=MODEL, linewidth=1.1, label="median")
+    middle, own = (edges[1:] + edges[:-1]) / 2, np.histogram(observed[seen], edges, weights=weight)[0]
+    ax.plot(middle, own, "o", color=INK, markersize=3.5, label="the table", clip_on=False, zorder=4)
+    ax.set_ylim(0, None)
+    ax.set_xlim(edges[0], edges[-1])
+    ax.yaxis.set_major_locator(MaxNLocator(4, integer=weights is None))
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=column.kind != "real"))
+    labels = column.categories or ()
+    if 0 < len(labels) <= 8:
+        ax.set_xticks(range(len(labels)), [label(text, 10) for text in labels])
+
+
+def column_edges(column: Column, observed: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Edges of bins that hold the observed values and all but 1 % of the drawn ones; one bin per label."""
+    from ppl_gen.predictive import resolution
+
+    low, high = np.quantile(drawn, [0.005, 0.995])
+    low, high = min(low, observed.min()), max(high, observed.max())
+    if column.kind in ("binary", "categorical"):
+        return np.arange(len(column.categories or (0, 1)) + 1) - 0.5
+    step = resolution(observed) if column.kind == "real" else 1.0
+    return plots_style.bins(observed, step, low, high)
+
+
+@styled
+def plot_pit(fit: Fit, *, ax: Axes | None = None, max_columns: int = MAX_COLUMNS) -> Figure:
+    """Where each value falls in its predicted distribution: for each column, the distribution function of the
+    (leave-one-out) probability integral transforms less the uniform one, which is that of a calibrated column. All
+    curves of a calibrated fit lie in the band 99 % of the time (Kolmogorov-Smirnov, Bonferroni). Below 0 and then
+    above it, predictions are too wide; above and then below, too narrow.
+    """
+    from scipy.stats import kstwo
+
+    table = fit.diagnose().details["pit"].iloc[:, :max_columns]
+    ax = plots_style.axes_of(ax, 6.0, 4.0)
+    grid = np.linspace(0, 1, 201)
+    fewest = max(1, int(table.notna().sum().min()))
+    half = float(kstwo.isf(0.01 / table.shape[1], fewest))
+    ax.axhspan(-half, half, color=LIGHT, alpha=0.7, label="holds all calibrated\ncurves, 99 % of times", linewidth=0)
+    ax.axhline(0, color=SHADE, linewidth=0.8)
+    for j, name in enumerate(table.columns):
+        known = np.sort(table[name].dropna().to_numpy())
+        share = np.searchsorted(known, grid, side="right") / len(known)
+        ax.plot(grid, share - grid, color=colour(j), label=label(name))
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("u: probability integral transform")
+    ax.set_ylabel("share of rows below u, minus u")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    loo = "Leave-one-out calibration" if fit.uncertainty in ("posterior", "guide") else "Calibration"
+    more = "" if table.shape[1] == fit.schema.num_columns else f"; first {max_columns} columns"
+    return plots_style.finish(ax, f"{loo} of each column: curves should stay in the band{more}")
