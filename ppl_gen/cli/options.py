@@ -1,0 +1,173 @@
+"""Arguments that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ppl_gen.engine import Engine
+    from ppl_gen.family import Family
+    from ppl_gen.result import Fit
+
+TableArg = Annotated[str, typer.Argument(metavar="TABLE", help="A .csv, .parquet, .npy or .npz file.")]
+RunArg = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a saved fit.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of tables.")]
+SeedOption = Annotated[int, typer.Option(metavar="INT", help="The same seed gives the same bits.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output's place.")]
+BackendOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="numpyro or pyro.", show_default="numpyro, or as the fit was made")
+]
+EngineOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="nuts, svi, em; see `zoo`.", show_default="by family and data")
+]
+EngineSetOption = Annotated[
+    list[str] | None, typer.Option("--engine-set", metavar="NAME=VALUE", help="An option of the engine; repeat.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="An option of the family (prior.NAME reaches inside); repeat."),
+]
+RowsArg = Annotated[str | None, typer.Argument(metavar="[TABLE]", help="The rows.", show_default="training rows")]
+OutOption = Annotated[
+    str | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this .csv or .parquet file.")
+]
+ColumnsOption = Annotated[str | None, typer.Option(metavar="A,B", help="Use these columns only.")]
+DropOption = Annotated[str | None, typer.Option(metavar="A,B", help="Leave these columns out.")]
+KindOption = Annotated[
+    list[str] | None,
+    typer.Option("--kind", metavar="COLUMN=KIND", help="real, count, binary or categorical; repeat."),
+]
+WeightsOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that holds row weights.")]
+RawOption = Annotated[bool, typer.Option("--no-standardize", help="Model real columns in their own units.")]
+
+
+def split_names(text: str | None) -> list[str] | None:
+    """``a,b`` as two names; a name that holds a comma goes in double quotes."""
+    if text is None:
+        return None
+    return [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+
+
+def split_settings(items: list[str] | None) -> dict[str, str]:
+    """``["name=value", ...]`` as a dictionary.
+
+    :raises SettingError: an item has no name or no equals sign.
+    """
+    from ppl_gen.errors import SettingError
+
+    found = {}
+    for item in items or []:
+        name, equals, value = item.partition("=")
+        if not equals or not name.strip():
+            raise SettingError(f"{item!r} is not of the form name=value, such as num_components=3.")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def data_options(
+    columns: str | None, drop: str | None, kinds: list[str] | None, weights: str | None, raw: bool
+) -> dict[str, Any]:
+    """The keyword arguments of ``Data.from_table``."""
+    return {
+        "columns": split_names(columns), "drop": split_names(drop), "kinds": split_settings(kinds) or None,
+        "weights": weights, "standardize": not raw,
+    }  # fmt: skip
+
+
+def make_family(name: str, options: dict[str, str]) -> Family:
+    """A family from its name and ``name=value`` strings; raises :class:`SettingError`."""
+    from ppl_gen import registry
+
+    return registry.family(name)().with_options(options)
+
+
+def make_engine(name: str | None, options: dict[str, str]) -> Engine | None:
+    """An engine from its name and ``name=value`` strings, or None to choose one; raises :class:`SettingError`."""
+    from ppl_gen import registry
+    from ppl_gen.errors import SettingError
+
+    if name is None:
+        if options:
+            raise SettingError("Options of an engine need its name as well: add --engine nuts, for example.")
+        return None
+    return registry.engine(name)().with_options(options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """One line of a comparison: ``gmm num_components=2 covariance=tied engine=em engine.num_starts=5 backend=pyro``."""
+
+    text: str
+    family: Family
+    engine: Engine | None
+    backend: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        from ppl_gen.errors import SettingError
+
+        try:
+            name, *items = shlex.split(text) or [""]
+        except ValueError as error:
+            raise SettingError(f"{text!r} is not of the form 'gmm num_components=2': {error}.") from None
+        options = split_settings(items)
+        backend = options.pop("backend", None)
+        engine_name = options.pop("engine", None)
+        of_engine = {key[len("engine.") :]: options.pop(key) for key in list(options) if key.startswith("engine.")}
+        return cls(text, make_family(name, options), make_engine(engine_name, of_engine), backend)
+
+
+def parse_specs(texts: list[str]) -> list[Spec]:
+    """The models of a comparison.
+
+    :raises SettingError: one of them is malformed, or given twice.
+    """
+    from ppl_gen.errors import SettingError
+
+    for text in texts:
+        if texts.count(text) > 1:
+            raise SettingError(f"{text!r} is given twice: a comparison needs different models.")
+    return [Spec.parse(text) for text in texts]
+
+
+def load_fit(run: str, backend: str | None = None) -> Fit:
+    """The saved fit at this folder; raises :class:`StorageError`, or :class:`SettingError` for the backend."""
+    from ppl_gen.errors import SettingError, did_you_mean
+    from ppl_gen.family import BACKENDS
+    from ppl_gen.storage import load
+
+    if backend is not None and backend not in BACKENDS:
+        raise SettingError(f"Unknown backend {backend!r}: {did_you_mean(backend, BACKENDS)}")
+    return load(run, backend=backend)
+
+
+def check_output(output: str | None, *, overwrite: bool) -> Path | None:
+    """The file to write a table to, refused before any work is done if it can't be one."""
+    from ppl_gen.errors import SettingError
+    from ppl_gen.files import check_output_file
+
+    if output is None:
+        return None
+    path = Path(output).expanduser()
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise SettingError(f"{output}: the name must end in .csv or .parquet, which says how to write the table.")
+    check_output_file(path, overwrite=overwrite)
+    return path
+
+
+def write_table(frame: pd.DataFrame, path: Path, *, overwrite: bool) -> None:
+    """Write a frame, whole or not at all, in the format that the suffix names."""
+    from ppl_gen.files import write_file
+
+    if path.suffix.lower() == ".csv":
+        write_file(path, lambda temporary: frame.to_csv(temporary, index=False), overwrite=overwrite)
+    else:
+        write_file(path, lambda temporary: frame.to_parquet(temporary, index=False), overwrite=overwrite)

@@ -1,0 +1,188 @@
+"""ppl-gen diagnose, score, sample, latents, plot: what a saved fit is good for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ppl_gen.cli import options as o
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN = 10  # rows of a long table that is only looked at
+
+
+def diagnose(
+    run: o.RunArg,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 if a check fails.")] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="Show the parameters as well.")] = False,
+    backend: o.BackendOption = None,
+    as_json: o.JsonOption = False,
+) -> int:
+    """Say whether to believe a fit: each check with its figure, its threshold and what to do about it.
+
+    [bold]Examples[/bold]
+
+    [cyan]ppl-gen diagnose runs/iris[/cyan]\n
+    [cyan]ppl-gen diagnose runs/iris --strict --json[/cyan]
+    """
+    from ppl_gen import report
+
+    fit = o.load_fit(run, backend)
+    with report.working("diagnosing"):
+        diagnosis = fit.diagnose()
+    if as_json:
+        document = diagnosis.to_dict()
+        report.emit_json(document | {"summary": fit.summary().reset_index()} if summary else document)
+    else:
+        if summary:
+            report.show_parameters(fit, limit=1000)
+        report.show(diagnosis)
+    return int(strict and not diagnosis.passed)
+
+
+def score(
+    run: o.RunArg,
+    table: o.RowsArg = None,
+    output: o.OutOption = None,
+    overwrite: o.OverwriteOption = False,
+    hdi_prob: Annotated[float, typer.Option(metavar="P", help="Probability that the interval holds.")] = 0.9,
+    backend: o.BackendOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Log density of each row (nats, original units), with its interval and its anomaly p-value.
+
+    Columns: row, log_prob, log_prob_sd, hdi_low, hdi_high, anomaly_p_value, kind. The p-value is the row's rank among
+    the densities of training rows that were held out (conformal): 0.01 is as rare as one training row in a hundred.
+
+    [bold]Examples[/bold]
+
+    [cyan]ppl-gen score runs/iris new.csv -o scores.csv[/cyan]\n
+    [cyan]ppl-gen score runs/iris new.parquet -o scores.parquet --hdi-prob 0.95[/cyan]
+    """
+    from ppl_gen import report
+
+    path = o.check_output(output, overwrite=overwrite)
+    fit = o.load_fit(run, backend)
+    with report.working("scoring"):
+        found = fit.score(table, hdi_prob=hdi_prob, keep_draws=False)
+    frame = found.to_frame()
+    if path is not None:
+        o.write_table(frame, path, overwrite=overwrite)
+    if as_json:
+        extra = {"output": str(path)} if path else {"rows": frame}
+        report.emit_json({"run": run, "num_rows": len(found), "total": found.total, "kind": found.kind,
+                          "uncertainty": found.uncertainty, "hdi_prob": hdi_prob, **extra})  # fmt: skip
+        return
+    if path is None:
+        report.table(frame, limit=SHOWN, title=f"{len(found):,} rows, {found.kind} log density (nats, original units)")
+    report.say(f"mean log_prob {found.total / len(found):.4f} nats over {len(found):,} rows")
+    if found.p_value is not None:
+        report.show_anomalies(frame)
+    _say_where(path, len(frame), "score")
+
+
+def sample(
+    run: o.RunArg,
+    num_samples: Annotated[int, typer.Option("--num-samples", "-n", metavar="INT", help="How many rows.")] = 1000,
+    seed: o.SeedOption = 0,
+    output: o.OutOption = None,
+    overwrite: o.OverwriteOption = False,
+    backend: o.BackendOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Draw new rows, with the columns, units and types of the training table.
+
+    [bold]Examples[/bold]
+
+    [cyan]ppl-gen sample runs/iris -n 1000 -o samples.csv[/cyan]\n
+    [cyan]ppl-gen sample runs/iris -n 5 --json[/cyan]
+    """
+    from ppl_gen import report
+
+    path = o.check_output(output, overwrite=overwrite)
+    fit = o.load_fit(run, backend)
+    with report.working("sampling"):
+        frame = fit.sample(num_samples, seed=seed)
+    _deliver(frame, path, overwrite, as_json, run, f"{len(frame):,} new rows")
+
+
+def latents(
+    run: o.RunArg,
+    table: o.RowsArg = None,
+    output: o.OutOption = None,
+    overwrite: o.OverwriteOption = False,
+    backend: o.BackendOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """What is hidden behind each row, such as its component: probabilities, the likeliest value and how sure it is.
+
+    [bold]Examples[/bold]
+
+    [cyan]ppl-gen latents runs/iris[/cyan]\n
+    [cyan]ppl-gen latents runs/iris new.csv -o components.csv[/cyan]
+    """
+    from ppl_gen import report
+
+    path = o.check_output(output, overwrite=overwrite)
+    fit = o.load_fit(run, backend)
+    with report.working("inferring latents"):
+        frame = fit.latents(table)
+    _deliver(frame, path, overwrite, as_json, run, f"Latents of {len(frame):,} rows")
+
+
+def plot(
+    run: o.RunArg,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write here.", show_default="RUN/plots")
+    ] = None,
+    kind: Annotated[list[str] | None, typer.Option("--kind", metavar="KIND", help="Only this picture; repeat.")] = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Draw the pictures of a fit as .png files: chains, components, predictive checks, densities.
+
+    [bold]Examples[/bold]
+
+    [cyan]ppl-gen plot runs/iris[/cyan]\n
+    [cyan]ppl-gen plot runs/iris --kind trace --kind pairs -o pictures[/cyan]
+    """
+    from pathlib import Path
+
+    from ppl_gen import report
+    from ppl_gen.plots import plot_all
+    from ppl_gen.storage import PLOTS
+
+    fit = o.load_fit(run)
+    with report.working("drawing"):
+        paths = plot_all(fit, Path(output) if output else Path(run) / PLOTS, kinds=kind)
+    if as_json:
+        report.emit_json({"run": run, "pictures": [str(path) for path in paths]})
+    else:
+        for path in paths:
+            report.say(str(path))
+
+
+def _deliver(frame: pd.DataFrame, path: Any, overwrite: bool, as_json: bool, run: str, title: str) -> None:
+    """A table to a file, to the screen, or as JSON."""
+    from ppl_gen import report
+
+    if path is not None:
+        o.write_table(frame, path, overwrite=overwrite)
+    if as_json:
+        extra = {"output": str(path)} if path else {"rows": frame}
+        report.emit_json({"run": run, "num_rows": len(frame), **extra})
+    elif path is None:
+        report.table(frame, title=title, limit=SHOWN)
+    _say_where(None if as_json else path, len(frame), "row")
+
+
+def _say_where(path: Any, number: int, what: str) -> None:
+    from ppl_gen import report
+
+    if path is not None:
+        report.say(f"{number:,} {what}s in {path}", style="bold")
+
+
+COMMANDS = (diagnose, score, sample, latents, plot)
