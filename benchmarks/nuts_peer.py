@@ -1,0 +1,130 @@
+"""One NUTS run in a fresh process: ``python nuts_peer.py (ppl_gen|pymc|pyro) (iris|four)``. Prints JSON.
+
+Both sides fit the same mixture with the same priors to the same standardized rows: Dirichlet(1) weights, Normal(0, 2)
+locations, HalfNormal(1) scales, LKJ(1) correlations, full covariances; 4 chains x 500 + 500 from EM solutions.
+Efficiency is the smallest bulk ESS of log p(x) over 50 probe rows, which no label switching can touch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+START = time.perf_counter()
+
+import numpy as np  # noqa: E402
+from common import gaussian_clusters, iris, seconds  # noqa: E402
+
+NUM_WARMUP = NUM_SAMPLES = 500
+NUM_CHAINS = 4
+
+
+def problem(name: str) -> tuple[np.ndarray, int]:
+    return (iris(), 3) if name == "iris" else (gaussian_clusters(2000, 2, 4), 4)
+
+
+def probes(x: np.ndarray) -> np.ndarray:
+    return x[np.linspace(0, len(x) - 1, 50).astype(int)]
+
+
+def min_ess(log_prob: np.ndarray) -> float:
+    """Smallest bulk ESS over probes of (chain, draw, probe)."""
+    import arviz as az
+
+    return float(az.ess(az.convert_to_dataset({"log_prob": log_prob})).log_prob.min())
+
+
+def run_ppl_gen(x: np.ndarray, components: int, backend: str) -> dict[str, float]:
+    import pandas as pd
+
+    import ppl_gen as pg
+
+    table = pd.DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])])
+    prior = pg.GMMPrior(concentration=1.0, loc_scale=2.0, scale=1.0, correlation_concentration=1.0)
+    family = pg.GMM(num_components=components, prior=prior)
+    engine = pg.NUTS(num_samples=NUM_SAMPLES, num_warmup=NUM_WARMUP, num_chains=NUM_CHAINS)
+    fit = pg.fit(family, table, engine=engine, backend=backend, seed=0)
+    verdict = fit.diagnose()
+    cold = time.perf_counter() - START
+    warm = []
+    for seed in (1, 2, 3):
+        elapsed, again = seconds(lambda seed=seed: pg.fit(family, table, engine=engine, backend=backend, seed=seed))
+        warm.append((elapsed, min_ess(again.score(probes_frame(table)).log_prob.values)))
+    elapsed, ess = np.median(warm, axis=0)
+    return {"cold_seconds": cold, "passed": verdict.passed, "seconds": elapsed, "min_ess": ess}
+
+
+def probes_frame(table):
+    return table.iloc[np.linspace(0, len(table) - 1, 50).astype(int)]
+
+
+def run_pymc(x: np.ndarray, components: int) -> dict[str, float]:
+    import nutpie
+    import pymc as pm
+    from scipy.special import logsumexp
+    from scipy.stats import multivariate_normal
+    from sklearn.mixture import GaussianMixture
+
+    d = x.shape[1]
+
+    def build() -> pm.Model:
+        with pm.Model() as model:
+            weights = pm.Dirichlet("weights", np.ones(components))
+            locs = pm.Normal("locs", 0.0, 2.0, shape=(components, d))
+            parts = []
+            for k in range(components):
+                scales = pm.HalfNormal.dist(1.0, shape=d)
+                chol, _, _ = pm.LKJCholeskyCov(f"chol{k}", n=d, eta=1.0, sd_dist=scales, compute_corr=True)
+                parts.append(pm.MvNormal.dist(locs[k], chol=chol))
+            pm.Mixture("x", weights, parts, observed=x)
+        return model
+
+    def start() -> dict[str, np.ndarray]:
+        best = GaussianMixture(components, n_init=10, random_state=0, reg_covar=1e-6).fit(x)
+        values = {"weights": best.weights_, "locs": best.means_}
+        for k in range(components):
+            values[f"chol{k}"] = np.linalg.cholesky(best.covariances_[k])[np.tril_indices(d)]
+        return values
+
+    model = build()
+    compiled = nutpie.compile_pymc_model(model, initial_points=start())
+    sample = lambda seed: nutpie.sample(  # noqa: E731
+        compiled, draws=NUM_SAMPLES, tune=NUM_WARMUP, chains=NUM_CHAINS, cores=2, seed=seed, progress_bar=False
+    )
+
+    def log_prob(trace) -> np.ndarray:
+        post = trace.posterior
+        values = np.empty((NUM_CHAINS, NUM_SAMPLES, 50))
+        rows = probes(x)
+        tril = np.tril_indices(d)
+        for c in range(NUM_CHAINS):
+            for s in range(NUM_SAMPLES):
+                terms = []
+                for k in range(components):
+                    factor = np.zeros((d, d))
+                    factor[tril] = post[f"chol{k}"].values[c, s]
+                    density = multivariate_normal(post["locs"].values[c, s, k], factor @ factor.T).logpdf(rows)
+                    terms.append(np.log(post["weights"].values[c, s, k]) + density)
+                values[c, s] = logsumexp(terms, axis=0)
+        return values
+
+    import arviz as az
+
+    az.summary(sample(0))
+    cold = time.perf_counter() - START
+    warm = []
+    for seed in (1, 2, 3):
+        elapsed, trace = seconds(lambda seed=seed: sample(seed))
+        warm.append((elapsed, min_ess(log_prob(trace))))
+    elapsed, ess = np.median(warm, axis=0)
+    return {"cold_seconds": cold, "passed": True, "seconds": elapsed, "min_ess": ess}
+
+
+if __name__ == "__main__":
+    who, name = sys.argv[1:]
+    rows, number = problem(name)
+    result = (
+        run_pymc(rows, number) if who == "pymc" else run_ppl_gen(rows, number, {"ppl_gen": "numpyro"}.get(who, who))
+    )
+    print(json.dumps(result))
