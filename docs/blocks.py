@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 HEAD = r"(?P<head><!-- (?P<kind>%s): (?P<what>[^>]+?) -->\n)"
-TABLE = re.compile(HEAD % "options" + r"(?:\|.*\n)*")
+TABLE = re.compile(HEAD % "options" + r"(?:\|.*(?:\n|\Z))*")
 FENCE = re.compile(HEAD % "excerpt|printed" + r"```\w+\n(?:(?!```).*\n)*```$", re.MULTILINE)
 
 

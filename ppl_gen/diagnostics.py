@@ -181,7 +181,9 @@ def elements(fit: Fit) -> tuple[list[str], np.ndarray]:
             names.append(f"{site}[{', '.join(str(labels[a][i]) for a, i in enumerate(index))}]" if shape else site)
         parts.append(np.asarray(values, np.float64).reshape(*values.shape[:2], -1))
     draws = np.concatenate(parts, axis=2)
-    varies = np.ptp(draws, axis=(0, 1)) > 0 if draws.shape[0] * draws.shape[1] > 1 else np.ones(len(names), bool)
+    # An entry that is constant but for rounding (the first of a correlation's Cholesky factor) is no parameter.
+    rounding = 2 * np.finfo(np.float32).eps * np.abs(draws).max((0, 1))
+    varies = np.ptp(draws, axis=(0, 1)) > rounding if draws.shape[0] * draws.shape[1] > 1 else np.ones(len(names), bool)
     return [name for name, keep in zip(names, varies, strict=True) if keep], draws[:, :, varies]
 
 

@@ -17,7 +17,7 @@ import pytest
 import typer
 
 import ppl_gen as pg
-from ppl_gen import checks, plots
+from ppl_gen import checks, plots, plots_pairs
 from ppl_gen.cli import app, listing
 from ppl_gen.cli import options as o
 from ppl_gen.family import Pair
@@ -201,7 +201,8 @@ def test_links_resolve(path: Path) -> None:
         there = (path.parent / file).resolve() if file else path
         assert there.is_file(), f"{path.name} links to {target}"
         assert not anchor or anchor in headings(there), f"{path.name} links to {target}"
-    for name in re.findall(r"`((?:models|inference|examples|tests|ppl_gen|docs|benchmarks)/[\w/.]*)`", prose):
+    named = re.findall(r"`((?:models|inference|examples|tests|ppl_gen|docs|benchmarks)/[\w/.]*)`", prose)
+    for name in named if path in PAGES else ():
         assert (ROOT / name).exists(), f"{path.name} names {name}"
 
 
@@ -217,6 +218,8 @@ def test_pictures_are_small_and_used() -> None:
     assert {path.name for path in PICTURES} == set(re.findall(r"images/([\w-]+\.png)", text))
     assert len(PICTURES) >= 6
     assert max(path.stat().st_size for path in PICTURES) < 200_000
+    masses = [f"{mass * 100:.0f}" for mass in sorted(plots_pairs.MASSES)]
+    assert f"hold {', '.join(masses[:-1])} and {masses[-1]} % of the predictive mass" in " ".join(text.split())
 
 
 def command_lines() -> list[str]:

@@ -24,6 +24,7 @@ Parameters = dict[str, Any]
 BLOCK = 4096  # rows per block: small enough to stay in a core's cache, measured best between 2,000 and 8,000
 CHUNK = 50  # iterations per call of the compiled program
 BATCH = 16  # runs side by side
+SMALL = 20_000  # runs x rows up to which compile time outweighs run time
 SIDE_BY_SIDE_LIMIT = 2_000_000  # runs x rows x columns up to which they run side by side rather than in turn
 
 
@@ -150,10 +151,12 @@ class Solver:
             {name: value.astype(dtype) for name, value in parameters.items()}, np.full(runs, -np.inf, dtype),
             np.zeros(runs, bool), np.zeros(runs, np.int32),
         )  # fmt: skip
+        small = runs * self.num_obs <= SMALL
+        advance = self.programs.advance_small if small else self.programs.advance_large
         traces, done = [], 0
         while done < self.max_iter and not np.all(state[2]):
             limit = min(CHUNK, self.max_iter - done)
-            state, trace = self.programs.advance(state, blocked, smallest_rise, self.blocks, self.patterns, limit)
+            state, trace = advance(state, blocked, smallest_rise, self.blocks, self.patterns, limit)
             traces.append(np.asarray(trace)[:, :limit])
             done += limit
             monitor.update(done, self.max_iter, objective=float(np.max(state[1])))
@@ -168,7 +171,9 @@ class _Programs:
 
     def __init__(self, pair: Pair, objective: str) -> None:
         self.pair, self.objective = pair, objective
-        self.advance = jax.jit(self._over_runs)
+        # Small problems: compiling with all optimizations would take longer than the run.
+        self.advance_small = jax.jit(self._over_runs, compiler_options=numpyro_ops.QUICK)
+        self.advance_large = jax.jit(self._over_runs)
 
     def _e_step(self, parameters: Parameters, block: View, weights: jax.Array, patterns: Any) -> Any:
         assert self.pair.e_step is not None

@@ -61,7 +61,9 @@ class GMMPrior(Settings):
     Each hyperparameter is a number, a list with one number per component, or (for locations and scales) a nested
     list ``[components][columns]``; ``[[...]]`` with one row gives one value per column.
 
-    :param concentration: of the Dirichlet over the weights; 1 is uniform. Not used by ``num_components="auto"``.
+    :param concentration: of the Dirichlet over the weights. The default, 4, keeps components from emptying, where the
+        posterior has further modes (Frühwirth-Schnatter 2006, *Finite Mixture and Markov Switching Models*, sec. 4.2);
+        1 is uniform. Not used by ``num_components="auto"``.
     :param loc: means of the normal prior of the locations. The default is the mean of the data.
     :param loc_scale: standard deviations of that prior. The default, 2, covers a standardized column with its tails.
     :param scale: scales of the half-normal prior of each component's standard deviations. The default, 1, is the
@@ -74,7 +76,7 @@ class GMMPrior(Settings):
     :param correlation: fixed correlation matrices: full (K, D, D) or one (D, D) for all, tied (D, D).
     """
 
-    concentration: Any = 1.0
+    concentration: Any = 4.0
     loc: Any = 0.0
     loc_scale: Any = 2.0
     scale: Any = 1.0

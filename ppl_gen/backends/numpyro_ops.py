@@ -103,16 +103,33 @@ def _local_posterior(pair: Pair, parameters: Mapping[str, Any], view: View) -> d
     return result
 
 
+# Compiling costs more than running a small job once, and the compiler's own optimizations are half of it.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+class _Program:
+    """A function compiled twice at most: quickly for small jobs, with all optimizations for large ones."""
+
+    def __init__(self, function: Callable, limit: int) -> None:
+        self.limit, self.quick, self.full = limit, jax.jit(function, compiler_options=QUICK), jax.jit(function)
+
+    def __call__(self, size: int, *args: Any) -> Any:
+        """``size`` is that of the job, in units of the program's limit."""
+        return (self.quick if size <= self.limit else self.full)(*args)
+
+
 class _Programs:
     """Compiled functions of one pair."""
 
     def __init__(self, pair: Pair) -> None:
         row = _collapsed_row_log_prob if pair.collapsed is not None else _enumerated_row_log_prob
-        self.log_prob = jax.jit(lambda draws, view: jax.lax.map(lambda one: row(pair, one, view), draws))
-        self.local_posterior = jax.jit(
-            lambda draws, view: jax.lax.map(lambda one: _local_posterior(pair, one, view), draws)
-        )
-        self.sample_rows = jax.jit(jax.vmap(lambda one, key: _sample_one(pair, one, key)))
+
+        def over_draws(function: Callable) -> Callable:
+            return lambda draws, view: jax.lax.map(lambda one: function(pair, one, view), draws)
+
+        self.log_prob = _Program(over_draws(row), limit=200_000)  # draws x rows
+        self.local_posterior = _Program(over_draws(_local_posterior), limit=200_000)  # draws x rows
+        self.sample_rows = _Program(jax.vmap(lambda one, key: _sample_one(pair, one, key)), limit=4096)  # rows
 
 
 def _sample_one(pair: Pair, parameters: Mapping[str, Any], key: Any) -> jax.Array:
@@ -124,18 +141,24 @@ def _programs(pair: Pair) -> _Programs:
     return pair.cached("ops", lambda: _Programs(pair))
 
 
+def _num_draws(posterior: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(posterior.values())))
+
+
 def _as_jax(posterior: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     return {name: jnp.asarray(value) for name, value in posterior.items()}
 
 
 def log_prob(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> np.ndarray:
     """(draws, obs): log p(x | theta_s) of each row in model space, discrete latents summed out; weights are ignored."""
-    return np.asarray(_programs(pair).log_prob(_as_jax(posterior), view._replace(weights=None)))
+    size = _num_draws(posterior) * len(view.x)
+    return np.asarray(_programs(pair).log_prob(size, _as_jax(posterior), view._replace(weights=None)))
 
 
 def local_posterior(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> dict[str, np.ndarray]:
     """{site: (draws, obs, K)}: p(z = k | x, theta_s) of each enumerated local latent."""
-    result = _programs(pair).local_posterior(_as_jax(posterior), view._replace(weights=None))
+    size = _num_draws(posterior) * len(view.x)
+    result = _programs(pair).local_posterior(size, _as_jax(posterior), view._replace(weights=None))
     return {name: np.asarray(value) for name, value in result.items()}
 
 
@@ -143,7 +166,7 @@ def sample_rows(pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarr
     """(len(index), d): row i drawn from the model under draw ``index[i]``, in model space."""
     chosen = {name: jnp.asarray(value[index]) for name, value in posterior.items()}
     keys = jax.random.split(jax.random.key(seed), len(index))
-    return np.asarray(_programs(pair).sample_rows(chosen, keys))
+    return np.asarray(_programs(pair).sample_rows(len(index), chosen, keys))
 
 
 def sample_prior(pair: Pair, num_draws: int, seed: int) -> dict[str, np.ndarray]:
