@@ -24,11 +24,9 @@ def by_hand(x: np.ndarray):
         weights, scales = to_simplex(u["weights"]), to_positive(u["scales"])
         jacobian = to_simplex.log_abs_det_jacobian(u["weights"], weights) + u["scales"].sum()
         prior = -0.5 * jnp.sum(u["locs"] ** 2) / 4.0 - 0.5 * jnp.sum(scales**2)
-        inverse = 1 / scales
-        y = x @ (jax.vmap(jnp.diag)(inverse).reshape(-1, COLUMNS).T) - (inverse * u["locs"]).reshape(-1)
-        table = (
-            -0.5 * jnp.sum(y.reshape(-1, COMPONENTS, COLUMNS) ** 2, -1) + jnp.log(inverse).sum(-1) + jnp.log(weights)
-        )
+        inverse = jnp.eye(COLUMNS) / scales[..., None]
+        y = (x @ inverse.reshape(-1, COLUMNS).T).reshape(-1, COMPONENTS, COLUMNS) - u["locs"] / scales
+        table = -0.5 * jnp.sum(y * y, -1) - jnp.log(scales).sum(-1) + jnp.log(weights)
         return prior + jacobian + jax.nn.logsumexp(table, axis=-1).sum()
 
     def loss(params: dict, key: jax.Array) -> jax.Array:

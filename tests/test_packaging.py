@@ -173,23 +173,6 @@ def test_a_missing_extra_is_one_line_that_says_what_to_install() -> None:
     assert all(line.endswith("pip install 'ppl_gen[pyro]'") for line in lines)
 
 
-def test_every_commanded_target_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / ".ci" / "run"):
-        named = re.findall(r"(?:^ {4}|`|^)make ([a-z]+)\b", page.read_text(encoding="utf-8"), re.MULTILINE)
-        assert set(named) <= targets, page.name
-
-
-def test_the_readme_names_the_commands_and_the_whole_zoo() -> None:
-    from ppl_gen import registry
-
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "make demo" in text
-    assert "make test" in text
-    for cls in (*registry.families().values(), *registry.engines().values()):
-        assert re.search(rf"\b{cls.name}\b", text, re.IGNORECASE), f"README.md does not name {cls.name}"
-
-
 def test_every_family_is_in_the_table_of_the_property_tests() -> None:
     from zoo import CASES
 

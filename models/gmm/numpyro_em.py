@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from ppl_gen.models.gmm.numpyro_density import component_scale, inverse_tril, log_weights, marginal_tril, priors, whiten
+from ppl_gen.models.gmm.numpyro_density import component_scale, inverse_tril, log_weights, priors, whiten
 
 if TYPE_CHECKING:
     from ppl_gen.data import View
@@ -42,7 +42,7 @@ def e_step(hyper: Hyperparameters, parameters: Sites, view: View) -> tuple[jax.A
     """
     sites = _complete(hyper, parameters)
     locs, scale = sites["locs"], component_scale(hyper, sites)
-    y, peak = whiten(view.x, locs, scale, view.mask, view.patterns, view.pattern)
+    y, peak, inverse = whiten(view.x, locs, scale, view.mask, view.patterns, view.pattern)
     joint = log_weights(sites["weights"]) + peak - 0.5 * (y * y).sum(-1)
     log_prob = jax.nn.logsumexp(joint, axis=-1)
     resp = jnp.exp(joint - log_prob[:, None])
@@ -54,7 +54,7 @@ def e_step(hyper: Hyperparameters, parameters: Sites, view: View) -> tuple[jax.A
     elif scale.ndim == 2:
         first, second = _moments_independent(resp, view, locs - centre, scale, centre)
     else:
-        first, second = _moments_missing(hyper, resp, view, y, locs, scale)
+        first, second = _moments_missing(hyper, resp, view, y, locs, scale, inverse)
     return log_prob, {"count": resp.sum(0), "first": first, "second": second}
 
 
@@ -79,14 +79,16 @@ def _moments_independent(
 
 
 def _moments_missing(
-    hyper: Hyperparameters, resp: jax.Array, view: View, y: jax.Array, locs: jax.Array, scale: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    hyper: Hyperparameters, resp: jax.Array, view: View, y: jax.Array, locs: jax.Array, scale: jax.Array,
+    inverse: jax.Array,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """Missing entries of a full covariance: regression on the observed ones, pattern by pattern."""
     centre = locs.mean(0)
     seen = view.patterns.astype(scale.dtype)[:, None, :]
     covariance = scale @ jnp.swapaxes(scale, -1, -2)
-    inverse = inverse_tril(marginal_tril(scale, view.patterns)) * seen[..., None, :]
-    weight = covariance @ jnp.swapaxes(inverse, -1, -2)  # (P, K, D, D): E[x - mu | observed] = weight @ y
+    weight = (
+        covariance * seen[..., None, :] @ jnp.swapaxes(inverse, -1, -2)
+    )  # (P, K, D, D): E[x - mu | observed] = weight @ y
     residual = jnp.where(
         view.mask[:, None, :], view.x[:, None, :] - locs, (weight[view.pattern] @ y[..., None])[..., 0]
     )
@@ -237,20 +239,20 @@ def _map_factor(
     slope = jnp.asarray(hyper.correlation_concentration - 1, count.dtype)[..., None] * 2
     delta = tau**-2 + slope / scales**2
     pull, root = count[..., None] - slope, jnp.sqrt(delta)
-    values, vectors = jnp.linalg.eigh(root[..., :, None] * scatter * root[..., None, :])
+    scaled = root[..., :, None] * scatter * root[..., None, :]
+    values, vectors = jnp.linalg.eigh(scaled)
     solution = _positive_root(pull, jnp.maximum(values, 0.0))
     bound = hyper.floor * delta.max(-1, keepdims=True)
     new = _triangular(vectors * jnp.sqrt(jnp.maximum(solution, bound))[..., None, :] / root[..., :, None])
-    old = scales[..., None] * corr
-
-    def surrogate(factor: jax.Array) -> jax.Array:
-        inverse = inverse_tril(factor)
-        log_det = jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
-        fit = jnp.einsum("...ij,...jk,...ik->...", inverse, scatter, inverse)
-        return -pull[..., 0] * log_det - 0.5 * fit - 0.5 * (delta * (factor**2).sum(-1)).sum(-1)
-
-    accept = ~(solution < bound).any(-1) | (surrogate(new) >= surrogate(old))
-    return jnp.where(accept[..., None, None], new, old)
+    # The objective at both, for the new one in the basis where all is diagonal.
+    inside = jnp.maximum(solution, bound)
+    gain = -0.5 * (pull * jnp.log(inside) + values / inside + inside).sum(-1)
+    inverse = inverse_tril(root[..., :, None] * scales[..., None] * corr)
+    log_det = -2 * jnp.log(jnp.diagonal(inverse, axis1=-2, axis2=-1)).sum(-1)
+    fit = ((inverse @ scaled) * inverse).sum((-2, -1))
+    gain += 0.5 * (pull[..., 0] * log_det + fit + (delta * scales**2).sum(-1))
+    accept = ~(solution < bound).any(-1) | (gain >= 0)
+    return jnp.where(accept[..., None, None], new, scales[..., None] * corr)
 
 
 def _triangular(root: jax.Array) -> jax.Array:

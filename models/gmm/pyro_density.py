@@ -62,28 +62,29 @@ def inverse_tril(tril: torch.Tensor) -> torch.Tensor:
 
 def whiten(
     x: Any, locs: torch.Tensor, scale: torch.Tensor, mask: Any = None, patterns: Any = None, pattern: Any = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Residuals of each row under each component in units of its covariance, y = L^-1 (x - mu).
 
-    :returns: y (n, K, D), 0 at missing entries, and the log density at y = 0 (n or 1, K or 1): what was observed has
-        log density ``peak - |y|^2 / 2``.
+    :returns: y (n, K, D), 0 at missing entries; the log density at y = 0 (n or 1, K or 1), so that what was observed
+        has log density ``peak - |y|^2 / 2``; and the L^-1 (P or nothing, K or 1, D, D), None of independent columns.
     """
     if scale.dim() == 2:
         y = (x[:, None, :] - locs) / scale
         if mask is None:
-            return y, -(scale.log() + HALF_LOG_2PI).sum(-1)[None]
+            return y, -(scale.log() + HALF_LOG_2PI).sum(-1)[None], None
         seen = mask[:, None, :]
-        return torch.where(seen, y, 0.0), -torch.where(seen, scale.log() + HALF_LOG_2PI, 0.0).sum(-1)
+        return torch.where(seen, y, 0.0), -torch.where(seen, scale.log() + HALF_LOG_2PI, 0.0).sum(-1), None
     if mask is None:
         inverse = inverse_tril(scale)
         # A common shift of rows and locations changes nothing but keeps the difference of products accurate.
         centre = locs.detach().mean(0)
         y = ((x - centre) @ inverse.reshape(-1, x.shape[-1]).mT).reshape(len(x), -1, x.shape[-1])
         y = y - (inverse @ (locs - centre)[..., None])[..., 0]
-        return y, _peak(scale)[None]
+        return y, _peak(scale)[None], inverse
     factor = marginal_tril(scale, patterns)
     residual = torch.where(mask[:, None, :], x[:, None, :] - locs, 0.0)
-    return (inverse_tril(factor)[pattern] @ residual[..., None])[..., 0], _peak(factor)[pattern]
+    inverse = inverse_tril(factor)
+    return (inverse[pattern] @ residual[..., None])[..., 0], _peak(factor)[pattern], inverse
 
 
 def _peak(tril: torch.Tensor) -> torch.Tensor:
@@ -101,7 +102,7 @@ def component_log_prob(
     :param scale: Cholesky factors (K or 1, D, D), or standard deviations (K or 1, D) of independent columns.
     :param mask: (n, D), True where observed; ``patterns`` (P, D) its different rows, ``pattern`` (n,) which is whose.
     """
-    y, peak = whiten(x, locs, scale, mask, patterns, pattern)
+    y, peak, _ = whiten(x, locs, scale, mask, patterns, pattern)
     return peak - 0.5 * (y * y).sum(-1)
 
 

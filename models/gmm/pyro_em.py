@@ -15,7 +15,6 @@ from ppl_gen.models.gmm.pyro_density import (
     component_scale,
     inverse_tril,
     log_weights,
-    marginal_tril,
     priors,
     whiten,
 )
@@ -46,7 +45,7 @@ def e_step(hyper: Hyperparameters, parameters: Sites, view: View) -> tuple[torch
     """
     sites = _complete(hyper, parameters)
     locs, scale = sites["locs"], component_scale(hyper, sites)
-    y, peak = whiten(view.x, locs, scale, view.mask, view.patterns, view.pattern)
+    y, peak, inverse = whiten(view.x, locs, scale, view.mask, view.patterns, view.pattern)
     joint = log_weights(sites["weights"]) + peak - 0.5 * (y * y).sum(-1)
     log_prob = torch.logsumexp(joint, -1)
     resp = (joint - log_prob[:, None]).exp()
@@ -58,7 +57,7 @@ def e_step(hyper: Hyperparameters, parameters: Sites, view: View) -> tuple[torch
     elif scale.dim() == 2:
         first, second = _moments_independent(resp, view, locs - centre, scale, centre)
     else:
-        first, second = _moments_missing(hyper, resp, view, y, locs, scale)
+        first, second = _moments_missing(hyper, resp, view, y, locs, scale, inverse)
     return log_prob, {"count": resp.sum(0), "first": first, "second": second}
 
 
@@ -83,14 +82,14 @@ def _moments_independent(
 
 
 def _moments_missing(
-    hyper: Hyperparameters, resp: torch.Tensor, view: View, y: torch.Tensor, locs: torch.Tensor, scale: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+    hyper: Hyperparameters, resp: torch.Tensor, view: View, y: torch.Tensor, locs: torch.Tensor, scale: torch.Tensor,
+    inverse: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Missing entries of a full covariance: regression on the observed ones, pattern by pattern."""
     centre = locs.mean(0)
     seen = view.patterns.to(scale.dtype)[:, None, :]
     covariance = scale @ scale.mT
-    inverse = inverse_tril(marginal_tril(scale, view.patterns)) * seen[..., None, :]
-    weight = covariance @ inverse.mT  # (P, K, D, D): E[x - mu | observed] = weight @ y
+    weight = covariance * seen[..., None, :] @ inverse.mT  # (P, K, D, D): E[x - mu | observed] = weight @ y
     residual = torch.where(
         view.mask[:, None, :], view.x[:, None, :] - locs, (weight[view.pattern] @ y[..., None])[..., 0]
     )
@@ -234,20 +233,20 @@ def _map_factor(
     slope = torch.as_tensor(hyper.correlation_concentration - 1, dtype=count.dtype)[..., None] * 2
     delta = tau**-2 + slope / scales**2
     pull, root = count[..., None] - slope, delta.sqrt()
-    values, vectors = torch.linalg.eigh(root[..., :, None] * scatter * root[..., None, :])
+    scaled = root[..., :, None] * scatter * root[..., None, :]
+    values, vectors = torch.linalg.eigh(scaled)
     solution = _positive_root(pull, values.clamp(min=0.0))
     bound = hyper.floor * delta.amax(-1, keepdim=True)
     new = _triangular(vectors * torch.maximum(solution, bound).sqrt()[..., None, :] / root[..., :, None])
-    old = scales[..., None] * corr
-
-    def surrogate(factor: torch.Tensor) -> torch.Tensor:
-        inverse = inverse_tril(factor)
-        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        fit = torch.einsum("...ij,...jk,...ik->...", inverse, scatter, inverse)
-        return -pull[..., 0] * log_det - 0.5 * fit - 0.5 * (delta * (factor**2).sum(-1)).sum(-1)
-
-    accept = ~(solution < bound).any(-1) | (surrogate(new) >= surrogate(old))
-    return torch.where(accept[..., None, None], new, old)
+    # The objective at both, for the new one in the basis where all is diagonal.
+    inside = torch.maximum(solution, bound)
+    gain = -0.5 * (pull * inside.log() + values / inside + inside).sum(-1)
+    inverse = inverse_tril(root[..., :, None] * scales[..., None] * corr)
+    log_det = -2 * inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    fit = ((inverse @ scaled) * inverse).sum((-2, -1))
+    gain = gain + 0.5 * (pull[..., 0] * log_det + fit + (delta * scales**2).sum(-1))
+    accept = ~(solution < bound).any(-1) | (gain >= 0)
+    return torch.where(accept[..., None, None], new, scales[..., None] * corr)
 
 
 def _triangular(root: torch.Tensor) -> torch.Tensor:
