@@ -1,0 +1,104 @@
+"""Whether the engines find the posterior: calibration by simulation, invariances, interruption and resumption."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+from zoo import clusters
+
+import ppl_gen as pg
+from ppl_gen.arviz_bridge import mcse
+from ppl_gen.calibration import simulation_based_calibration
+from ppl_gen.progress import Monitor
+
+QUICK = pg.NUTS(num_samples=100, num_warmup=100, num_chains=2, num_starts=2)
+
+
+@pytest.mark.slow
+def test_nuts_is_calibrated_and_its_intervals_of_log_prob_cover() -> None:
+    """50 replications: ranks are uniform, and 90 % intervals of log p(x) cover the truth 90 % of the time.
+
+    With exact coverage the number covered is Binomial(50, 0.9); the bounds hold it with probability 0.9999 for each
+    of the 5 quantities. A Kolmogorov-Smirnov p-value below 1e-4 would be as rare.
+    """
+    engine = pg.NUTS(num_samples=250, num_warmup=250, num_chains=2, num_starts=4)
+    family = pg.GMM(2, prior=pg.GMMPrior(concentration=5.0, loc_scale=3.0))
+    result = simulation_based_calibration(family, engine, num_replications=50, seed=3)
+    low, high = binom.ppf([5e-5, 1 - 5e-5], 50, 0.9)
+    frame = result.to_frame()
+    assert frame["uniformity_p_value"].min() > 1e-4, frame
+    assert (result.covered.sum(0) >= low).all(), frame
+    assert (result.covered.sum(0) <= high).all(), frame
+
+
+def test_rows_permuted_give_the_same_posterior_within_mcse() -> None:
+    table = clusters()
+    engine = pg.NUTS(num_samples=500, num_warmup=300)
+    one = pg.fit(pg.GMM(2), table, engine=engine, seed=1)
+    other = pg.fit(pg.GMM(2), table.sample(frac=1.0, random_state=5), engine=engine, seed=2)
+    for site in ("weights", "locs", "scales"):
+        values = [fit.draws.posterior[site].astype(np.float64) for fit in (one, other)]
+        # The largest of 10 standardized differences of two independent chains' means stays below 4.5.
+        error = np.hypot(*(mcse(value) for value in values))
+        difference = values[0].mean((0, 1)) - values[1].mean((0, 1))
+        assert np.max(np.abs(difference) / error) < 4.5, site
+
+
+def test_nuts_gives_the_same_bits_for_the_same_seed() -> None:
+    one, again, other = (pg.fit(pg.GMM(2), clusters(), engine=QUICK, seed=seed) for seed in (4, 4, 5))
+    for site, value in one.draws.posterior.items():
+        np.testing.assert_array_equal(value, again.draws.posterior[site])
+        assert not np.array_equal(value, other.draws.posterior[site])
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
+    """Ctrl-C at the given call of the monitor."""
+    count = iter(range(1, 10_000))
+
+    def update(self: Monitor, done: int, total: int, **figures: float) -> None:
+        if next(count) == updates:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Monitor, "update", update)
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [pg.NUTS(num_samples=300, num_warmup=100, num_chains=2, num_starts=1), pg.SVI(window=100, max_steps=600)],
+    ids=["nuts", "svi"],
+)
+def test_a_resumed_fit_gives_the_same_bits(engine: pg.Engine, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pg.fit(pg.GMM(2), clusters(), engine=engine, seed=7)
+    checkpoint = tmp_path / "state"
+    # The starting values come from EM, which reports too: the engine's own reports are the later ones.
+    for updates in (4, 3, 5):
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, updates)
+            with pytest.raises(KeyboardInterrupt):
+                pg.fit(pg.GMM(2), clusters(), engine=engine, seed=7, checkpoint=checkpoint)
+        if checkpoint.exists():
+            break
+    assert checkpoint.exists()
+    resumed = pg.fit(pg.GMM(2), clusters(), engine=engine, seed=7, checkpoint=checkpoint)
+    assert not checkpoint.exists()
+    for site, value in whole.draws.posterior.items():
+        np.testing.assert_array_equal(value, resumed.draws.posterior[site])
+
+
+def test_an_interrupted_fit_keeps_what_was_drawn_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = pg.NUTS(num_samples=1000, num_warmup=100, num_chains=2, num_starts=1)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 6)
+        fit = pg.fit(pg.GMM(2), clusters(), engine=engine, seed=7, keep_partial=True)
+    assert fit.draws.interrupted
+    assert 0 < fit.draws.num_draws < 1000
+    assert np.isfinite(fit.score().log_predictive).all()
+
+
+def test_em_objective_never_falls_and_bootstraps_leave_rows_out() -> None:
+    fit = pg.fit(pg.GMM(3), clusters(), engine=pg.EM(objective="map"), seed=0)
+    # float32 sums of some hundred nats are exact to about 1e-4
+    assert np.diff(fit.draws.losses).max() < 1e-3
+    assert np.isfinite(fit.held_out).all()
+    assert fit.held_out.mean() < fit.score(p_values=False).log_predictive.mean()
