@@ -104,7 +104,13 @@ def psis(log_ratios: np.ndarray, r_eff: float = 1.0) -> tuple[np.ndarray, np.nda
     log_ratios = np.asarray(log_ratios, np.float64)
     flat = log_ratios.reshape(-1, log_ratios.shape[-1])
     weights, shapes = np.empty_like(flat), np.full(len(flat), -np.inf)
-    varies = np.ptp(flat, axis=1) > 1e-10 if flat.shape[1] > 1 else np.zeros(len(flat), bool)
+    number = flat.shape[1]
+    varies = np.ptp(flat, axis=1) > 1e-10 if number > 1 else np.zeros(len(flat), bool)
+    if varies.any() and np.ceil(min(number / 5, 3 * np.sqrt(number / r_eff))) <= 4:
+        # Too few draws for a tail: 0.23 leaves such ratios as they are, 1.x raises.
+        weights = flat - np.logaddexp.reduce(flat, axis=1, keepdims=True)
+        shapes[varies] = np.inf
+        return weights.reshape(log_ratios.shape), shapes.reshape(log_ratios.shape[:-1])
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         if varies.any():

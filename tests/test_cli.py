@@ -419,6 +419,7 @@ def test_json_has_only_json(tmp_path: Path) -> None:
 # The demo
 
 
+@pytest.mark.slow
 def test_the_demo_in_small(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it, but with EM in the place of NUTS, fewer models and one picture; and twice, over itself."""
     from ppl_gen import demo, plots
@@ -436,3 +437,25 @@ def test_the_demo_in_small(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyP
     for line in out.split("Try next")[1].strip().splitlines()[:3]:  # the commands work as they stand
         command = line.split("#")[0].replace("scores.csv", str(tmp_path / "scores.csv"))
         assert cli(*shlex.split(command)[1:])[0] == 0
+
+
+def test_compiled_programs_are_kept_within_bounds(tmp_path, monkeypatch):
+    import os
+
+    from ppl_gen.cli import compiled
+
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiled.keep()
+    folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    assert folder.is_dir()
+    assert tmp_path in folder.parents
+    for age, name in enumerate(("new", "old", "older")):
+        (folder / name).write_bytes(b"x" * 100)
+        os.utime(folder / name, (1e9 - age, 1e9 - age))
+    compiled.trim(folder, 250)
+    assert {file.name for file in folder.iterdir()} == {"new", "old"}
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+    compiled.keep()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "elsewhere"

@@ -98,6 +98,7 @@ def run_page(path: Path, ran: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", WITH_CODE, ids=name_of)
 def test_code_runs_and_prints_what_the_page_says(path: Path, ran: dict[str, dict[str, Any]]) -> None:
     assert run_page(path, ran)

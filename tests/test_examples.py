@@ -23,6 +23,7 @@ def test_every_example_is_listed() -> None:
     assert {path.stem for path in FOLDER.glob("*.py")} == set(EXAMPLES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")

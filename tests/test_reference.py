@@ -49,6 +49,7 @@ def mixture_reference(shared_data):
     return np.asarray(y), json.loads((folder / name).read_text())["parameters"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "engine"),
     [("numpyro", pg.NUTS(num_samples=2000)), ("pyro", pg.NUTS(num_samples=1000, num_warmup=300))],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ppl_gen.family import Pair
     from ppl_gen.progress import Monitor
 
-Parameters = dict[str, Any]
+Parameters = Mapping[str, Any]
 
 BLOCK = 4096  # rows per block: small enough to stay in a core's cache, measured best between 2,000 and 8,000
 CHUNK = 50  # iterations per call of the compiled program
@@ -46,6 +47,7 @@ def run(pair: Pair, data: Data, settings: EM, seed: int, monitor: Monitor) -> Dr
     num_obs = len(view.x)
     solve = Solver(pair, view, settings.objective, settings.tolerance, settings.max_iter)
     weights = np.ones(num_obs) if view.weights is None else np.asarray(view.weights)
+    assert pair.initialize is not None  # one of the engine's hooks
     starts = solve(pair.initialize(view, seed, settings.num_starts), weights[None], monitor)
     order, degenerate = rank(pair, starts)
     best = order[0]
@@ -81,10 +83,10 @@ def starting_values(pair: Pair, view: View, seed: int, num_chains: int, num_star
     """{site: (num_chains, ...)}: where each chain of another engine should begin.
 
     With the hooks of EM: the best of ``num_starts`` MAP solutions, from starts of the chain's own. Else the pair's
-    initial values. Without those either: nothing, and the engine begins where the prior does.
+    initial values. Without those either, draws from the prior.
     """
     if pair.initialize is None:
-        return {}
+        return numpyro_ops.sample_prior(pair, num_chains, seed)
     if pair.e_step is None or pair.m_step is None:
         return {name: np.asarray(value) for name, value in pair.initialize(view, seed, num_chains).items()}
     from ppl_gen.progress import Monitor
@@ -221,7 +223,8 @@ class _Programs:
     def _over_runs(
         self, state: Any, weights: jax.Array, rise: jax.Array, blocks: View, patterns: Any, limit: int
     ) -> Any:
-        return jax.vmap(lambda *run: self._advance_one(*run, blocks, patterns, limit))(state, weights, rise)
+        in_axes = (0, 0, 0, None, None, None)
+        return jax.vmap(self._advance_one, in_axes)(state, weights, rise, blocks, patterns, limit)
 
 
 def _in_blocks(leaf: Any, size: int) -> np.ndarray:

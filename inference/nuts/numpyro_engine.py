@@ -67,7 +67,7 @@ def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> 
     key = jax.random.key(seed)
     positions = positions + 0.05 * jax.random.normal(jax.random.fold_in(key, 2**31 - 1), positions.shape)
 
-    key_programs = ("nuts", settings.target_accept, settings.max_tree_depth)
+    key_programs = ("nuts", settings.target_accept, settings.max_tree_depth, str(positions.dtype))
     init, advance = pair.cached(key_programs, lambda: _programs(pair, settings, unravel))
     chain_keys = [jax.random.fold_in(key, chain) for chain in range(settings.num_chains)]
     states = [init(position, view) for position in positions]
@@ -189,7 +189,7 @@ def _constrain(pair: Pair, view: View, flat: np.ndarray, unravel: Callable) -> d
         return constrain_fn(pair.density, (view,), {}, unravel(u))
 
     over_draws = jax.vmap(jax.vmap(one, (0, None)), (0, None))
-    to_sites = pair.cached("constrain", lambda: jax.jit(over_draws))
+    to_sites = pair.cached(("constrain", str(flat.dtype)), lambda: jax.jit(over_draws))
     return {name: np.asarray(value) for name, value in to_sites(flat, view).items()}
 
 

@@ -15,7 +15,7 @@ from numpyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from ppl_gen.backends.numpyro_ops import log_joint_fn
 from ppl_gen.engine import Draws
-from ppl_gen.errors import FitError
+from ppl_gen.errors import FitError, UnsupportedError
 from ppl_gen.inference.em.numpyro_engine import starting_values
 from ppl_gen.inference.svi import SVI
 from ppl_gen.inference.svi.stopping import StoppingRule
@@ -68,8 +68,11 @@ def guide_draw(guide: Callable, parameters: dict, key: Any, view: View) -> tuple
 
 
 def _make_guide(pair: Pair, view: View, settings: SVI, seed: int) -> Callable:
+    if pair.make_guide is None:
+        raise UnsupportedError(
+            f"{pair.family.name} has no guide of the kind {settings.guide!r}: give guide a function."
+        )
     starts = starting_values(pair, view, seed, 1, settings.num_starts)
-    assert pair.make_guide is not None
     return pair.make_guide(settings.guide, {name: value[0] for name, value in starts.items()})
 
 
@@ -98,7 +101,7 @@ def _train(
     """Scan windows of steps until the stopping rule says so; the parameters are averaged over the last window."""
 
     window = window_program(svi, options, settings.window)
-    rule, losses, converged, interrupted = StoppingRule(settings.patience), [], False, False
+    rule, converged, interrupted = StoppingRule(settings.patience), False, False
     state, losses = _restore(monitor, state, rule, settings.window)
     parameters = svi.get_params(state)
     total = -(-settings.max_steps // settings.window)

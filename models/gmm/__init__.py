@@ -147,8 +147,8 @@ class GMM(Family):
         super().__post_init__()
         if self.num_components != "auto":
             rule = "a whole number of at least 1, or 'auto'"
-            self.require("num_components", isinstance(self.num_components, int), rule)
-            self.require("num_components", not isinstance(self.num_components, bool) and self.num_components >= 1, rule)
+            whole = isinstance(self.num_components, int) and not isinstance(self.num_components, bool)
+            self.require("num_components", whole and int(self.num_components) >= 1, rule)
         self.require_choice("covariance", COVARIANCES)
         self.require("prior", isinstance(self.prior, GMMPrior), "a GMMPrior")
         self.require_integer("max_components", 3)

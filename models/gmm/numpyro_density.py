@@ -156,7 +156,7 @@ class GaussianMixture(dist.Distribution):
     """
 
     support = constraints.real_vector
-    arg_constraints = {}  # noqa: RUF012 (NumPyro's own convention)
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's own convention)
     pytree_data_fields = ("weights", "locs", "scale", "mask", "patterns", "pattern")
 
     def __init__(

@@ -31,12 +31,13 @@ def build_pair(family: GMM, schema: Schema, num_obs: int) -> Pair:
     """The pair for tables of this schema; the prior of ``"auto"`` depends on ``num_obs``, the training rows."""
     hyper = resolve(family, len(schema.columns), num_obs)
     make = partial(make_guide, hyper)
-    hooks = {"e_step": partial(numpyro_em.e_step, hyper), "m_step": partial(numpyro_em.m_step, hyper)}
+    closed = hyper.has_closed_form
     return Pair(
         family=family, backend="numpyro", model=partial(model, hyper), guide=make("mean_field"),
         collapsed=partial(collapsed, hyper), initialize=partial(initialize, hyper), make_guide=make,
         log_prior=partial(numpyro_em.log_prior, hyper), is_degenerate=partial(numpyro_em.is_degenerate, hyper),
-        **(hooks if hyper.has_closed_form else {}),
+        e_step=partial(numpyro_em.e_step, hyper) if closed else None,
+        m_step=partial(numpyro_em.m_step, hyper) if closed else None,
     )  # fmt: skip
 
 
@@ -86,7 +87,11 @@ def _mixture(hyper: Hyperparameters) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _num_rows(data: View | None, num_obs: int | None) -> int:
-    return num_obs if data is None else len(data.x)
+    if data is not None:
+        return len(data.x)
+    if num_obs is None:
+        raise ValueError("Give the data, or num_obs, the number of observations to draw.")
+    return num_obs
 
 
 def _rows(data: View | None, rows: jax.Array, subsample_size: int | None) -> View | None:

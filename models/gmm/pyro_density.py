@@ -125,7 +125,7 @@ class GaussianMixture(TorchDistribution):
     """
 
     support = constraints.real_vector
-    arg_constraints = {}  # noqa: RUF012 (torch's own convention)
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own convention)
 
     def __init__(
         self, weights: torch.Tensor, locs: torch.Tensor, scale: torch.Tensor, view: View | None = None, *,
@@ -167,7 +167,7 @@ class StickBreaking(TorchDistribution):
     """
 
     support = constraints.simplex
-    arg_constraints = {}  # noqa: RUF012 (torch's own convention)
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own convention)
 
     def __init__(self, concentration: float, num_components: int, *, validate_args: bool | None = None) -> None:
         self.concentration, self.num_components = as_float(concentration), num_components

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from ppl_gen import __version__
-from ppl_gen.cli import fitting, using
+from ppl_gen.cli import compiled, fitting, using
 
 INTERRUPTED, USER_ERROR, BROKEN_PIPE = 130, 2, 141
 
@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     from ppl_gen.errors import PPLGenError
 
+    compiled.keep()
     try:
         command = typer.main.get_command(app)
         # Not command.main(): it has its own ways with Ctrl-C, broken pipes and errors.
