@@ -63,7 +63,6 @@ def run_pymc(x: np.ndarray, components: int) -> dict[str, float]:
     import nutpie
     import pymc as pm
     from scipy.special import logsumexp
-    from scipy.stats import multivariate_normal
     from sklearn.mixture import GaussianMixture
 
     d = x.shape[1]
@@ -94,20 +93,17 @@ def run_pymc(x: np.ndarray, components: int) -> dict[str, float]:
     )
 
     def log_prob(trace) -> np.ndarray:
-        post = trace.posterior
-        values = np.empty((NUM_CHAINS, NUM_SAMPLES, 50))
-        rows = probes(x)
-        tril = np.tril_indices(d)
-        for c in range(NUM_CHAINS):
-            for s in range(NUM_SAMPLES):
-                terms = []
-                for k in range(components):
-                    factor = np.zeros((d, d))
-                    factor[tril] = post[f"chol{k}"].values[c, s]
-                    density = multivariate_normal(post["locs"].values[c, s, k], factor @ factor.T).logpdf(rows)
-                    terms.append(np.log(post["weights"].values[c, s, k]) + density)
-                values[c, s] = logsumexp(terms, axis=0)
-        return values
+        """(chain, draw, probe), all draws at once; a draw may sit at a covariance that is all but singular."""
+        post, rows, terms = trace.posterior, probes(x), []
+        for k in range(components):
+            factor = np.zeros((NUM_CHAINS, NUM_SAMPLES, d, d))
+            factor[..., *np.tril_indices(d)] = post[f"chol{k}"].values
+            residual = rows - post["locs"].values[:, :, k, None, :]
+            y = np.linalg.solve(factor, np.swapaxes(residual, -1, -2))
+            log_det = np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)[..., None]
+            density = -0.5 * (y**2).sum(-2) - log_det - 0.5 * d * np.log(2 * np.pi)
+            terms.append(np.log(post["weights"].values[:, :, k, None]) + density)
+        return logsumexp(terms, axis=0)
 
     import arviz as az
 

@@ -68,6 +68,7 @@ class Engine(Settings):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    checkpoints: ClassVar[bool] = True  # whether it can write its state and resume from it
     hooks: ClassVar[tuple[str, ...]] = ()  # the optional hooks of a pair that it can't do without
 
     def run(self, pair: Pair, data: Data, *, seed: int, monitor: Monitor) -> Draws:

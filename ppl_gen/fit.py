@@ -20,6 +20,7 @@ from ppl_gen.errors import SettingError, did_you_mean
 from ppl_gen.family import BACKENDS, Family, Pair
 from ppl_gen.progress import Monitor
 from ppl_gen.result import Fit
+from ppl_gen.scoring import check_seed
 
 NUM_PROBES = 200  # rows whose responsibilities tell one label from another
 
@@ -55,8 +56,9 @@ def fit(
     chosen = family if isinstance(family, Family) else registry.family(str(family))()
     data = chosen.prepare(table, **data_options)
     engine, backend, reasons = choose(chosen, data, engine, backend)
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**31:
-        raise SettingError(f"seed must be a whole number from 0 to 2**31 - 1, not {seed!r}.")
+    check_seed(seed)
+    if checkpoint is not None and not engine.checkpoints:
+        raise SettingError(f"Engine {engine.name!r} keeps no checkpoint: it starts over quickly; leave checkpoint out.")
     pair = chosen.build(backend, data.schema, len(data), data.view(backend))
     monitor = Monitor(
         show=progress, checkpoint_path=Path(checkpoint) if checkpoint else None,

@@ -137,7 +137,7 @@ class Schema:
         for name in source.names:
             if name not in self.names and name not in ignored:
                 raise DataError(
-                    f"Column {show(name)} was not in the training table: drop it, or name it rightly; "
+                    f"Column {show(name)} was not in the training table: take it out of this one, or name it rightly; "
                     f"the model has {some(self.names)}."
                 )
         return [where[name] for name in self.names]
@@ -240,6 +240,8 @@ def choose_kind(name: str, series: pd.Series, chosen: str | None, accept: Iterab
 
     :raises DataError: neither it nor a wider one is accepted.
     """
+    if chosen in ("count", "binary"):  # what was asked for must hold, also where it is widened
+        check_kind(name, chosen, read_numbers(name, normalise(series)[0], where), where)
     kind = chosen or infer_kind(name, normalise(series)[0], where)
     return widen(name, kind, accept, accept_for)
 

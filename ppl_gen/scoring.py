@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CHUNK_VALUES = 4_000_000  # draws x rows held at once (16 MB in float32)
 KEEP_VALUES = 50_000_000  # draws x rows up to which Score.log_prob is kept by default (200 MB in float32)
 SAMPLE_ROWS = (4096, 32_768)  # rows drawn in one call, for few rows and for many
+MIN_PEERS = 20  # training rows with the same entries missing below which a rank says too little
 MAX_LOO_ROWS = 10_000  # rows whose leave-one-out density is found; a random subset of them in a longer table
 
 
@@ -130,21 +131,41 @@ def anomaly_p_values(fit: Fit, data: Data, log_predictive: np.ndarray) -> np.nda
     """Conformal p-value of each row: the share of held-out training densities that are no higher than its own.
 
     For new rows p = (1 + #{i: h_i <= s}) / (n + 1) with the held-out log densities h_i of the n training rows
-    (Vovk, Gammerman & Shafer 2005, eq. 2.20). A training row is ranked by its own held-out density instead.
+    (Vovk, Gammerman & Shafer 2005, eq. 2.20). A training row is ranked by its own held-out density instead. Densities
+    of different columns can't be compared, so a row is ranked among the training rows that miss the same entries as
+    it does; NaN where there are fewer than ``MIN_PEERS`` of them, or nothing of the row was observed.
     """
     held_out = fit.held_out
-    known = np.sort(held_out[np.isfinite(held_out)])
-    if data.fingerprint == fit.train.fingerprint:
-        own = np.where(np.isfinite(held_out), held_out, log_predictive)
-        return np.maximum(np.searchsorted(known, own, side="right"), 1) / len(known)
-    return (1 + np.searchsorted(known, log_predictive, side="right")) / (len(known) + 1)
+    own_rows = data.fingerprint == fit.train.fingerprint
+    values = np.where(np.isfinite(held_out), held_out, log_predictive) if own_rows else log_predictive
+    result = np.full(len(data), np.nan)
+    theirs, ours = _patterns(fit.train), _patterns(data)
+    for pattern in np.unique(ours, axis=0):
+        peers = np.sort(held_out[(theirs == pattern).all(1) & np.isfinite(held_out)])
+        rows = (ours == pattern).all(1)
+        if len(peers) >= MIN_PEERS and (pattern.any() or not pattern.size):
+            rank = np.searchsorted(peers, values[rows], side="right")
+            result[rows] = np.maximum(rank, 1) / len(peers) if own_rows else (1 + rank) / (len(peers) + 1)
+    return result
+
+
+def _patterns(data: Data) -> np.ndarray:
+    """(obs, d): True where observed."""
+    return np.ones((len(data), data.num_columns), bool) if data.mask is None else np.asarray(data.mask)
 
 
 def sample(fit: Fit, num_samples: int, seed: int) -> pd.DataFrame:
     """See :meth:`ppl_gen.result.Fit.sample`."""
     if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < 1:
         raise SettingError(f"num_samples must be a whole number of at least 1, not {num_samples!r}.")
+    check_seed(seed)
     return fit.schema.decode(sample_model_space(fit, int(num_samples), seed))
+
+
+def check_seed(seed: Any) -> None:
+    """Raise a :class:`SettingError` unless the seed is one that every generator takes."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**31:
+        raise SettingError(f"seed must be a whole number from 0 to 2**31 - 1, not {seed!r}.")
 
 
 def sample_model_space(fit: Fit, num_samples: int, seed: int) -> np.ndarray:

@@ -181,3 +181,30 @@ def test_one_row_alone_is_scored_and_labelled_as_in_company(name: str, backend: 
     )
     both = under(fit, table.iloc[:2]).log_predictive
     np.testing.assert_allclose(under(fit, table.iloc[:1]).log_predictive, both[:1], atol=1e-5)
+
+
+def test_the_p_value_of_a_row_with_missing_entries_does_not_depend_on_units() -> None:
+    case = CASES["gmm-full"]
+    table = case.table()
+    table.iloc[::4, 0] = np.nan
+    found = []
+    for factor in (1.0, 1e-3):
+        scaled = table.assign(height=table["height"] * factor)
+        found.append(pg.fit(case.family, scaled, engine=case.engine, seed=0).score())
+    np.testing.assert_allclose(found[0].p_value, found[1].p_value, atol=0.05)
+    assert np.isfinite(found[0].p_value).all()
+    alone = pd.DataFrame({"height": [170.0], "mass": [np.nan]})
+    # No training row misses the mass alone: there is nothing to rank this one among.
+    fit = pg.fit(case.family, table, engine=case.engine, seed=0)
+    assert np.isnan(fit.score(alone).p_value).all()
+
+
+def test_a_checkpoint_is_refused_by_an_engine_that_keeps_none(tmp_path) -> None:
+    with pytest.raises(pg.SettingError, match="keeps no checkpoint"):
+        pg.fit(pg.GMM(2), CASES["gmm-full"].table(), engine="em", checkpoint=tmp_path / "state")
+
+
+def test_a_seed_that_no_generator_takes_is_refused() -> None:
+    for seed in (-1, 2**31, 0.5):
+        with pytest.raises(pg.SettingError, match="seed"):
+            fitted("gmm-full", "numpyro").sample(3, seed=seed)

@@ -30,6 +30,7 @@ class EM(Engine):
 
     name: ClassVar[str] = "em"
     title: ClassVar[str] = "expectation maximization: a point estimate, intervals by bootstrap"
+    checkpoints: ClassVar[bool] = False
     hooks: ClassVar[tuple[str, ...]] = ("initialize", "e_step", "m_step")
 
     objective: str = "ml"
