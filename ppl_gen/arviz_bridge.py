@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ppl_gen.metrics import highest_density_interval
+
 if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
@@ -85,12 +87,8 @@ def bfmi(energy: np.ndarray) -> np.ndarray:
 def hdi(values: np.ndarray, prob: float) -> np.ndarray:
     """(*shape, 2): the narrowest interval that holds ``prob`` of the draws in (chain, draw, *shape)."""
     values = np.asarray(values, np.float64)
-    ordered = np.sort(values.reshape(-1, *values.shape[2:]), axis=0)
-    size = len(ordered)
-    span = min(int(np.floor(prob * size)), size - 1)
-    low = np.argmin(ordered[span:] - ordered[: size - span], axis=0)[None]
-    ends = [np.take_along_axis(ordered, low + shift, axis=0)[0] for shift in (0, span)]
-    return np.stack(ends, axis=-1)
+    flat = values.reshape(values.shape[0] * values.shape[1], -1)
+    return highest_density_interval(flat, prob).reshape(*values.shape[2:], 2)
 
 
 def psis(log_ratios: np.ndarray, r_eff: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -87,3 +87,14 @@ def stacking_weights(log_density: np.ndarray, share: np.ndarray | None = None) -
                       options={"ftol": 1e-12, "maxiter": 1000})  # fmt: skip
     found = np.clip(result.x, 0, None)
     return found / found.sum()
+
+
+def highest_density_interval(values: np.ndarray, prob: float) -> np.ndarray:
+    """(rows, 2): the shortest interval that holds ``prob`` of the draws of each column of (draws, rows)."""
+    number = len(values)
+    inside = min(int(np.floor(prob * number)), number - 1)
+    ordered = np.sort(np.ascontiguousarray(values.T), axis=1)
+    widths = ordered[:, inside:] - ordered[:, : number - inside]
+    left = np.argmin(widths, axis=1)
+    rows = np.arange(len(ordered))
+    return np.stack([ordered[rows, left], ordered[rows, left + inside]], axis=1)

@@ -16,6 +16,7 @@ from scipy.special import logsumexp
 from ppl_gen import backends
 from ppl_gen.data import Data
 from ppl_gen.errors import SettingError, UnsupportedError
+from ppl_gen.metrics import highest_density_interval
 from ppl_gen.result import Score
 
 if TYPE_CHECKING:
@@ -106,17 +107,6 @@ def score(fit: Fit, table: Any, *, hdi_prob: float, keep_draws: bool | None, p_v
         uncertainty=fit.uncertainty, log_prob=_as_dataarray(fit, kept) if keep else None,
         p_value=anomaly_p_values(fit, data, predictive) if p_values else None,
     )  # fmt: skip
-
-
-def highest_density_interval(values: np.ndarray, prob: float) -> np.ndarray:
-    """(rows, 2): the shortest interval that holds ``prob`` of the draws of each column of (draws, rows)."""
-    number = len(values)
-    inside = min(int(np.floor(prob * number)), number - 1)
-    ordered = np.sort(np.ascontiguousarray(values.T), axis=1)
-    widths = ordered[:, inside:] - ordered[:, : number - inside]
-    left = np.argmin(widths, axis=1)
-    rows = np.arange(len(ordered))
-    return np.stack([ordered[rows, left], ordered[rows, left + inside]], axis=1)
 
 
 def _as_dataarray(fit: Fit, kept: list[np.ndarray]) -> Any:

@@ -102,3 +102,23 @@ def test_em_objective_never_falls_and_bootstraps_leave_rows_out() -> None:
     assert np.diff(fit.draws.losses).max() < 1e-3
     assert np.isfinite(fit.held_out).all()
     assert fit.held_out.mean() < fit.score(p_values=False).log_predictive.mean()
+
+
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+def test_draws_from_the_prior_have_its_moments(backend: str) -> None:
+    """Normal(0, 2) locations, HalfNormal(1) scales, Dirichlet(4, 4) weights: means within 5 standard errors."""
+    from ppl_gen import backends
+
+    data = pg.GMM(2).prepare(clusters())
+    pair = pg.GMM(2).build(backend, data.schema, len(data))
+    draws = backends.ops(backend).sample_prior(pair, 400, 0)
+    expected = {"locs": (0.0, 2.0), "scales": ((2 / np.pi) ** 0.5, (1 - 2 / np.pi) ** 0.5), "weights": (0.5, 1 / 6)}
+    assert {"corr_cholesky", *expected} == set(draws)
+    for site, (mean, sd) in expected.items():
+        assert np.abs(draws[site].mean(0) - mean).max() < 5 * sd / 400**0.5, site
+
+
+def test_calibration_runs_in_pyro_too() -> None:
+    result = simulation_based_calibration(pg.GMM(1), pg.EM(num_starts=1), num_replications=2, backend="pyro")
+    assert result.ranks.shape == (2, 5)
+    assert ((result.ranks >= 0) & (result.ranks <= 1)).all()

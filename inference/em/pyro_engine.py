@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from ppl_gen.backends.pyro_ops import as_tensor
+from ppl_gen.backends.pyro_ops import as_tensor, sample_prior
 from ppl_gen.backends.pyro_programs import sandbox
 from ppl_gen.engine import Draws
 from ppl_gen.inference.em import EM
@@ -89,10 +89,10 @@ def starting_values(pair: Pair, view: View, seed: int, num_chains: int, num_star
     """{site: (num_chains, ...)}: where each chain of another engine should begin.
 
     With the hooks of EM: the best of ``num_starts`` MAP solutions, from starts of the chain's own. Else the pair's
-    initial values. Without those either: nothing, and the engine begins where the prior does.
+    initial values. Without those either, draws from the prior.
     """
     if pair.initialize is None:
-        return {}
+        return sample_prior(pair, num_chains, seed)
     if pair.e_step is None or pair.m_step is None:
         return {name: np.asarray(value) for name, value in pair.initialize(view, seed, num_chains).items()}
     with sandbox(seed, threads=1), torch.no_grad():

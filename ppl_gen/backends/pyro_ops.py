@@ -212,3 +212,15 @@ def sample_rows(pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarr
     rows = np.empty_like(drawn)
     rows[order] = drawn
     return rows
+
+
+def sample_prior(pair: Pair, num_draws: int, seed: int) -> dict[str, np.ndarray]:
+    """{site: (num_draws, *event)}: the global latent sites drawn from their prior, fixed ones among them."""
+    with sandbox(seed), torch.no_grad():
+        traces = [poutine.trace(pair.density).get_trace(None, num_obs=1) for _ in range(num_draws)]
+    names = [
+        name
+        for name, site in traces[0].nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site) and not _in_obs_plate(site)
+    ]
+    return {name: torch.stack([trace.nodes[name]["value"] for trace in traces]).numpy() for name in names}
