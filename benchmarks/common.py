@@ -35,12 +35,13 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def in_process(script: str, *args: str) -> dict[str, Any]:
+def in_process(script: str, *args: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
     """Run a benchmark script of this folder in a fresh process; its last line is JSON. Adds wall seconds."""
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, str(HERE / script), *args], capture_output=True, text=True, check=False, env=os.environ
-    )
+        [sys.executable, str(HERE / script), *args], capture_output=True, text=True, check=False,
+        env={**os.environ, **(environment or {})},
+    )  # fmt: skip
     wall = time.perf_counter() - start
     if done.returncode:
         raise RuntimeError(f"{script} {' '.join(args)} failed:\n{done.stderr[-2000:]}")

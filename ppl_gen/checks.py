@@ -166,7 +166,7 @@ def of_guide(fit: Fit) -> Found:
     if fit.uncertainty != "guide" or fit.draws.log_weights is None:
         return [], {}
     log_weights = np.asarray(fit.draws.log_weights, np.float64)
-    _, k = az.psis(log_weights) if np.isfinite(log_weights).all() else (None, np.inf)
+    _, k = az.psis(log_weights) if (log_weights < np.inf).all() else (None, np.inf)
     return [Check.of(
         "guide k-hat", float(k), "at most", az.min_khat(len(log_weights)),
         info=f"of log p(x, theta) - log q(theta), {len(log_weights):,} guide draws",

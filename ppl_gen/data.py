@@ -238,11 +238,11 @@ def read_weights(source: Source, weights: Any) -> tuple[np.ndarray | None, str |
 
 def _select(source: Source, columns: Any, drop: Any, weight_name: str | None) -> list[int]:
     """Positions of the columns to model."""
-    keep = range(len(source.names)) if columns is None else [source.position(c) for c in _several(columns)]
-    out = {source.position(c) for c in _several(drop)}
+    keep = range(len(source.names)) if columns is None else source.positions(columns, "columns")
+    out = set(source.positions(drop, "drop"))
     if weight_name is not None:
         out.add(source.position(weight_name))
-    positions = list(dict.fromkeys(j for j in keep if j not in out))
+    positions = [j for j in keep if j not in out]
     if not positions:
         raise DataError("No column is left to model: choose others in columns, or drop fewer.")
     for j in positions:
@@ -252,12 +252,6 @@ def _select(source: Source, columns: Any, drop: Any, weight_name: str | None) ->
                 f"or drop it with drop=[{show(source.names[j])}]."
             )
     return positions
-
-
-def _several(names: Any) -> list[Any]:
-    if names is None:
-        return []
-    return [names] if isinstance(names, str | int) else list(names)
 
 
 def _check_kinds(source: Source, kinds: Mapping[Any, str] | None) -> dict[str, str]:

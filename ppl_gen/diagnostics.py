@@ -167,7 +167,8 @@ def diagnose(fit: Fit) -> Diagnosis:
 
 def elements(fit: Fit) -> tuple[list[str], np.ndarray]:
     """Every scalar parameter of the posterior in original units: names such as ``locs[0, sepal length]``, and draws
-    (chain, draw, number). Entries that the model holds constant (the zeros of a Cholesky factor) are left out."""
+    (chain, draw, number). Entries that the model holds constant (the diagonal of a correlation matrix) are left out,
+    and of a matrix of columns by columns, which is symmetric, the upper half."""
     posterior = fit.family.to_original(fit.draws.posterior, fit.schema)
     dims = fit.family.site_dims()
     columns = [column.name for column in fit.schema.columns]
@@ -177,11 +178,13 @@ def elements(fit: Fit) -> tuple[list[str], np.ndarray]:
         shape = values.shape[2:]
         axes = dims.get(site, ("",) * len(shape))
         labels = [columns if axis.startswith("column") else range(n) for axis, n in zip(axes, shape, strict=True)]
-        for index in np.ndindex(*shape):
+        pair = [a for a, axis in enumerate(axes) if axis in ("column", "column_other")]
+        kept = [at for at in np.ndindex(*shape) if len(pair) < 2 or at[pair[0]] >= at[pair[1]]]
+        for index in kept:
             names.append(f"{site}[{', '.join(str(labels[a][i]) for a, i in enumerate(index))}]" if shape else site)
-        parts.append(np.asarray(values, np.float64).reshape(*values.shape[:2], -1))
+        parts.append(np.stack([np.asarray(values[(..., *index)], np.float64) for index in kept], axis=-1))
     draws = np.concatenate(parts, axis=2)
-    # An entry that is constant but for rounding (the first of a correlation's Cholesky factor) is no parameter.
+    # An entry that is constant but for rounding (a correlation of a column with itself) is no parameter.
     rounding = 2 * np.finfo(np.float32).eps * np.abs(draws).max((0, 1))
     varies = np.ptp(draws, axis=(0, 1)) > rounding if draws.shape[0] * draws.shape[1] > 1 else np.ones(len(names), bool)
     return [name for name, keep in zip(names, varies, strict=True) if keep], draws[:, :, varies]

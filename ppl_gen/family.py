@@ -124,8 +124,9 @@ class Family(Settings):
         return {}
 
     def site_dims(self) -> Mapping[str, tuple[str, ...]]:
-        """For each site, the names of its event axes: ``column`` (and ``column_other``) get the table's column names
-        as coordinates, any other name (``component``, ``state``) gets numbers; a site that is not named gets both."""
+        """For each site, the names of its event axes. ``column`` and ``column_other`` get the table's column names as
+        coordinates (a site with both is a symmetric matrix), any other name (``component``, ``state``) gets numbers; a
+        site that is not named gets both."""
         return {}
 
     def to_original(self, posterior: Mapping[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:

@@ -51,6 +51,8 @@ def resolve(path: str | Path) -> Path:
 
     :raises StorageError: it is no path, or may not be looked at.
     """
+    if not str(path):
+        raise StorageError("An empty path was given: name a file or a folder.")
     try:
         found = Path(path).expanduser().resolve()
         found.exists()
@@ -92,7 +94,22 @@ def check_output_file(path: str | Path, *, overwrite: bool) -> Path:
         raise StorageError(f"{path} is a folder: give the name of a file.")
     if path.exists() and not overwrite:
         raise StorageError(f"{path} exists already: choose another name, or replace it ({OVERWRITE}).")
+    check_writable(path)
     return path
+
+
+def check_writable(path: Path) -> None:
+    """Try to write beside a path that is to be made, in the nearest folder that exists; leaves nothing behind.
+
+    :raises StorageError: that is a file, or nothing can be written there.
+    """
+    parent = next(parent for parent in path.parents if parent.exists())
+    if not parent.is_dir():
+        raise StorageError(f"{path} can't be written: {parent} is a file.")
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=parent))
+    except OSError as error:
+        raise StorageError(f"{path} can't be written: {reason(error)}.") from error
 
 
 def write_folder(path: Path, fill: Callable[[Path], None], *, overwrite: bool) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def fit(
     :param seed: the same seed gives the same bits on the same machine.
     :param progress: draw a progress bar on stderr.
     :param checkpoint: a file to write the engine's state to as it runs, and to resume from; removed at the end.
-    :param keep_partial: on Ctrl-C, return the fit with what was drawn so far instead of raising.
+    :param keep_partial: on Ctrl-C, finish the piece of work at hand and return the fit with what was drawn so far
+        instead of raising (a second Ctrl-C raises at once).
     :param data_options: ``columns``, ``drop``, ``kinds``, ``standardize``, ``weights``: see
         :meth:`Data.from_table <ppl_gen.data.Data.from_table>`.
     :raises DataError: the table can't be used for this family.
@@ -61,19 +63,21 @@ def fit(
         raise SettingError(f"Engine {engine.name!r} keeps no checkpoint: it starts over quickly; leave checkpoint out.")
     pair = chosen.build(backend, data.schema, len(data), data.view(backend))
     monitor = Monitor(
-        show=progress, checkpoint_path=Path(checkpoint) if checkpoint else None,
+        show=progress, gentle=keep_partial, checkpoint_path=Path(checkpoint) if checkpoint else None,
         tag=_tag(chosen, engine, backend, seed, data), label=f"{chosen.name} by {engine.name}",
     )  # fmt: skip
     start = time.perf_counter()
     with monitor:
         draws = engine.run(pair, data, seed=int(seed), monitor=monitor)
-    if draws.interrupted and not keep_partial:
-        raise KeyboardInterrupt
-    draws = align_labels(chosen, pair, data, draws)
-    result = Fit(
-        family=chosen, engine=engine, backend=backend, seed=int(seed), schema=data.schema, draws=draws, train=data,
-        versions=versions(backend), seconds=time.perf_counter() - start, reasons=reasons,
-    )  # fmt: skip
+        if draws.interrupted and not keep_partial:
+            raise KeyboardInterrupt
+        draws = align_labels(chosen, pair, data, draws)
+        result = Fit(
+            family=chosen, engine=engine, backend=backend, seed=int(seed), schema=data.schema, draws=draws, train=data,
+            versions=versions(backend), seconds=time.perf_counter() - start, reasons=reasons,
+        )  # fmt: skip
+        if monitor.interrupted_late:
+            warnings.warn("Ctrl-C came after the last draw: the fit is complete.", stacklevel=2)
     # The pair's compiled programs serve the fit's verbs too; its view of the data need not be kept twice.
     result.__dict__["pair"] = dataclasses.replace(pair, data=None)
     if checkpoint and not draws.interrupted:

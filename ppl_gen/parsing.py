@@ -91,9 +91,10 @@ def refuse(name: str, series: pd.Series) -> None:
         raise DataError(f"Column {show(name)} holds {_REFUSED[code]}.")
 
 
-def read_numbers(name: str, series: pd.Series, where: Where) -> np.ndarray:
+def read_numbers(name: str, series: pd.Series, where: Where, may_relabel: bool = True) -> np.ndarray:
     """(n,) float32 where the column is that narrow, else float64; NaN where missing. Shares memory where it can.
 
+    :param may_relabel: the column's kind is still open, so the message may advise to read it as labels.
     :raises DataError: text that is no number, infinities.
     """
     refuse(name, series)
@@ -109,7 +110,7 @@ def read_numbers(name: str, series: pd.Series, where: Where) -> np.ndarray:
         values = parse_numbers(series)
         bad = np.isnan(values) & ~series.isna().to_numpy(dtype=bool)
         if bad.any():
-            raise _not_a_number(name, series, bad, where)
+            raise _not_a_number(name, series, bad, where, may_relabel)
     infinite = np.isinf(values)
     if infinite.any():
         row = int(np.argmax(infinite))
@@ -236,12 +237,15 @@ def _parse(value: Any) -> float:
         return np.nan
 
 
-def _not_a_number(name: str, series: pd.Series, bad: np.ndarray, where: Where) -> DataError:
+def _not_a_number(name: str, series: pd.Series, bad: np.ndarray, where: Where, may_relabel: bool = True) -> DataError:
     row = int(np.argmax(bad))
-    return DataError(
-        f"Column {show(name)}, {where(row)}: {show(series.iloc[row])} is not a number. Correct it, leave it empty "
-        f"if it is missing, or read the column as labels with kinds={{{show(name)}: 'categorical'}}."
-    )
+    advice = "Correct it, or leave it empty if it is missing."
+    if may_relabel:
+        advice = (
+            "Correct it, leave it empty if it is missing, or read the column as labels with "
+            f"kinds={{{show(name)}: 'categorical'}}."
+        )
+    return DataError(f"Column {show(name)}, {where(row)}: {show(series.iloc[row])} is not a number. {advice}")
 
 
 def _bad_label(name: str, value: Any, row: int, where: Where) -> DataError:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from ppl_gen import plots_chains
 from ppl_gen.errors import SettingError, StorageError, UnsupportedError, did_you_mean
+from ppl_gen.files import check_writable, resolve
 from ppl_gen.plots_chains import plot_energy, plot_loss, plot_rank, plot_trace
 from ppl_gen.plots_intervals import ALL_FIXED, NO_SPREAD, panels_of, plot_compare, plot_parameters
 from ppl_gen.plots_pairs import plot_pairs
@@ -68,6 +69,10 @@ def plot_all(fit: Fit, folder: str | Path, kinds: Iterable[str] | None = None) -
     for kind in chosen or ():
         if kind not in KINDS:
             raise SettingError(f"Unknown picture {kind!r}: {did_you_mean(kind, KINDS)}")
+    folder = resolve(folder)
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"{folder} is a file: give the name of a folder for the pictures.")
+    check_writable(folder / "picture.png")
     reasons = applicable(fit)
     for kind in chosen or ():
         if reasons[kind]:
@@ -75,7 +80,7 @@ def plot_all(fit: Fit, folder: str | Path, kinds: Iterable[str] | None = None) -
     paths = []
     for kind in chosen or [kind for kind in KINDS if not reasons[kind]]:
         figure = KINDS[kind](fit)
-        path = Path(folder) / f"{kind}.png"
+        path = folder / f"{kind}.png"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=DPI)

@@ -25,7 +25,8 @@ ALL_FIXED = "no parameter varies over the draws"
 
 
 class Panel(NamedTuple):
-    """Parameters that share an axis: draws (S, rows), point estimates (rows,) or None, each row's name and label."""
+    """Parameters that share an axis: draws (S, rows), point estimates (rows,) or None, each row's name and label, and
+    what the names are of."""
 
     title: str
     unit: str
@@ -33,6 +34,7 @@ class Panel(NamedTuple):
     point: np.ndarray | None
     names: list[str]
     labels: list[int]
+    axis: str
 
 
 @styled
@@ -57,11 +59,11 @@ def plot_parameters(fit: Fit, *, fig: Figure | SubFigure | None = None, max_pane
     # A figure of its own for each row: the long names of one do not narrow the others.
     strips = np.atleast_1d(fig.subfigures(len(rows), 1, height_ratios=heights))
     for strip, row, number in zip(strips, rows, lines, strict=True):
+        grid = strip.add_gridspec(1, max(len(row), 2))
         for place, panel in enumerate(row):
-            ax = strip.add_subplot(1, across, place + 1)
-            _draw_intervals(ax, panel, number)
-            if place == 0:
-                ax.set_ylabel("element")
+            own = min(len(panel.names), MAX_ROWS)
+            cells = [own + 1.5, number - own] if own < number else [1]  # 1.5 lines for the labels of the axis
+            _draw_intervals(strip.add_subplot(grid[place].subgridspec(len(cells), 1, height_ratios=cells)[0]), panel)
     what = plots_style.interval_name(fit)
     title = f"{fit.family.name} by {fit.engine.name}: parameters, 50 and 90 % of {what}"
     if len(found) > len(shown):
@@ -106,14 +108,14 @@ def _panel(title: tuple[str, str], draws: np.ndarray, point: np.ndarray | None, 
             continue
         kept.append((values, None if point is None else point[tuple(at)]))
         texts = [columns[at[a]] if axes[a].startswith("column") else str(at[a]) for a in order]
-        names.append(", ".join(label(text, 12) for text in texts))
+        names.append(", ".join(label(text, 18) for text in texts))
         marks.append(at[label_axes[0]] if label_axes else 0)
     stacked = np.stack([values for values, _ in kept], axis=1) if kept else np.empty((len(draws), 0))
-    return Panel(*title, stacked, None if point is None else np.array([p for _, p in kept]), names, marks)
+    what = ", ".join(axes[a].removesuffix("_other") or "element" for a in order) or "value"
+    return Panel(*title, stacked, None if point is None else np.array([p for _, p in kept]), names, marks, what)
 
 
-def _draw_intervals(ax: Axes, panel: Panel, height: int) -> None:
-    """``height`` is the number of rows of the tallest panel beside this one: all keep the same distance of lines."""
+def _draw_intervals(ax: Axes, panel: Panel) -> None:
     number = min(len(panel.names), MAX_ROWS)
     at = np.arange(number)
     ends = np.quantile(panel.draws[:, :number], [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
@@ -125,11 +127,12 @@ def _draw_intervals(ax: Axes, panel: Panel, height: int) -> None:
         ax.scatter(panel.point[:number], at, s=16, marker="D", facecolors="none", edgecolors=INK, linewidths=0.8,
                    zorder=4)  # fmt: skip
     ax.set_yticks(at, panel.names[:number])
-    ax.set_ylim(height - 0.4, -0.6)
+    ax.set_ylim(number - 0.4, -0.6)
     ax.xaxis.set_major_locator(MaxNLocator(4))
     more = "" if number == len(panel.names) else f" (first {number} of {len(panel.names)})"
     ax.set_title(label(panel.title, 28) + more)
     ax.set_xlabel(label(panel.unit))
+    ax.set_ylabel(panel.axis)
 
 
 @styled

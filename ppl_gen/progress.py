@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +23,12 @@ class Monitor:
     ``update(done, total, **figures)`` draws the bar (figures are shown beside it: loss, divergences). A checkpoint
     is a flat dictionary of numpy arrays: the whole state of the engine, so that a run that resumes gives the same
     bits as one that was never stopped. ``tag`` identifies the job (family, engine, data, seed): a checkpoint of
-    another job is refused.
+    another job is refused. With ``gentle``, Ctrl-C is heard at the next update, between two chunks, so that it can't
+    cut into one, nor into what follows the last; a second one stops at once.
     """
 
     show: bool = False
+    gentle: bool = False
     checkpoint_path: Path | None = None
     tag: str = ""
     label: str = "fit"
@@ -28,8 +36,13 @@ class Monitor:
     _bar: Any = dataclasses.field(default=None, repr=False)
     _task: Any = dataclasses.field(default=None, repr=False)
     _start: float = dataclasses.field(default_factory=time.monotonic, repr=False)
+    _interrupt: Any = dataclasses.field(default=None, repr=False)
+    _open: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack, repr=False)
 
     def update(self, done: int, total: int, **figures: float) -> None:
+        if self._interrupt is not None and self._interrupt.requested:
+            self._interrupt.requested = False
+            raise KeyboardInterrupt
         if not self.show:
             return
         if self._bar is None:
@@ -60,11 +73,44 @@ class Monitor:
             self._bar.stop()
             self._bar = None
 
+    @property
+    def interrupted_late(self) -> bool:
+        """Whether Ctrl-C came after the last update, when all the work was done."""
+        return self._interrupt is not None and self._interrupt.requested
+
     def __enter__(self) -> Monitor:
+        if self.gentle:
+            self._interrupt = self._open.enter_context(gentle_interrupt(tell=self.show))
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+        self._open.close()
+
+
+@contextlib.contextmanager
+def gentle_interrupt(tell: bool = False) -> Iterator[SimpleNamespace]:
+    """Within, the first Ctrl-C only sets ``requested`` of what is yielded; the next one stops at once.
+
+    :param tell: say so on stderr. Outside the main thread Python sends no interrupts, and this does nothing.
+    """
+    found = SimpleNamespace(requested=False)
+
+    def hear(*_: object) -> None:
+        if found.requested:
+            raise KeyboardInterrupt
+        found.requested = True
+        if tell:
+            sys.stderr.write("stopping after this piece of work (Ctrl-C again: at once)\n")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield found
+        return
+    before = signal.signal(signal.SIGINT, hear)
+    try:
+        yield found
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _rich_bar(label: str, total: int) -> tuple[Any, Any]:

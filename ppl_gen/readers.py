@@ -18,6 +18,7 @@ from ppl_gen.parsing import nearest, show
 if TYPE_CHECKING:
     import pandas as pd
 
+_ZIP, _NPY = b"PK", b"\x93NUMPY"  # how the files begin
 EXTENSIONS = (".csv", ".parquet", ".npy", ".npz")
 
 
@@ -63,6 +64,18 @@ class Source:
         if str(name) not in self.names:
             raise DataError(f"The table has no column {show(name)}: {nearest(name, self.names)}")
         return self.names.index(str(name))
+
+    def positions(self, names: Any, option: str) -> list[int]:
+        """Where each of the columns stands that an option names: one, several or None.
+
+        :raises DataError: one is unknown, or named twice.
+        """
+        several = [] if names is None else [names] if isinstance(names, str | int) else list(names)
+        found = [self.position(name) for name in several]
+        for i, j in enumerate(found):
+            if j in found[:i]:
+                raise DataError(f"Column {show(self.names[j])} is named twice in {option}.")
+        return found
 
     def where(self, row: int) -> str:
         """A row for a message: its position from 0 and, for a CSV file, the line."""
@@ -131,6 +144,8 @@ def _try(what: str, read: Any) -> Any:
             warnings.simplefilter("ignore")
             return read()
     except Exception as error:
+        if "Object arrays" in str(error) or "Python objects" in str(error):
+            raise DataError(f"{what}: it holds Python objects, not numbers; save it as a numeric array.") from error
         reason = " ".join(str(error).split())[:150] or type(error).__name__
         raise DataError(f"{what}: {reason}") from error
 
@@ -143,15 +158,16 @@ def _read_file(path: Any) -> tuple[Any, Path | None]:
     if extension not in EXTENSIONS:
         raise DataError(f"{shown} is no table that can be read: the name must end in {', '.join(EXTENSIONS)}.")
     try:
-        size = file.stat().st_size
-        if not file.is_file():
-            raise DataError(f"{shown} is a folder or a device, not a {extension} file.")
-        with file.open("rb"):
-            pass
+        size, regular = file.stat().st_size, file.is_file()
+        if regular:
+            with file.open("rb"):
+                pass
     except FileNotFoundError:
         raise DataError(f"There is no file {shown}: check the path.") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{shown} can't be opened: {getattr(error, 'strerror', None) or error}.") from None
+    if not regular:
+        raise DataError(f"{shown} is a folder or a device, not a {extension} file.")
     if size == 0:
         raise DataError(f"{shown} is empty.")
     if extension == ".csv":
@@ -173,8 +189,11 @@ def _read_parquet(file: Path) -> Any:
 def _read_npy(file: Path) -> np.ndarray:
     what = f"{show(file.name)} can't be read as .npy"
     with file.open("rb") as stream:
-        if stream.read(2) == b"PK":
-            raise DataError(f"{what}: it is an archive of arrays; give it the ending .npz.")
+        start = stream.read(len(_NPY))
+    if start.startswith(_ZIP):
+        raise DataError(f"{what}: it is an archive of arrays; give it the ending .npz.")
+    if start != _NPY:
+        raise DataError(f"{what}: it is no file of NumPy's.")
     return _try(what, lambda: np.load(file, mmap_mode="r", allow_pickle=False))
 
 
@@ -182,9 +201,13 @@ def _read_npz(file: Path, pick: str) -> np.ndarray:
     """The array named, else the only one, else ``x``, else the only one with two dimensions."""
     what = f"{show(file.name)} can't be read as .npz"
     with file.open("rb") as stream:  # opened here, since NumPy leaves a damaged file open
-        archive = _try(what, lambda: np.load(stream, allow_pickle=False))
-        if isinstance(archive, np.ndarray):
+        start = stream.read(len(_NPY))
+        stream.seek(0)
+        if start == _NPY:
             raise DataError(f"{what}: it is a single array; give it the ending .npy.")
+        if not start.startswith(_ZIP):
+            raise DataError(f"{what}: it is no archive of NumPy's.")
+        archive = _try(what, lambda: np.load(stream, allow_pickle=False))
         names = list(archive.files)
         if pick and pick not in names:
             raise DataError(f"{show(file.name)} has no array {show(pick)}: {nearest(pick, names)}")

@@ -94,12 +94,12 @@ class Schema:
                 raise DataError(f"The description of column {show(c.name)} is damaged.")
         return schema
 
-    def encode(self, table: Any, *, weights: Any = None, drop_extra: bool = False) -> Data:
+    def encode(self, table: Any, *, weights: Any = None, drop: Any = None) -> Data:
         """New rows in the model space of the training table. A row may be missing altogether here.
 
         :param table: whatever :meth:`Data.from_table <ppl_gen.data.Data.from_table>` reads.
         :param weights: (n,) row weights, or the name of a column that holds them.
-        :param drop_extra: ignore columns that the training table did not have, rather than refuse them.
+        :param drop: columns to leave out that the training table did not have.
         :raises DataError: a column is missing, unknown or of another kind, or a label was never seen; no rows.
         """
         from ppl_gen.data import Data, read_weights
@@ -110,35 +110,38 @@ class Schema:
             return table
         source = read_source(table)
         values, weight_name = read_weights(source, weights)
-        positions = self._positions(source, {weight_name, *self.dropped} if not drop_extra else set(source.names))
+        positions = self._positions(source, source.positions(drop, "drop"), weight_name)
         series = [normalise(source.column(j))[0] for j in positions]
         block = Block(len(source), self.num_columns, float_dtype(series, self.kinds))
         for j, (column, entries) in enumerate(zip(self.columns, series, strict=True)):
             if column.kind == "categorical":
                 raw = read_labels(column.name, entries, column.categories, source.where)[0]
             else:
-                raw = read_numbers(column.name, entries, source.where)
+                raw = read_numbers(column.name, entries, source.where, may_relabel=False)
                 check_kind(column.name, column.kind, raw, source.where)
             block.put(j, column, raw, source.where)
         return Data(self, block.x, block.mask, values, source.index)
 
-    def _positions(self, source: Source, ignored: set[Any]) -> list[int]:
+    def _positions(self, source: Source, left_out: list[int], weight_name: str | None) -> list[int]:
         """Where each of this schema's columns stands in the table."""
         if self.container == "dataframe" and source.container == "array":
             raise DataError(
                 f"The model was fitted to named columns, this array has none: pass a DataFrame with {some(self.names)}."
             )
+        kept = [j for j in range(len(source.names)) if j not in left_out]
         if self.container == "array" and (source.container == "array" or source.integer_names):
-            return self._array_positions(len(source.names))
-        where = {name: j for j, name in enumerate(source.names)}
+            return [kept[j] for j in self._array_positions(len(kept))]
+        where = {source.names[j]: j for j in kept}
         for name in self.names:
             if name not in where:
-                raise DataError(f"Column {show(name)} is missing from the table: {nearest(name, source.names)}")
-        for name in source.names:
-            if name not in self.names and name not in ignored:
+                unused = [other for other in where if other not in self.names]
+                hint = nearest(name, unused) if unused else f"the model has {some(self.names)}."
+                raise DataError(f"Column {show(name)} is missing from the table: {hint}")
+        for name in where:
+            if name not in self.names and name not in self.dropped and name != weight_name:
                 raise DataError(
-                    f"Column {show(name)} was not in the training table: take it out of this one, or name it rightly; "
-                    f"the model has {some(self.names)}."
+                    f"Column {show(name)} was not in the training table: name it rightly, or leave it out with "
+                    f"drop=[{show(name)}]; the model has {some(self.names)}."
                 )
         return [where[name] for name in self.names]
 

@@ -57,6 +57,8 @@ def log_prob_rows(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> Ite
         # The last chunk begins earlier, so that all have one shape and one compiled program serves them.
         start = rows.stop - size
         values = ops.log_prob(fit.pair, posterior, rows_of(view, slice(start, rows.stop)))[:, rows.start - start :]
+        if data.mask is not None:  # nothing observed has density 1, whatever the rounding of weights that sum to 1
+            values = np.where(data.mask[rows].any(1), values, values.dtype.type(0))
         yield rows, values + np.asarray(jacobian if data.mask is None else jacobian[rows], values.dtype)
 
 

@@ -39,14 +39,20 @@ class Settings:
             if rest:
                 inner = getattr(result, head, None)
                 if not isinstance(inner, Settings):
-                    nested = [f.name for f in dataclasses.fields(self) if isinstance(getattr(self, f.name), Settings)]
-                    raise SettingError(
-                        f"{type(self).__name__} has no option group {head!r}: {did_you_mean(head, nested)}"
-                    )
+                    raise self._no_group(head)
                 result = result.replace(**{head: inner.with_options({rest: text})})
             else:
                 result = result.replace(**{head: parse_value(text)})
         return result
+
+    def _no_group(self, name: str) -> SettingError:
+        """The error for ``name.inner=value`` where ``name`` holds no options of its own."""
+        fields = [f.name for f in dataclasses.fields(self)]
+        nested = [field for field in fields if isinstance(getattr(self, field), Settings)]
+        if name in fields:
+            return SettingError(f"Option {name!r} of {type(self).__name__} is a value: it has no options inside.")
+        hint = did_you_mean(name, nested) if nested else "none of its options has options inside."
+        return SettingError(f"{type(self).__name__} has no option group {name!r}: {hint}")
 
     def to_config(self) -> dict[str, Any]:
         """The fields as plain JSON values."""

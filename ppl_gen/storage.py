@@ -19,7 +19,7 @@ import numpy as np
 
 from ppl_gen.codec import digest, hash_document, plain, read_arrays, revive, sign, write_arrays
 from ppl_gen.errors import PPLGenError, StorageError
-from ppl_gen.files import OVERWRITE, aside, first_line, reason, resolve, write_file, write_folder
+from ppl_gen.files import OVERWRITE, aside, check_writable, first_line, reason, resolve, write_file, write_folder
 
 if TYPE_CHECKING:
     from ppl_gen.engine import Draws
@@ -62,7 +62,7 @@ def save(fit: Fit, path: str | Path, *, overwrite: bool = False) -> Path:
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     """The folder to save a fit in, as an absolute path; refuses, before any work is done, one that can't be had.
 
-    :raises StorageError: it exists and is not to be replaced, or is no fit, or its parent is a file.
+    :raises StorageError: it exists and is not to be replaced, or is no fit, or nothing can be written there.
     """
     path = resolve(path)
     if path.exists() and not path.is_dir():
@@ -74,11 +74,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
             raise StorageError(f"{path} exists and {what}, so it is never replaced: choose another name.")
         if not overwrite:
             raise StorageError(f"{path} holds a fit already: choose another name, or replace it ({OVERWRITE}).")
-    for parent in path.parents:
-        if parent.exists():
-            if not parent.is_dir():
-                raise StorageError(f"{path} can't be written: {parent} is a file.")
-            break
+    check_writable(path)
     return path
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import binom
@@ -94,6 +99,41 @@ def test_an_interrupted_fit_keeps_what_was_drawn_when_asked(monkeypatch: pytest.
     assert fit.draws.interrupted
     assert 0 < fit.draws.num_draws < 1000
     assert np.isfinite(fit.score().log_predictive).all()
+
+
+@pytest.mark.parametrize("keep_partial", [True, False])
+def test_ctrl_c_after_the_last_draw_loses_nothing_when_asked(
+    monkeypatch: pytest.MonkeyPatch, keep_partial: bool
+) -> None:
+    module = sys.modules["ppl_gen.fit"]
+    align = module.align_labels
+
+    def interrupt_and_align(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return align(*args)
+
+    monkeypatch.setattr(module, "align_labels", interrupt_and_align)
+    job = {"engine": pg.EM(num_starts=1, num_bootstraps=4), "keep_partial": keep_partial}
+    if keep_partial:
+        with pytest.warns(UserWarning, match="the fit is complete"):
+            fit = pg.fit(pg.GMM(2), clusters(), **job)
+        assert not fit.draws.interrupted
+        assert fit.draws.num_draws == 4
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            pg.fit(pg.GMM(2), clusters(), **job)
+
+
+def test_the_first_ctrl_c_is_heard_between_two_pieces_of_work_and_the_second_at_once() -> None:
+    with Monitor(gentle=True) as monitor:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            monitor.update(1, 2)
+        monitor.update(2, 2)  # heard once
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_em_objective_never_falls_and_bootstraps_leave_rows_out() -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -266,7 +267,11 @@ def test_interrupting_a_fit_leaves_the_old_run(
     before = (folder / "fit.json").read_bytes()
     monkeypatch.setattr("ppl_gen.inference.em.EM.run", interrupt)
     arguments = ["fit", table, "gmm", "--drop", "label", *TINY, "-o", folder, "--overwrite"]
-    assert cli(*arguments) == (130, "", "ppl-gen: interrupted\n")
+    told = "ppl-gen: interrupted: nothing was saved (--keep-partial saves what has been drawn)\n"
+    assert cli(*arguments) == (130, "", told)
+    status, _, err = cli(*arguments, "--keep-partial")
+    assert status == 130
+    assert "nothing was saved, since nothing had been drawn" in err
     assert (folder / "fit.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["fit"]
 
@@ -291,6 +296,25 @@ def test_what_was_drawn_is_saved_when_asked(
     assert (folder / "fit.json").read_bytes() == before
 
 
+def test_ctrl_c_while_saving_waits_for_the_fit_when_asked(
+    run: Path, table: Path, tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = sys.modules["ppl_gen.storage"]
+    save = storage.save
+
+    def save_and_interrupt(*args: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return save(*args, **options)
+
+    fit = pg.load(run)
+    monkeypatch.setattr(sys.modules["ppl_gen.fit"], "fit", lambda *_, **__: fit)
+    monkeypatch.setattr(storage, "save", save_and_interrupt)
+    status, _, err = cli("fit", table, "gmm", "-o", tmp_path / "fit", "--keep-partial")
+    assert status == 130
+    assert f"the fit is complete, and saved in {tmp_path / 'fit'}" in err
+    assert pg.load(tmp_path / "fit").draws.num_draws == fit.draws.num_draws
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     code = "import sys; from ppl_gen.cli import main; sys.exit(main(['zoo', 'gmm']))"
     reader, writer = os.pipe()
@@ -312,6 +336,15 @@ MISTAKES = [
     (["fit", "{table}", "gmm", "--drop", "label", "--seed", "-1"], "seed"),
     (["fit", "{table}", "gmm", "extra"], "extra"),
     (["fit", "{table}", "gmm", "--set", "num_components"], "name=value"),
+    (["fit", "{table}", "gmm", "--set", "num_components=2", "--set", "num_components=3"], "given twice"),
+    (["fit", "{table}", "gmm", "--set", "prior.loc_scale.x=1"], "'loc_scale' of GMMPrior is a value"),
+    (["fit", "{table}", "gmm", "--kind", "n"], "COLUMN=KIND"),
+    (["fit", "{table}", "gmm", "--columns", "length,length"], "named twice"),
+    (["fit", "{table}", "gmm", "--columns", "length,,n"], "no list of column names"),
+    (["fit", "{table}", "gmm", "--drop", "label", "-o", ""], "empty path"),
+    (["fit", "{table}", "gmm", "--drop", "label", "-o", "/proc/run"], "can't be written"),
+    (["score", "{run}", "--drop", "label"], "none was given"),
+    (["plot", "{run}", "-o", "{table}"], "is a file"),
     (["fit", "{table}", "gmm", "--set", "num_componets=2"], "did you mean 'num_components'?"),
     (["fit", "{table}", "gmm", "--set", "num_components=0"], "at least 1"),
     (["fit", "{table}", "gmm", "--set", "num_components=two"], "whole number"),

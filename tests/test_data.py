@@ -171,7 +171,7 @@ def test_new_rows_under_the_training_schema(frame: pd.DataFrame) -> None:
     with_extra = frame.assign(extra=1)
     with pytest.raises(DataError, match="'extra' was not in the training table"):
         data.schema.encode(with_extra)
-    np.testing.assert_array_equal(data.schema.encode(with_extra, drop_extra=True).x, data.x)
+    np.testing.assert_array_equal(data.schema.encode(with_extra, drop="extra").x, data.x)
 
 
 def test_arrays_match_by_position() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import io
 import re
 import shlex
@@ -257,7 +258,7 @@ def test_every_command_has_its_line() -> None:
 
 def test_the_hooks_are_those_of_a_pair() -> None:
     named = [row[0] for row in rows_of(ROOT / "docs" / "pair.md", "hook", "what it gives", "asked for by")]
-    described = re.findall(r"^    ``(\w+)`` ", Pair.__doc__, re.MULTILINE)
+    described = re.findall(r"^``(\w+)`` ", inspect.getdoc(Pair), re.MULTILINE)
     assert sorted(named) == sorted(described)
 
 

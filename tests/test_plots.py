@@ -143,7 +143,7 @@ def test_plot_all_writes_what_applies(fits: dict[str, Fit], tmp_path: Path) -> N
     with pytest.raises(UnsupportedError, match="No loss picture of gmm by nuts: this engine minimises no loss"):
         plots.plot_all(fits["posterior"], tmp_path, ["loss"])
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="Can't write"):
+    with pytest.raises(StorageError, match="is a file: give the name of a folder"):
         plots.plot_all(fits["posterior"], tmp_path / "file", ["score"])
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import logsumexp
 
 from ppl_gen.backends import numpyro_ops
-from ppl_gen.engine import Draws
-from ppl_gen.inference.em import EM
+from ppl_gen.inference.em import driver
+from ppl_gen.inference.em.driver import Solutions
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data, View
+    from ppl_gen.engine import Draws
     from ppl_gen.family import Pair
+    from ppl_gen.inference.em import EM
     from ppl_gen.progress import Monitor
 
 Parameters = Mapping[str, Any]
@@ -29,54 +29,11 @@ SMALL = 20_000  # runs x rows up to which compile time outweighs run time
 SIDE_BY_SIDE_LIMIT = 2_000_000  # runs x rows x columns up to which they run side by side rather than in turn
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Solutions:
-    """Converged (or stopped) EM runs: leading axis of ``parameters``, ``objective`` and ``iterations``."""
-
-    parameters: Parameters
-    objective: np.ndarray  # log likelihood (ml) or log joint (map), summed over rows
-    iterations: np.ndarray
-    converged: np.ndarray
-    trace: np.ndarray  # (run, iteration): the objective at each iteration, NaN after the run's end
-
-
 def run(pair: Pair, data: Data, settings: EM, seed: int, monitor: Monitor) -> Draws:
     """Fit by EM; see :class:`ppl_gen.inference.em.EM`."""
     view = pair.data if pair.data is not None else data.view("numpyro")
-    num_obs = len(view.x)
     solve = Solver(pair, view, settings.objective, settings.tolerance, settings.max_iter)
-    weights = np.ones(num_obs) if view.weights is None else np.asarray(view.weights)
-    assert pair.initialize is not None  # one of the engine's hooks
-    starts = solve(pair.initialize(view, seed, settings.num_starts), weights[None], monitor)
-    order, degenerate = rank(pair, starts)
-    best = order[0]
-    point = {name: np.asarray(value[best]) for name, value in starts.parameters.items()}
-
-    members = settings.bootstraps(num_obs)
-    interrupted, held_out = False, None
-    posterior = {name: value[None, None] for name, value in point.items()}
-    if members:
-        counts = np.random.default_rng(seed).multinomial(num_obs, np.full(num_obs, 1 / num_obs), size=members)
-        tiled = {name: np.repeat(value[None], members, axis=0) for name, value in point.items()}
-        try:
-            refits = solve(tiled, counts * weights, monitor)
-            posterior = {name: value[None] for name, value in refits.parameters.items()}
-            with_point = {name: np.concatenate([point[name][None], value[0]]) for name, value in posterior.items()}
-            held_out = _out_of_bag(pair, view, with_point, counts)
-        except KeyboardInterrupt:
-            interrupted = True
-    agree = np.abs(starts.objective - starts.objective[best]) < 1e-3 * max(1.0, num_obs**0.5)
-    return Draws(
-        posterior=posterior, uncertainty="bootstrap" if members and not interrupted else "point", point=point,
-        losses=-starts.trace[best, : starts.iterations[best]], held_out=held_out, interrupted=interrupted,
-        figures={
-            "objective": float(starts.objective[best]), "num_iterations": int(starts.iterations[best]),
-            "converged": bool(starts.converged[best]), "num_starts": len(starts.objective),
-            "num_starts_agreeing": int(agree.sum()), "num_starts_degenerate": int(degenerate.sum()),
-            "degenerate": bool(degenerate[best]),
-        },
-    )  # fmt: skip
+    return driver.fit(solve, pair, view, settings, seed, monitor)
 
 
 def starting_values(pair: Pair, view: View, seed: int, num_chains: int, num_starts: int) -> dict[str, np.ndarray]:
@@ -89,28 +46,7 @@ def starting_values(pair: Pair, view: View, seed: int, num_chains: int, num_star
         return numpyro_ops.sample_prior(pair, num_chains, seed)
     if pair.e_step is None or pair.m_step is None:
         return {name: np.asarray(value) for name, value in pair.initialize(view, seed, num_chains).items()}
-    from ppl_gen.progress import Monitor
-
-    solve = Solver(pair, view, "map", 1e-5, 200)
-    weights = np.ones(len(view.x)) if view.weights is None else np.asarray(view.weights)
-    starts = solve(pair.initialize(view, seed, num_chains * num_starts), weights[None], Monitor())
-    chains = []
-    for chain in range(num_chains):
-        own = np.arange(chain * num_starts, (chain + 1) * num_starts)
-        chains.append(own[rank(pair, starts, own)[0][0]])
-    return {name: np.asarray(value)[chains] for name, value in starts.parameters.items()}
-
-
-def rank(pair: Pair, solutions: Solutions, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Indices from best to worst, degenerate solutions last; and which ones are degenerate."""
-    parameters, objective = solutions.parameters, solutions.objective
-    if among is not None:
-        parameters, objective = {k: v[among] for k, v in parameters.items()}, objective[among]
-    degenerate = np.zeros(len(objective), bool)
-    if pair.is_degenerate is not None:
-        over_runs = pair.cached("is_degenerate", lambda: jax.jit(jax.vmap(pair.is_degenerate)))
-        degenerate = np.asarray(over_runs(parameters))
-    return np.lexsort((-np.nan_to_num(objective, nan=-np.inf), degenerate)), degenerate
+    return driver.chain_starts(Solver(pair, view, "map", 1e-5, 200), pair, view, seed, num_chains, num_starts)
 
 
 class Solver:
@@ -119,6 +55,7 @@ class Solver:
     def __init__(self, pair: Pair, view: View, objective: str, tolerance: float, max_iter: int) -> None:
         self.tolerance, self.max_iter, self.num_obs = tolerance, max_iter, len(view.x)
         size = min(BLOCK, self.num_obs)
+        self.pair, self.view = pair, view
         self.blocks = jax.tree.map(lambda leaf: jnp.asarray(_in_blocks(leaf, size)), _without_shared(view))
         self.patterns = view.patterns
         self.programs = pair.cached(("em", objective), lambda: _Programs(pair, objective))
@@ -139,12 +76,24 @@ class Solver:
             chosen = {name: np.asarray(value)[rows] for name, value in parameters.items()}
             part = self._solve_batch(chosen, weights[rows], monitor)
             parts.append(jax.tree.map(lambda leaf, start=start: leaf[: runs - start], part))
-        longest = max(part.trace.shape[1] for part in parts)
-        pad = [np.pad(p.trace, ((0, 0), (0, longest - p.trace.shape[1])), constant_values=np.nan) for p in parts]
-        parts = [dataclasses.replace(part, trace=trace) for part, trace in zip(parts, pad, strict=True)]
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        longest = max(trace.shape[1] for *_, trace in parts)
+        pad = [((0, 0), (0, longest - trace.shape[1])) for *_, trace in parts]
+        parts = [(*p, np.pad(trace, w, constant_values=np.nan)) for (*p, trace), w in zip(parts, pad, strict=True)]
+        return Solutions(*jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
 
-    def _solve_batch(self, parameters: Parameters, weights: np.ndarray, monitor: Monitor) -> Solutions:
+    def row_log_prob(self, parameters: Parameters) -> np.ndarray:
+        """(runs, obs): log density of every row under each of the stacked parameters."""
+        return numpyro_ops.log_prob(self.pair, parameters, self.view)
+
+    def is_degenerate(self, parameters: Parameters) -> np.ndarray:
+        """(runs,): which of the stacked parameters the family calls degenerate."""
+        hook = self.pair.is_degenerate
+        if hook is None:
+            return np.zeros(len(next(iter(parameters.values()))), bool)
+        return np.asarray(self.pair.cached("is_degenerate", lambda: jax.jit(jax.vmap(hook)))(parameters))
+
+    def _solve_batch(self, parameters: Parameters, weights: np.ndarray, monitor: Monitor) -> tuple[Any, ...]:
+        """The fields of :class:`Solutions`."""
         dtype, size = self.blocks.x.dtype, self.blocks.x.shape[1]
         runs = len(weights)
         blocked = np.stack([_in_blocks(one, size) for one in weights]).astype(dtype)
@@ -163,9 +112,7 @@ class Solver:
             done += limit
             monitor.update(done, self.max_iter, objective=float(np.max(state[1])))
         parameters, objective, converged, iterations = jax.tree.map(np.asarray, state)
-        return Solutions(
-            parameters, objective.astype(np.float64), iterations, converged, np.concatenate(traces, axis=1)
-        )
+        return parameters, objective.astype(np.float64), iterations, converged, np.concatenate(traces, axis=1)
 
 
 class _Programs:
@@ -238,12 +185,3 @@ def _in_blocks(leaf: Any, size: int) -> np.ndarray:
 def _without_shared(view: View) -> View:
     """The view's leaves that have one entry per row (the table of missing patterns is shared by all)."""
     return view._replace(weights=None, patterns=None)
-
-
-def _out_of_bag(pair: Pair, view: View, posterior: Parameters, counts: np.ndarray) -> np.ndarray:
-    """(obs,): log mean density of each row over the refits that did not see it; NaN where every refit did."""
-    log_prob = numpyro_ops.log_prob(pair, posterior, view)[1:]
-    left_out = counts == 0
-    number = left_out.sum(0)
-    value = logsumexp(np.where(left_out, log_prob, -np.inf), axis=0, b=np.where(number, 1.0, 0.0)[None, :] * left_out)
-    return np.where(number > 0, value - np.log(np.maximum(number, 1)), np.nan)

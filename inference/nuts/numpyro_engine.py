@@ -24,6 +24,7 @@ from blackjax.adaptation.step_size import dual_averaging_adaptation
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import constrain_fn
 
+from ppl_gen.backends import numpyro_ops
 from ppl_gen.backends.numpyro_ops import log_density_fn, to_unconstrained
 from ppl_gen.engine import Draws
 from ppl_gen.inference.em.numpyro_engine import starting_values
@@ -117,7 +118,7 @@ def _programs(pair: Pair, settings: NUTS, unravel: Callable) -> tuple[Callable, 
 
     def init(position: jax.Array, view: View) -> ChainState:
         sampler = blackjax.nuts.init(position, lambda u: log_density(unravel(u), view))
-        return ChainState(sampler, size_init(jnp.asarray(0.5, position.dtype)), mass_init(position.size))
+        return _strong(ChainState(sampler, size_init(jnp.asarray(0.5, position.dtype)), mass_init(position.size)))
 
     def adapt(state: ChainState, stage: jax.Array, window_ends: jax.Array, acceptance: jax.Array) -> ChainState:
         slow = stage == SLOW
@@ -150,9 +151,16 @@ def _programs(pair: Pair, settings: NUTS, unravel: Callable) -> tuple[Callable, 
             )  # fmt: skip
             return state, (sampler.position, kept)
 
-        return jax.lax.scan(step, state, (steps, (stages[:, 0], stages[:, 1])))
+        state, output = jax.lax.scan(step, state, (steps, (stages[:, 0], stages[:, 1])))
+        return _strong(state), output
 
-    return jax.jit(init), jax.jit(advance)
+    return jax.jit(init, compiler_options=numpyro_ops.QUICK), jax.jit(advance)
+
+
+def _strong(state: ChainState) -> ChainState:
+    """The state with no weak types (JAX's name for those of Python numbers), which would compile ``advance`` twice:
+    for the state that ``init`` gives, and for its own."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state)
 
 
 def _schedule(settings: NUTS) -> np.ndarray:

@@ -207,7 +207,7 @@ class GMM(Family):
         if self.covariance != "tied":
             axes["scales"] = (0,)
         if self.covariance == "full":
-            axes["corr_cholesky"] = (0,)
+            axes["corr_cholesky"] = axes["correlation"] = (0,)
         return axes
 
     def _tells_apart(self) -> bool:
@@ -226,11 +226,11 @@ class GMM(Family):
         return {
             "weights": ("component",), "locs": ("component", "column"),
             "scales": lead if self.covariance == "spherical" else (*lead, "column"),
-            "corr_cholesky": (*lead, "column", "column_other"),
+            "correlation": (*lead, "column", "column_other"),
         }  # fmt: skip
 
     def to_original(self, posterior: Mapping[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:
-        """Locations and standard deviations in the units of the table."""
+        """Locations and standard deviations in the units of the table, and correlations."""
         from ppl_gen.models.gmm.units import to_original
 
         return to_original(self, posterior, schema)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def to_original(family: GMM, posterior: Mapping[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:
     r"""Locations :math:`\ell_d + s_d \mu_{kd}` and standard deviations :math:`s_d \sigma_{kd}` in the units of column
-    d; weights and correlations have none. One spherical scale for columns of different units stays in model space."""
+    d; weights and correlations have none. One spherical scale for columns of different units stays in model space.
+    A Cholesky factor L is given as the correlation matrix :math:`L L^T` that it stands for."""
     loc, scale = np.array([c.loc for c in schema.columns]), schema.scales
     result = dict(posterior)
     if "locs" in result:
@@ -23,6 +24,9 @@ def to_original(family: GMM, posterior: Mapping[str, np.ndarray], schema: Schema
         result["scales"] = scale * result["scales"]
     elif "scales" in result and np.ptp(scale) == 0:
         result["scales"] = scale[0] * result["scales"]
+    if "corr_cholesky" in result:
+        factor = np.asarray(result.pop("corr_cholesky"))
+        result["correlation"] = factor @ np.swapaxes(factor, -1, -2)
     return result
 
 

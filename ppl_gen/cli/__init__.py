@@ -116,7 +116,8 @@ def _usage(error: typer.TyperException) -> str:
     from ppl_gen.errors import did_you_mean
 
     near, name = getattr(error, "possibilities", None), getattr(error, "option_name", "")
-    return f"{error.message}: {did_you_mean(name, near)}" if near else error.format_message()
+    text = f"{error.message}: {did_you_mean(name, near)}" if near else error.format_message().rstrip()
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def _command(arguments: list[str]) -> str:

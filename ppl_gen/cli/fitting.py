@@ -74,7 +74,7 @@ def fit(
     from ppl_gen.storage import check_output
 
     chosen = o.make_family(family, o.split_settings(settings))
-    run_folder = output or str(Path("runs") / f"{Path(table).stem}-{chosen.name}")
+    run_folder = str(Path("runs") / f"{Path(table).stem}-{chosen.name}") if output is None else output
     job = {
         "engine": o.make_engine(engine, o.split_settings(engine_settings)), "backend": backend, "seed": seed,
         "checkpoint": checkpoint, "keep_partial": keep_partial,
@@ -89,13 +89,20 @@ def _fit_and_show(
 ) -> None:
     from ppl_gen import report
     from ppl_gen.fit import fit as run
+    from ppl_gen.progress import gentle_interrupt
     from ppl_gen.storage import save
 
-    result = run(family, table, progress=sys.stderr.isatty(), **job)
-    if result.draws.interrupted:
-        raise KeyboardInterrupt(_save_partial(result, run_folder))
-    with report.working("saving"):
-        save(result, run_folder, overwrite=overwrite)
+    try:
+        result = run(family, table, progress=sys.stderr.isatty(), **job)
+        with gentle_interrupt() if job["keep_partial"] else contextlib.nullcontext() as interrupt:
+            if result.draws.interrupted:
+                raise KeyboardInterrupt(_save_partial(result, run_folder))
+            with report.working("saving"):
+                save(result, run_folder, overwrite=overwrite)
+        if interrupt is not None and interrupt.requested:
+            raise KeyboardInterrupt(f"the fit is complete, and saved in {run_folder}")
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(str(error) or _lost(job)) from None
     with report.working("diagnosing"):
         diagnosis = result.diagnose()
     if as_json:
@@ -116,6 +123,15 @@ def _save_partial(result: Fit, run_folder: str) -> str:
     save(result, target)
     draws = result.draws
     return f"what there was ({draws.num_chains} x {draws.num_draws} draws) is saved in {target}"
+
+
+def _lost(job: dict[str, Any]) -> str:
+    """What to tell when Ctrl-C leaves nothing to save."""
+    if job["checkpoint"] is not None and Path(job["checkpoint"]).exists():
+        return f"no fit was saved; the same command goes on from {job['checkpoint']}"
+    if job["keep_partial"]:
+        return "nothing was saved, since nothing had been drawn"
+    return "nothing was saved (--keep-partial saves what has been drawn)"
 
 
 def _fit_json(result: Fit, diagnosis: Diagnosis, run_folder: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ppl_gen.data import Data
     from ppl_gen.engine import Engine
     from ppl_gen.family import Family
     from ppl_gen.result import Fit
@@ -53,13 +54,18 @@ def split_names(text: str | None) -> list[str] | None:
     """``a,b`` as two names; a name that holds a comma goes in double quotes."""
     if text is None:
         return None
-    return [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+    from ppl_gen.errors import SettingError
+
+    names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+    if not all(names):
+        raise SettingError(f"{text!r} is no list of column names, such as 'width,height'.")
+    return names
 
 
-def split_settings(items: list[str] | None) -> dict[str, str]:
+def split_settings(items: list[str] | None, example: str = "name=value, such as num_components=3") -> dict[str, str]:
     """``["name=value", ...]`` as a dictionary.
 
-    :raises SettingError: an item has no name or no equals sign.
+    :raises SettingError: an item has no name or no equals sign, or a name is given twice.
     """
     from ppl_gen.errors import SettingError
 
@@ -67,9 +73,22 @@ def split_settings(items: list[str] | None) -> dict[str, str]:
     for item in items or []:
         name, equals, value = item.partition("=")
         if not equals or not name.strip():
-            raise SettingError(f"{item!r} is not of the form name=value, such as num_components=3.")
+            raise SettingError(f"{item!r} is not of the form {example}.")
+        if name.strip() in found:
+            raise SettingError(f"{name.strip()!r} is given twice.")
         found[name.strip()] = value.strip()
     return found
+
+
+def read_rows(fit: Fit, table: str | None, drop: str | None) -> Data | None:
+    """The rows to use a fit on; None is its training rows."""
+    from ppl_gen.errors import SettingError
+
+    if table is not None:
+        return fit.schema.encode(table, drop=split_names(drop))
+    if drop is not None:
+        raise SettingError("--drop leaves out columns of a TABLE, but none was given.")
+    return None
 
 
 def data_options(
@@ -77,7 +96,8 @@ def data_options(
 ) -> dict[str, Any]:
     """The keyword arguments of ``Data.from_table``."""
     return {
-        "columns": split_names(columns), "drop": split_names(drop), "kinds": split_settings(kinds) or None,
+        "columns": split_names(columns), "drop": split_names(drop),
+        "kinds": split_settings(kinds, "COLUMN=KIND, such as age=real") or None,
         "weights": weights, "standardize": not raw,
     }  # fmt: skip
 

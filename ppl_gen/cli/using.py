@@ -46,6 +46,7 @@ def diagnose(
 def score(
     run: o.RunArg,
     table: o.RowsArg = None,
+    drop: o.DropOption = None,
     output: o.OutOption = None,
     overwrite: o.OverwriteOption = False,
     hdi_prob: Annotated[float, typer.Option(metavar="P", help="Probability that the interval holds.")] = 0.9,
@@ -67,7 +68,7 @@ def score(
     path = o.check_output(output, overwrite=overwrite)
     fit = o.load_fit(run, backend)
     with report.working("scoring"):
-        found = fit.score(table, hdi_prob=hdi_prob, keep_draws=False)
+        found = fit.score(o.read_rows(fit, table, drop), hdi_prob=hdi_prob, keep_draws=False)
     frame = found.to_frame()
     if path is not None:
         o.write_table(frame, path, overwrite=overwrite)
@@ -112,6 +113,7 @@ def sample(
 def latents(
     run: o.RunArg,
     table: o.RowsArg = None,
+    drop: o.DropOption = None,
     output: o.OutOption = None,
     overwrite: o.OverwriteOption = False,
     backend: o.BackendOption = None,
@@ -129,7 +131,7 @@ def latents(
     path = o.check_output(output, overwrite=overwrite)
     fit = o.load_fit(run, backend)
     with report.working("inferring latents"):
-        frame = fit.latents(table)
+        frame = fit.latents(o.read_rows(fit, table, drop))
     _deliver(frame, path, overwrite, as_json, run, f"Latents of {len(frame):,} rows")
 
 
@@ -156,7 +158,7 @@ def plot(
 
     fit = o.load_fit(run)
     with report.working("drawing"):
-        paths = plot_all(fit, Path(output) if output else Path(run) / PLOTS, kinds=kind)
+        paths = plot_all(fit, Path(run) / PLOTS if output is None else output, kinds=kind)
     if as_json:
         report.emit_json({"run": run, "pictures": [str(path) for path in paths]})
     else:
