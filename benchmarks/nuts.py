@@ -10,18 +10,20 @@ import tempfile
 
 from common import in_process, report
 
-WHO = {"ppl_gen": "ppl_gen (NumPyro, blackjax)", "pymc": "PyMC, nutpie", "pyro": "ppl_gen (Pyro)"}
+WHO = {"ppl_gen": "ppl_gen (NumPyro, blackjax)", "pymc": "PyMC, nutpie", "pyro": "ppl_gen (Pyro)",
+       "pyro_alone": "Pyro's own NUTS with jit, our pair"}  # fmt: skip
 PROBLEMS = {"iris": "iris, 3 full components", "four": "2000 x 2, 4 full components"}
 
 
 def main() -> None:
     for name, title in PROBLEMS.items():
         rows = []
-        for who in ("ppl_gen", "pymc", "pyro") if name == "iris" else ("ppl_gen", "pymc"):
+        for who in ("ppl_gen", "pymc", "pyro", "pyro_alone") if name == "iris" else ("ppl_gen", "pymc"):
             with tempfile.TemporaryDirectory() as folder:
                 environment = {"PYTENSOR_FLAGS": f"base_compiledir={folder}", "NUMBA_CACHE_DIR": folder}
                 first = in_process("nuts_peer.py", who, name, environment=environment)
-                again = in_process("nuts_peer.py", who, name, environment=environment) if who == "pymc" else first
+                restart = who == "pymc" and name == "iris"
+                again = in_process("nuts_peer.py", who, name, environment=environment) if restart else first
             rows.append({
                 "NUTS, 4 x (500 + 500)": WHO[who], "min bulk ESS": first["min_ess"], "warm s": first["seconds"],
                 "ESS/s": first["min_ess"] / first["seconds"], "cold s": first["cold_seconds"],

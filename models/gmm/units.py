@@ -26,7 +26,7 @@ def to_original(family: GMM, posterior: Mapping[str, np.ndarray], schema: Schema
         result["scales"] = scale[0] * result["scales"]
     if "corr_cholesky" in result:
         factor = np.asarray(result.pop("corr_cholesky"))
-        result["correlation"] = factor @ np.swapaxes(factor, -1, -2)
+        result["correlation"] = np.where(np.eye(len(scale), dtype=bool), 1.0, factor @ np.swapaxes(factor, -1, -2))
     return result
 
 
