@@ -92,7 +92,8 @@ class Monitor:
 def gentle_interrupt(tell: bool = False) -> Iterator[SimpleNamespace]:
     """Within, the first Ctrl-C only sets ``requested`` of what is yielded; the next one stops at once.
 
-    :param tell: say so on stderr. Outside the main thread Python sends no interrupts, and this does nothing.
+    :param tell: say so on stderr. Outside the main thread, where Python sends no interrupts, and in a job for which the
+        shell has turned them off, this does nothing.
     """
     found = SimpleNamespace(requested=False)
 
@@ -103,10 +104,11 @@ def gentle_interrupt(tell: bool = False) -> Iterator[SimpleNamespace]:
         if tell:
             sys.stderr.write("stopping after this piece of work (Ctrl-C again: at once)\n")
 
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before == signal.SIG_IGN:
         yield found
         return
-    before = signal.signal(signal.SIGINT, hear)
+    signal.signal(signal.SIGINT, hear)
     try:
         yield found
     finally:

@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import os
 import re
+import signal
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,3 +134,11 @@ def _one_figure_at_a_time() -> Iterator[None]:
     pyplot: Any = sys.modules.get("matplotlib.pyplot")
     if pyplot is not None:
         pyplot.close("all")
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[], None]]:
+    """Sends this process what Ctrl-C sends; heard even where the shell has turned it off, as in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, before)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -103,13 +103,13 @@ def test_an_interrupted_fit_keeps_what_was_drawn_when_asked(monkeypatch: pytest.
 
 @pytest.mark.parametrize("keep_partial", [True, False])
 def test_ctrl_c_after_the_last_draw_loses_nothing_when_asked(
-    monkeypatch: pytest.MonkeyPatch, keep_partial: bool
+    monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[], None], keep_partial: bool
 ) -> None:
     module = sys.modules["ppl_gen.fit"]
     align = module.align_labels
 
     def interrupt_and_align(*args: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
+        ctrl_c()
         return align(*args)
 
     monkeypatch.setattr(module, "align_labels", interrupt_and_align)
@@ -124,15 +124,17 @@ def test_ctrl_c_after_the_last_draw_loses_nothing_when_asked(
             pg.fit(pg.GMM(2), clusters(), **job)
 
 
-def test_the_first_ctrl_c_is_heard_between_two_pieces_of_work_and_the_second_at_once() -> None:
+def test_the_first_ctrl_c_is_heard_between_two_pieces_of_work_and_the_second_at_once(
+    ctrl_c: Callable[[], None],
+) -> None:
     with Monitor(gentle=True) as monitor:
-        os.kill(os.getpid(), signal.SIGINT)
+        ctrl_c()
         with pytest.raises(KeyboardInterrupt):
             monitor.update(1, 2)
         monitor.update(2, 2)  # heard once
-        os.kill(os.getpid(), signal.SIGINT)
+        ctrl_c()
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            ctrl_c()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -297,13 +296,13 @@ def test_what_was_drawn_is_saved_when_asked(
 
 
 def test_ctrl_c_while_saving_waits_for_the_fit_when_asked(
-    run: Path, table: Path, tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+    run: Path, table: Path, tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[], None]
 ) -> None:
     storage = sys.modules["ppl_gen.storage"]
     save = storage.save
 
     def save_and_interrupt(*args: Any, **options: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
+        ctrl_c()
         return save(*args, **options)
 
     fit = pg.load(run)
