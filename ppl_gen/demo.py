@@ -41,7 +41,7 @@ def run(folder: str | Path = "runs/demo", *, seed: int = 0) -> Fit:
     best = choose(frame, seed)
 
     report.heading(f"3  The posterior of {report.describe(best)}, by NUTS")
-    result = fit(best, frame, engine=NUTS(), seed=seed, progress=sys.stderr.isatty())
+    result = fit(best, frame, engine=NUTS(num_samples=4000), seed=seed, progress=sys.stderr.isatty())
     report.pairs(report.facts(result))
     report.table(components(result), title="Components: posterior mean ± sd, cm")
 

@@ -82,7 +82,7 @@ class Diagnosis:
         judged = sum(check.passed is not None for check in self.checks)
         if self.passed:
             return f"PASS: all {judged} checks passed."
-        return f"FAIL: {len(self.failed)} of {judged} checks failed: {', '.join(c.name for c in self.failed)}."
+        return f"FAIL: {len(self.failed)} of {judged} checks failed: {'; '.join(c.name for c in self.failed)}."
 
     def __getitem__(self, name: str) -> Check:
         """The check of this name."""

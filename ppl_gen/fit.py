@@ -19,6 +19,7 @@ from ppl_gen.data import Data
 from ppl_gen.engine import Draws, Engine
 from ppl_gen.errors import SettingError, did_you_mean
 from ppl_gen.family import BACKENDS, Family, Pair
+from ppl_gen.files import check_writable, resolve
 from ppl_gen.progress import Monitor
 from ppl_gen.result import Fit
 from ppl_gen.scoring import check_seed
@@ -62,6 +63,8 @@ def fit(
     if checkpoint is not None and not engine.checkpoints:
         raise SettingError(f"Engine {engine.name!r} keeps no checkpoint: it starts over quickly; leave checkpoint out.")
     pair = chosen.build(backend, data.schema, len(data), data.view(backend))
+    if checkpoint is not None and not Path(checkpoint).exists():
+        check_writable(resolve(checkpoint))
     monitor = Monitor(
         show=progress, gentle=keep_partial, checkpoint_path=Path(checkpoint) if checkpoint else None,
         tag=_tag(chosen, engine, backend, seed, data), label=f"{chosen.name} by {engine.name}",

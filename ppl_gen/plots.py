@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ppl_gen import plots_chains
 from ppl_gen.errors import SettingError, StorageError, UnsupportedError, did_you_mean
-from ppl_gen.files import check_writable, resolve
+from ppl_gen.files import check_writable, reason, resolve
 from ppl_gen.plots_chains import plot_energy, plot_loss, plot_rank, plot_trace
 from ppl_gen.plots_intervals import ALL_FIXED, NO_SPREAD, panels_of, plot_compare, plot_parameters
 from ppl_gen.plots_pairs import plot_pairs
@@ -85,6 +85,6 @@ def plot_all(fit: Fit, folder: str | Path, kinds: Iterable[str] | None = None) -
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=DPI)
         except OSError as error:
-            raise StorageError(f"Can't write {path}: {error.strerror or error}.") from error
+            raise StorageError(f"{path} can't be written: {reason(error)}.") from error
         paths.append(path)
     return paths

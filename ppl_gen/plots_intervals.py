@@ -53,8 +53,10 @@ def plot_parameters(fit: Fit, *, fig: Figure | SubFigure | None = None, max_pane
     shown = found[:max_panels]
     across = min(4, len(shown))
     rows = [shown[start : start + across] for start in range(0, len(shown), across)]
+    texts = [max(len(panel.axis) for panel in row) for row in rows]
     lines = [min(MAX_ROWS, max(len(panel.names) for panel in row)) for row in rows]
-    heights = [0.75 + 0.18 * number for number in lines]  # inches
+    # Inches; a panel of few lines still has room for what they are of, at its side.
+    heights = [0.75 + max(0.18 * number, 0.075 * longest) for number, longest in zip(lines, texts, strict=True)]
     fig = plots_style.figure_of(fig, max(2.6 * across, 5.0), sum(heights) + 0.4)
     # A figure of its own for each row: the long names of one do not narrow the others.
     strips = np.atleast_1d(fig.subfigures(len(rows), 1, height_ratios=heights))
@@ -111,7 +113,7 @@ def _panel(title: tuple[str, str], draws: np.ndarray, point: np.ndarray | None, 
         names.append(", ".join(label(text, 18) for text in texts))
         marks.append(at[label_axes[0]] if label_axes else 0)
     stacked = np.stack([values for values, _ in kept], axis=1) if kept else np.empty((len(draws), 0))
-    what = ", ".join(axes[a].removesuffix("_other") or "element" for a in order) or "value"
+    what = ", ".join(dict.fromkeys(axes[a].removesuffix("_other") or "element" for a in order)) or "value"
     return Panel(*title, stacked, None if point is None else np.array([p for _, p in kept]), names, marks, what)
 
 

@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,12 +24,14 @@ class Monitor:
     ``update(done, total, **figures)`` draws the bar (figures are shown beside it: loss, divergences). A checkpoint
     is a flat dictionary of numpy arrays: the whole state of the engine, so that a run that resumes gives the same
     bits as one that was never stopped. ``tag`` identifies the job (family, engine, data, seed): a checkpoint of
-    another job is refused. With ``gentle``, Ctrl-C is heard at the next update, between two chunks, so that it can't
-    cut into one, nor into what follows the last; a second one stops at once.
+    another job is refused. With ``gentle``, and once the engine has said ``worth_keeping``, Ctrl-C is heard at the next
+    update, between two chunks, so that it can't cut into one, nor into what follows the last; a second one stops at
+    once, as the first does before.
     """
 
     show: bool = False
     gentle: bool = False
+    worth_keeping: bool = False
     checkpoint_path: Path | None = None
     tag: str = ""
     label: str = "fit"
@@ -38,6 +41,11 @@ class Monitor:
     _start: float = dataclasses.field(default_factory=time.monotonic, repr=False)
     _interrupt: Any = dataclasses.field(default=None, repr=False)
     _open: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack, repr=False)
+
+    def begin(self, total: int) -> None:
+        """A long job begins, whose first update may be far off: show the bar at once."""
+        if self.show and self._bar is None:
+            self._bar, self._task = _rich_bar(self.label, total)
 
     def update(self, done: int, total: int, **figures: float) -> None:
         if self._interrupt is not None and self._interrupt.requested:
@@ -56,9 +64,14 @@ class Monitor:
     def save(self, state: dict[str, np.ndarray]) -> None:
         """Write a checkpoint (a sibling file, then renamed); does nothing unless one was asked for."""
         if self.checkpoint_path is not None:
+            from ppl_gen.errors import StorageError
             from ppl_gen.storage import write_checkpoint
 
-            write_checkpoint(self.checkpoint_path, state, self.tag)
+            try:
+                write_checkpoint(self.checkpoint_path, state, self.tag)
+            except StorageError as error:  # a full disk is no reason to lose the fit as well
+                warnings.warn(f"No checkpoint any more: {error}", stacklevel=2)
+                self.checkpoint_path = None
 
     def load(self) -> dict[str, np.ndarray] | None:
         """The checkpoint to resume from, or None."""
@@ -80,7 +93,7 @@ class Monitor:
 
     def __enter__(self) -> Monitor:
         if self.gentle:
-            self._interrupt = self._open.enter_context(gentle_interrupt(tell=self.show))
+            self._interrupt = self._open.enter_context(gentle_interrupt(lambda: self.worth_keeping, tell=True))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,16 +102,17 @@ class Monitor:
 
 
 @contextlib.contextmanager
-def gentle_interrupt(tell: bool = False) -> Iterator[SimpleNamespace]:
+def gentle_interrupt(when: Callable[[], bool] = lambda: True, tell: bool = False) -> Iterator[SimpleNamespace]:
     """Within, the first Ctrl-C only sets ``requested`` of what is yielded; the next one stops at once.
 
+    :param when: whether to be gentle now; where it is not, the first one stops at once too.
     :param tell: say so on stderr. Outside the main thread, where Python sends no interrupts, and in a job for which the
         shell has turned them off, this does nothing.
     """
     found = SimpleNamespace(requested=False)
 
     def hear(*_: object) -> None:
-        if found.requested:
+        if found.requested or not when():
             raise KeyboardInterrupt
         found.requested = True
         if tell:

@@ -137,12 +137,15 @@ class Schema:
                 unused = [other for other in where if other not in self.names]
                 hint = nearest(name, unused) if unused else f"the model has {some(self.names)}."
                 raise DataError(f"Column {show(name)} is missing from the table: {hint}")
-        for name in where:
-            if name not in self.names and name not in self.dropped and name != weight_name:
-                raise DataError(
-                    f"Column {show(name)} was not in the training table: name it rightly, or leave it out with "
-                    f"drop=[{show(name)}]; the model has {some(self.names)}."
-                )
+        unknown = [n for n in where if n not in self.names and n not in self.dropped and n != weight_name]
+        if unknown:
+            these = f"Column {show(unknown[0])} was"
+            if len(unknown) > 1:
+                these = f"Columns {', '.join(map(show, unknown[:10]))}{', ...' * (len(unknown) > 10)} were"
+            raise DataError(
+                f"{these} not in the training table: name rightly what the model has ({some(self.names)}), or leave "
+                f"the rest out with drop=[{', '.join(map(show, unknown))}]."
+            )
         return [where[name] for name in self.names]
 
     def _array_positions(self, given: int) -> list[int]:

@@ -128,6 +128,9 @@ def test_the_first_ctrl_c_is_heard_between_two_pieces_of_work_and_the_second_at_
     ctrl_c: Callable[[], None],
 ) -> None:
     with Monitor(gentle=True) as monitor:
+        with pytest.raises(KeyboardInterrupt):
+            ctrl_c()  # nothing is worth keeping yet
+        monitor.worth_keeping = True
         ctrl_c()
         with pytest.raises(KeyboardInterrupt):
             monitor.update(1, 2)

@@ -54,6 +54,7 @@ def fit(solve: Solver, pair: Pair, view: View, settings: EM, seed: int, monitor:
     members = settings.bootstraps(num_obs)
     interrupted, held_out = False, None
     posterior = {name: value[None, None] for name, value in point.items()}
+    monitor.worth_keeping = True
     if members:
         counts = np.random.default_rng(seed).multinomial(num_obs, np.full(num_obs, 1 / num_obs), size=members)
         tiled = {name: np.repeat(value[None], members, axis=0) for name, value in point.items()}

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ppl_gen.progress import Monitor
 
 FAST, SLOW, SAMPLE = 0, 1, 2
-CHUNK = 100  # steps per call of the compiled program
+CHUNK = 25  # steps per call of the compiled program
 
 
 class ChainState(NamedTuple):
@@ -62,6 +62,8 @@ class Info(NamedTuple):
 def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> Draws:
     """Sample the posterior; see :class:`ppl_gen.inference.nuts.NUTS`."""
     view = pair.data if pair.data is not None else data.view("numpyro")
+    total = settings.num_warmup + settings.num_samples
+    monitor.begin(total)
     starts = starting_values(pair, view, seed, settings.num_chains, settings.num_starts)
     positions, unravel = _unconstrained_starts(pair, view, starts)
     # A little noise, so that chains that begin at the same mode do not begin at the same point.
@@ -73,7 +75,6 @@ def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> 
     chain_keys = [jax.random.fold_in(key, chain) for chain in range(settings.num_chains)]
     states = [init(position, view) for position in positions]
     states, done, kept = _restore(monitor, states)
-    total = settings.num_warmup + settings.num_samples
     schedule = _schedule(settings)
     interrupted = False
     try:
@@ -84,6 +85,7 @@ def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> 
                 jax.tree.map(lambda leaf, done=done: leaf[:, max(settings.num_warmup - done, 0) : total - done], output)
             )
             done = min(done + CHUNK, total)
+            monitor.worth_keeping = done > settings.num_warmup
             monitor.update(done, total, divergences=float(sum(k[1].diverging.sum() for k in kept)))
             if monitor.checkpoint_path is not None:
                 monitor.save(_pack(states, done, kept))

@@ -35,6 +35,7 @@ Record = dict[str, Any]
 def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> Draws:
     """Sample the posterior; see :class:`ppl_gen.inference.nuts.NUTS`."""
     view = pair.data if pair.data is not None else data.view("pyro")
+    monitor.begin(settings.num_chains * (settings.num_warmup + settings.num_samples))
     starts = starting_values(pair, view, seed, settings.num_chains, settings.num_starts)
     chains, interrupted = _restore(monitor), False
     current: list[Record] = []  # the draws of the chain at work
@@ -48,6 +49,7 @@ def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> 
                 steps = _sample(space, program, {k: v[chain] for k, v in starts.items()}, settings, seed, chain)
                 for number, record in enumerate(steps):
                     current += record
+                    monitor.worth_keeping |= bool(record)
                     _report(monitor, settings, chains, current, number)
                 chains.append(_stack(current))
                 monitor.save(_pack(chains))

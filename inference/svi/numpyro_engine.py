@@ -109,6 +109,7 @@ def _train(
         while len(losses) < total and not converged:
             state, parameters, new = window(state, view)
             losses.append(np.asarray(new))
+            monitor.worth_keeping = True
             if not np.isfinite(losses[-1][-1]):
                 raise FitError(f"SVI: the loss is not a number after {len(losses) * settings.window} steps; "
                                f"lower learning_rate (now {settings.learning_rate:g}).")  # fmt: skip

@@ -119,6 +119,7 @@ class _Trainer:
                 converged = self.rule.update(losses)
                 self.mean = mean
                 self.losses.append(losses)
+                monitor.worth_keeping = True
                 monitor.update(self.steps, total * window, loss=float(losses.mean()))
                 monitor.save(self._pack())
         except KeyboardInterrupt:

@@ -40,8 +40,8 @@ RowsArg = Annotated[str | None, typer.Argument(metavar="[TABLE]", help="The rows
 OutOption = Annotated[
     str | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this .csv or .parquet file.")
 ]
-ColumnsOption = Annotated[str | None, typer.Option(metavar="A,B", help="Use these columns only.")]
-DropOption = Annotated[str | None, typer.Option(metavar="A,B", help="Leave these columns out.")]
+ColumnsOption = Annotated[list[str] | None, typer.Option(metavar="A,B", help="Use these columns only; repeat.")]
+DropOption = Annotated[list[str] | None, typer.Option(metavar="A,B", help="Leave these columns out; repeat.")]
 KindOption = Annotated[
     list[str] | None,
     typer.Option("--kind", metavar="COLUMN=KIND", help="real, count, binary or categorical; repeat."),
@@ -50,16 +50,19 @@ WeightsOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="The c
 RawOption = Annotated[bool, typer.Option("--no-standardize", help="Model real columns in their own units.")]
 
 
-def split_names(text: str | None) -> list[str] | None:
-    """``a,b`` as two names; a name that holds a comma goes in double quotes."""
-    if text is None:
+def split_names(texts: list[str] | None) -> list[str] | None:
+    """Each ``a,b`` as two names; a name that holds a comma goes in double quotes."""
+    if not texts:
         return None
     from ppl_gen.errors import SettingError
 
-    names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
-    if not all(names):
-        raise SettingError(f"{text!r} is no list of column names, such as 'width,height'.")
-    return names
+    found = []
+    for text in texts:
+        names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+        if not names or not all(names):
+            raise SettingError(f"{text!r} is no list of column names, such as 'width,height'.")
+        found += names
+    return found
 
 
 def split_settings(items: list[str] | None, example: str = "name=value, such as num_components=3") -> dict[str, str]:
@@ -80,19 +83,19 @@ def split_settings(items: list[str] | None, example: str = "name=value, such as 
     return found
 
 
-def read_rows(fit: Fit, table: str | None, drop: str | None) -> Data | None:
+def read_rows(fit: Fit, table: str | None, drop: list[str] | None) -> Data | None:
     """The rows to use a fit on; None is its training rows."""
     from ppl_gen.errors import SettingError
 
     if table is not None:
         return fit.schema.encode(table, drop=split_names(drop))
-    if drop is not None:
+    if drop:
         raise SettingError("--drop leaves out columns of a TABLE, but none was given.")
     return None
 
 
 def data_options(
-    columns: str | None, drop: str | None, kinds: list[str] | None, weights: str | None, raw: bool
+    columns: list[str] | None, drop: list[str] | None, kinds: list[str] | None, weights: str | None, raw: bool
 ) -> dict[str, Any]:
     """The keyword arguments of ``Data.from_table``."""
     return {
