@@ -16,15 +16,12 @@ ENGINES = {
 
 def main() -> None:
     family = pg.GMM(2, prior=pg.GMMPrior(concentration=5.0, loc_scale=3.0))
-    rows = []
     for name, engine in ENGINES.items():
         elapsed, result = seconds(
             lambda engine=engine: simulation_based_calibration(family, engine, num_replications=200)
         )
-        for row in result.to_frame().to_dict("records"):
-            rows.append({"engine": name, **row})
-        print(f"{name}: 200 replications in {elapsed:.0f} s")
-    report("Simulation-based calibration, two components in one dimension, 50 rows, 200 replications", rows)
+        title = f"{name}: 200 replications of two components in one dimension, 50 rows, in {elapsed:.0f} s"
+        report(title, result.to_frame().to_dict("records"))
 
 
 if __name__ == "__main__":
