@@ -211,15 +211,16 @@ def groups(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
         "posterior_predictive": {"x": evidence.in_original_units(evidence.replicates)},
         "observed_data": {"x": evidence.in_original_units(evidence.observed)},
     }
-    row_dims = ["obs", COLUMN]
+    row_dims = ["obs" if fit.train.lengths is None else "step", COLUMN]
     dims = {"log_likelihood": {"x": ["obs"]}, "posterior_predictive": {"x": row_dims}, "observed_data": {"x": row_dims}}
     renamed = {"column": COLUMN}
     dims["posterior"] = {
         site: [renamed.get(name, name) for name in names] for site, names in fit.family.site_dims().items()
     }
     columns = [column.name for column in fit.schema.columns]
-    coords = {COLUMN: columns, "column_other": columns}
+    coords: dict[str, Any] = {COLUMN: columns, "column_other": columns}
     obs = {"log_likelihood": rows, "posterior_predictive": evidence.rows, "observed_data": evidence.rows}
+    coords["step"] = range(len(evidence.observed))
     datasets = {
         group: _dataset(variables, dims.get(group, {}), coords | {"obs": obs.get(group)}, group != "observed_data")
         for group, variables in arrays.items()

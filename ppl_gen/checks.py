@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ppl_gen import arviz_bridge as az
+from ppl_gen import checks_sequences
 from ppl_gen.diagnostics import Check, chain_statistics, elements
 from ppl_gen.evidence import Evidence
 
@@ -79,8 +80,7 @@ def of_chains(fit: Fit) -> Found:
         return [], {}
     evidence = Evidence.of(fit)
     names, draws = elements(fit)
-    probes = evidence.log_likelihood[:, :, evidence.probes].astype(np.float64)
-    probe_names = [f"row {row}" for row in evidence.rows[evidence.probes]]
+    probe_names, probes = evidence.probes
     found, details = [], {}
     for key, what, values, labels in (("parameters", "parameters", draws, names),
                                       ("log_prob", "log p(x)", probes, probe_names)):  # fmt: skip
@@ -181,10 +181,14 @@ def of_held_out(fit: Fit) -> Found:
     evidence = Evidence.of(fit)
     if not evidence.has_posterior:
         elpd = fit.held_out[np.isfinite(fit.held_out)]
+        if not len(elpd):
+            why = "nothing is left to fit to without it: pg.compare predicts its second half from the first"
+            return [Check("held-out ELPD", info=why)], {}
         how = "out-of-bag" if fit.uncertainty == "bootstrap" else "5 folds refitted"
         return [_elpd(elpd, fit, how)], {"held_out": pd.DataFrame({"elpd": fit.held_out})}
     loo, khat = evidence.loo, posterior_khat(fit)
-    assert loo is not None
+    if loo is None:
+        return checks_sequences.left_future_out(fit)
     assert khat is not None
     rows = "rows" if khat.rows == len(fit.train) else "random rows"
     found = [
@@ -218,9 +222,9 @@ def posterior_khat(fit: Fit) -> Khat | None:
 
 
 def _elpd(pointwise: np.ndarray, fit: Fit, how: str) -> Check:
-    number = len(fit.train)
+    number, what = len(fit.train), "row" if fit.train.lengths is None else "sequence"
     total, error = pointwise.mean() * number, np.sqrt(number) * pointwise.std(ddof=1) if len(pointwise) > 1 else np.nan
-    return Check("held-out ELPD", float(total), info=f"± {error:.1f} nats, {total / number:.3f} a row ({how})")
+    return Check("held-out ELPD", float(total), info=f"± {error:.1f} nats, {total / number:.3f} a {what} ({how})")
 
 
 def of_predictions(fit: Fit) -> Found:
@@ -232,13 +236,15 @@ def of_predictions(fit: Fit) -> Found:
     evidence = Evidence.of(fit)
     columns = fit.schema.columns
     replicates = evidence.replicates.reshape(-1, *evidence.observed.shape)
-    ppc = predictive.check(evidence.observed, replicates, columns, evidence.train.weights)
+    ppc = predictive.check(evidence.observed, replicates, columns, evidence.entry_weights)
     worst = ppc.table.iloc[0]
     found = [Check.of(
         "posterior predictive p", ppc.p_value, "at least", P_VALUE,
         info=f"furthest out of {len(ppc.table)}: {worst['statistic']}",
         advice=f"The fit does not reproduce the {worst['statistic']}: use a richer family or more components.",
     )]  # fmt: skip
+    if fit.train.lengths is not None:
+        return checks_sequences.with_residuals(fit, found, {"predictive": ppc.table})
     pit = predictive.pit(evidence.observed, replicates, _pit_weights(evidence), fit.seed)
     tests = [metrics.uniformity(pit[:, j]) for j in range(len(columns))]
     low = int(np.argmin([test.p_value for test in tests]))

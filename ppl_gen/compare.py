@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,9 @@ def compare(
 
     With ``test``, families are fitted to ``table`` and everything is scored on the test rows. Without it, families are
     refitted to ``folds`` parts of the table, each row scored by the fit that left it out; a fit is judged by
-    :attr:`Fit.held_out <ppl_gen.result.Fit.held_out>` on its training rows, which must be the table's.
+    :attr:`Fit.held_out <ppl_gen.result.Fit.held_out>` on its training rows, which must be the table's. Of fewer
+    sequences than folds, the second half of each is predicted step by step: it is cut in ``folds`` windows, and the
+    steps of each are scored, given the steps before them, by a fit to all that came before the window.
 
     The standard error of a difference is that of the paired differences, sqrt(n Var_i(a_i - b_i)) (Vehtari, Gelman &
     Gabry 2017, Stat. Comput. 27, eq. 24). Stacking weights maximize the held-out density of the mixture of the
@@ -56,7 +59,13 @@ def compare(
     prepared = {name: _prepare(model, table, data_options) for name, model in named.items()}
     _require_same_rows(prepared)
     data = next(iter(prepared.values()))
-    if test is None and not 2 <= folds <= len(data):
+    forward = test is None and data.lengths is not None and len(data) < folds
+    if forward and any(isinstance(model, Fit) for model in named.values()):
+        raise SettingError(
+            f"A fit has seen every end of the {len(data)} sequence{'s' * (len(data) > 1)}: give families, which are "
+            "refitted to the beginnings, or held-out sequences as test."
+        )
+    if test is None and not forward and not 2 <= folds <= len(data):
         raise SettingError(f"The number of folds must be from 2 to the number of rows ({len(data)}), not {folds!r}.")
     refits = sum(isinstance(model, Family) for model in named.values()) * (folds if test is None else 1)
     with Monitor(show=progress, label="compare") as monitor:
@@ -66,10 +75,12 @@ def compare(
             for name, model in named.items()
         }
     pointwise, dropped = as_table({name: values for name, (values, _) in found.items()})
-    weights = None if test is not None or data.weights is None else np.asarray(data.weights)[pointwise.index]
+    weights = None if test is not None or forward or data.weights is None else np.asarray(data.weights)[pointwise.index]
     families = {name: model.family if isinstance(model, Fit) else model for name, model in named.items()}
     frame = rank(pointwise, weights, families, {name: engine for name, (_, engine) in found.items()})
     how = _how(named, folds, test, len(pointwise))
+    if forward:
+        how = f"{len(pointwise):,} time steps, predicted one ahead by fits to what came before, {folds} windows"
     warnings = cautions(frame, prepared, len(pointwise), dropped)
     if test is None:
         warnings += tuple(filter(None, (_weak_loo(name, model) for name, model in named.items())))
@@ -175,12 +186,31 @@ def _held_out_rows(
 
     if test is not None:
         return _score(refit(data), test), engine.name
+    if data.lengths is not None and len(data) < folds:
+        return _forward(data, folds, refit), engine.name
     result = np.empty(len(data))
     for rows in np.array_split(np.random.default_rng(job["seed"]).permutation(len(data)), folds):
         rest = np.setdiff1d(np.arange(len(data)), rows)
         held_out = data.take(np.sort(rows))
         result[np.sort(rows)] = refit(data.take(rest)).score(held_out, p_values=False, keep_draws=False).log_predictive
     return result, engine.name
+
+
+def _forward(data: Data, folds: int, refit: Callable[[Data], Fit]) -> np.ndarray:
+    """(steps,) one-step-ahead log density of the second half of each sequence, window by window."""
+    from ppl_gen.timeseries import beginnings, score_steps
+
+    assert data.lengths is not None
+    half = np.maximum(data.lengths // 2, 1)
+    ends = [half + (data.lengths - half) * i // folds for i in range(folds + 1)]
+    result = []
+    for before, after in itertools.pairwise(ends):
+        if (after == before).all():
+            continue
+        scored = score_steps(refit(beginnings(data, before)), beginnings(data, after), 0.9).log_predictive
+        new = np.concatenate([np.arange(a) >= b for b, a in zip(before, after, strict=True)])
+        result.append(scored[new])
+    return np.concatenate(result)
 
 
 def _score(fit: Fit, test: Any) -> np.ndarray:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def information_criteria(fit: Fit) -> dict[str, float]:
     r"""AIC, BIC and, where there are labels, ICL of a maximum likelihood fit; lower is better, nats times 2.
 
-    With the log likelihood :math:`\hat\ell` (original units, row weights counted), p free parameters and n rows:
+    With the log likelihood :math:`\hat\ell` (original units, row weights counted), p free parameters and n
+    rows (of sequences, time steps):
     :math:`\mathrm{AIC} = 2p - 2\hat\ell` (Akaike 1974, IEEE Trans. Autom. Control 19),
     :math:`\mathrm{BIC} = p \log n - 2\hat\ell` (Schwarz 1978, Ann. Stat. 6), and
     :math:`\mathrm{ICL} = \mathrm{BIC} - 2 \sum_i \log \max_k p(z_i = k \mid x_i)` (Biernacki, Celeux & Govaert 2000,
@@ -25,7 +26,7 @@ def information_criteria(fit: Fit) -> dict[str, float]:
     :raises UnsupportedError: the fit is no maximum likelihood fit.
     """
     point = fit.draws.point
-    free = fit.family.num_parameters(fit.train.num_columns)
+    free = fit.family.num_free(fit.schema)
     if point is None or free is None or getattr(fit.engine, "objective", None) != "ml":
         raise UnsupportedError(
             "AIC, BIC and ICL are for maximum likelihood fits: fit with engine=EM(objective='ml'), "
@@ -34,10 +35,12 @@ def information_criteria(fit: Fit) -> dict[str, float]:
     weights = np.ones(len(fit.train)) if fit.train.weights is None else fit.train.weights
     log_prob = fit.score(p_values=False, keep_draws=False).log_predictive
     log_likelihood, number = float(weights @ log_prob), float(weights.sum())
+    if fit.train.lengths is not None:
+        number = float(weights @ fit.train.lengths)
     bic = free * np.log(number) - 2 * log_likelihood
     result = {"log_likelihood": log_likelihood, "num_parameters": float(free), "aic": 2 * free - 2 * log_likelihood,
               "bic": float(bic)}  # fmt: skip
-    if fit.family.label_axes():
+    if fit.family.label_axes() and not fit.family.sequences:
         draw = {name: value[None] for name, value in point.items()}
         view = fit.train.view(fit.backend)
         (table,) = backends.ops(fit.backend).local_posterior(fit.pair, draw, view).values()

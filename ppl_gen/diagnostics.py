@@ -161,7 +161,12 @@ def diagnose(fit: Fit) -> Diagnosis:
     chains, number = fit.draws.num_chains, f"{fit.draws.num_draws:,}"
     draws = {"posterior": f"{chains} chains x {number} draws", "guide": f"{number} draws from the guide",
              "bootstrap": f"{number} bootstrap refits"}.get(fit.uncertainty, "a point estimate")  # fmt: skip
-    rows = f"{len(fit.train):,} rows x {len(fit.schema.columns)} columns"
+    width = len(fit.schema.columns)
+    columns = f"{width} column{'s' * (width > 1)}"
+    rows = f"{len(fit.train):,} rows x {columns}"
+    if fit.train.lengths is not None:
+        many = "s" * (len(fit.train) > 1)
+        rows = f"{len(fit.train):,} sequence{many} of {fit.train.num_steps:,} time steps x {columns}"
     return Diagnosis(f"{fit.family.name} by {engine}, {rows}, {draws}", tuple(found), details)
 
 

@@ -78,10 +78,12 @@ class Engine(Settings):
         """
         missing = [hook for hook in self.hooks if getattr(pair, hook) is None]
         if missing:
-            fits = ", ".join(pair.family.engines)
+            from ppl_gen.registry import engines
+
+            able = [e for e in pair.family.engines if all(getattr(pair, h) is not None for h in engines()[e].hooks)]
             raise UnsupportedError(
-                f"Engine {self.name!r} needs {', '.join(missing)}, which {pair.family.name} does not have; "
-                f"{pair.family.name} is fitted by {fits}."
+                f"Engine {self.name!r} needs {', '.join(missing)}, which {pair.family.name} does not have with these "
+                f"options; it is fitted by {', '.join(able)}."
             )
         module = import_backend(type(self).__module__, f"{pair.backend}_engine", pair.backend)
         return module.run(pair, data, self, seed, monitor)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
 MAX_ROWS = 1_000  # training rows that the checks look at: a random subset of a longer table
+MAX_STEPS = 20_000  # time steps of sequences, likewise
 MAX_PROBES = 50  # of these, the rows whose log p(x) is followed along the chains
 NUM_REPLICATES = 400  # replicated tables; a p-value of 0.01 then rests on 4 of them
 MAX_REPLICATED = 20_000_000  # replicates x rows x columns
@@ -24,13 +25,16 @@ class Evidence:
     ``rows``            (m,) indices of the training rows looked at
     ``log_likelihood``  (chain, draw, m) log p(x | theta), nats, original units
     ``loo``             PSIS leave-one-out of those rows, where the draws stand for a posterior, else None
-    ``observed``        (m, d) those rows in model space, NaN where missing
+    ``observed``        (m, d) those rows in model space, NaN where missing; of sequences their time steps, stacked
     ``replicates``      (chain, R, m, d) in model space: tables like ``observed``, each drawn under one draw
     """
 
     def __init__(self, fit: Fit) -> None:
         self.fit = fit
         self.rows = random_rows(len(fit.train), MAX_ROWS, fit.seed)
+        if fit.train.lengths is not None:  # as many sequences as have MAX_STEPS steps together
+            steps = np.cumsum(fit.train.lengths[self.rows])
+            self.rows = self.rows[: max(1, int((steps <= MAX_STEPS).sum()))]
         self.train = fit.train if len(self.rows) == len(fit.train) else fit.train.take(self.rows)
 
     @classmethod
@@ -42,15 +46,41 @@ class Evidence:
     def log_likelihood(self) -> np.ndarray:
         return draws_of_log_prob(self.fit, self.rows)
 
-    @property
-    def probes(self) -> np.ndarray:
-        """Positions in ``rows`` of at most :data:`MAX_PROBES` rows, evenly spread."""
-        return np.linspace(0, len(self.rows) - 1, min(MAX_PROBES, len(self.rows))).astype(int)
+    @cached_property
+    def probes(self) -> tuple[list[str], np.ndarray]:
+        """Names, and log p(x) (chain, draw, P), of at most :data:`MAX_PROBES` rows, evenly spread; of sequences, of
+        time steps given the steps before them."""
+        if self.train.lengths is None:
+            chosen = np.linspace(0, len(self.rows) - 1, min(MAX_PROBES, len(self.rows))).astype(int)
+            return [f"row {row}" for row in self.rows[chosen]], self.log_likelihood[:, :, chosen].astype(np.float64)
+        from ppl_gen.padding import starts_of
+
+        seen = np.arange(self.train.num_steps) if self.train.mask is None else np.flatnonzero(self.train.mask.any(1))
+        chosen = seen[np.linspace(0, len(seen) - 1, min(MAX_PROBES, len(seen))).astype(int)]
+        starts = starts_of(self.train.lengths)
+        whose = np.searchsorted(starts, chosen, side="right") - 1
+        many = len(self.rows) > 1
+        names = [
+            (f"sequence {self.rows[i]}, " if many else "") + f"step {step - starts[i]}"
+            for i, step in zip(whose, chosen, strict=True)
+        ]
+        values = self.step_log_likelihood[:, chosen].astype(np.float64)
+        return names, values.reshape(self.fit.draws.num_chains, self.fit.draws.num_draws, -1)
+
+    @cached_property
+    def step_log_likelihood(self) -> np.ndarray:
+        """(draws, R): log p(x_t | x_<t, theta) of every time step of the sequences looked at."""
+        from ppl_gen.timeseries import step_log_prob
+
+        return step_log_prob(self.fit, self.train, self.fit.posterior)
 
     @cached_property
     def loo(self) -> Loo | None:
         from ppl_gen.arviz_bridge import loo
+        from ppl_gen.timeseries import MIN_SEQUENCES
 
+        if self.train.lengths is not None and len(self.fit.train) < MIN_SEQUENCES:
+            return None
         return loo(self.log_likelihood, self.train.weights) if self.has_posterior else None
 
     @property
@@ -62,6 +92,12 @@ class Evidence:
     def observed(self) -> np.ndarray:
         values = np.asarray(self.train.x, np.float64)
         return values if self.train.mask is None else np.where(self.train.mask, values, np.nan)
+
+    @property
+    def entry_weights(self) -> np.ndarray | None:
+        """(m,): the weight of each row of ``observed``."""
+        weights = self.train.weights
+        return weights if weights is None or self.train.lengths is None else np.repeat(weights, self.train.lengths)
 
     @cached_property
     def chosen_draws(self) -> np.ndarray:
@@ -79,6 +115,12 @@ class Evidence:
 
         posterior = self.fit.posterior if self.has_posterior else (point_draw(self.fit) or self.fit.posterior)
         draws, length = self.flat_draws, len(self.rows)
+        if self.train.lengths is not None:
+            from ppl_gen.timeseries import sample_sequences
+
+            index, sizes = np.repeat(draws, length), np.tile(self.train.lengths, len(draws))
+            steps = np.concatenate(sample_sequences(self.fit, posterior, index, sizes, self.fit.seed))
+            return steps.reshape(*self.chosen_draws.shape, *self.observed.shape)
         # Calls of one length, the last filled up, so that the backend compiles one program.
         calls = -(-len(draws) * length // SAMPLED_AT_ONCE)
         filled = np.resize(draws, -(-len(draws) // calls) * calls)

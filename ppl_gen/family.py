@@ -41,6 +41,18 @@ class Pair:
     ``is_degenerate``  ``(parameters) -> bool array``: whether a solution sits on the boundary of its space
     ``make_guide``     ``(kind, values=None) -> guide``: a guide of the kind ``"mean_field"`` or ``"multivariate"``
                        over the non-enumerated latents, centred on the given constrained values at first
+
+    Of a family of sequences, N of up to T steps with K hidden states (backends map them over draws):
+
+    ``step_log_prob``       ``(parameters, view) -> (N, T)``: log p(x_t | x_1..t-1), 0 past the end; sums to log p(x)
+    ``filtered``            ``(parameters, view) -> (N, T, K)``: p(z_t | x_1..t)
+    ``smoothed``            ``(parameters, view) -> (N, T, K)``: p(z_t | x)
+    ``most_probable_path``  ``(parameters, view) -> (N, T)``: the path of largest joint density
+    ``sample_paths``        ``(parameters, view, key) -> (N, T)``: a draw of the path given x
+    ``forecast``            ``(parameters, view, horizon, key) -> {"z": (N, horizon), "x": (N, horizon, D)}``: a draw
+                            of the continuation
+
+    ``key`` is the backend's source of randomness: a key in NumPyro, a seed in Pyro.
     """
 
     family: Family
@@ -55,6 +67,12 @@ class Pair:
     log_prior: Callable[..., Any] | None = None
     is_degenerate: Callable[..., Any] | None = None
     make_guide: Callable[..., Callable[..., Any]] | None = None
+    step_log_prob: Callable[..., Any] | None = None
+    filtered: Callable[..., Any] | None = None
+    smoothed: Callable[..., Any] | None = None
+    most_probable_path: Callable[..., Any] | None = None
+    sample_paths: Callable[..., Any] | None = None
+    forecast: Callable[..., Any] | None = None
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -82,6 +100,17 @@ class Family(Settings):
     density: ClassVar[str]  # "exact", "importance", "unnormalised" or "implicit"
     kinds: ClassVar[tuple[str, ...]]  # the column kinds that it models
     engines: ClassVar[tuple[str, ...]]  # those that fit it, the preferred one first
+    sequences: ClassVar[bool] = False  # whether an observation is a sequence of time steps, not a row
+
+    @property
+    def num_labels(self) -> int:
+        """How many values a discrete local latent has; 0 where there is none."""
+        return 0
+
+    @property
+    def accepts(self) -> tuple[str, ...]:
+        """The column kinds that it models with these hyperparameters."""
+        return self.kinds
 
     def pair(self, backend: str, table: Any, **data_options: Any) -> Pair:
         """The model/guide pair for a table, ready for the PPL's own ``SVI`` or ``MCMC``.
@@ -100,13 +129,24 @@ class Family(Settings):
         return dataclasses.replace(_build(self, backend, schema.without_units(), num_obs), data=view)
 
     def prepare(self, table: Any, **data_options: Any) -> Data:
-        """The table as :class:`~ppl_gen.data.Data` whose columns have kinds that this family models."""
+        """The table as :class:`~ppl_gen.data.Data` whose columns have kinds that this family models.
+
+        :raises SettingError: ``sequence`` or ``order`` is given, but this family models rows.
+        """
         from ppl_gen.data import Data
 
         if isinstance(table, Data):
-            data = table.promote(self.kinds, self.name)
+            if table.schema.is_sequence != self.sequences:
+                given, wanted = ("sequences", "rows")[:: -1 if self.sequences else 1]
+                how = f"pass the table itself, or Data.from_table(..., as_sequence={self.sequences})"
+                raise DataError(f"{self.name} models {wanted}, but these data were read as {given}: {how}.")
+            data = table.promote(self.accepts, self.name)
         else:
-            data = Data.from_table(table, accept=self.kinds, accept_for=self.name, **data_options)
+            for name in ("sequence", "order", "as_sequence"):
+                if not self.sequences and data_options.get(name):
+                    raise SettingError(f"{name}= is for families that model sequences; {self.name} models rows.")
+            options = {**data_options, "as_sequence": self.sequences}
+            data = Data.from_table(table, accept=self.accepts, accept_for=self.name, **options)
         self.check(data)
         return data
 
@@ -139,6 +179,17 @@ class Family(Settings):
         """Gaussian components for a picture, in the table's units, for flat draws {site: (S, *event shape)}: weights
         (S, K), centres (S, K, D) and covariances (S, K, D, D); None where the family has no such components."""
         return None
+
+    def one_step_cdf(
+        self, posterior: Mapping[str, np.ndarray], filtered: np.ndarray, data: Data
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Of sequences: F(x-) and F(x), each (R, d), of every entry given the steps before it, averaged over flat draws
+        {site: (S, *event shape)} whose filtered states are (S, R, K); None where there is no distribution function."""
+        return None
+
+    def num_free(self, schema: Schema) -> int | None:
+        """:meth:`num_parameters` for these columns; a family whose parameters depend on their kinds overrides it."""
+        return self.num_parameters(schema.num_columns)
 
     def num_parameters(self, num_columns: int) -> int | None:
         """Free parameters of a maximum likelihood fit, for AIC and BIC; None where that has no meaning."""

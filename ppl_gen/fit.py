@@ -20,10 +20,12 @@ from ppl_gen.engine import Draws, Engine
 from ppl_gen.errors import SettingError, did_you_mean
 from ppl_gen.family import BACKENDS, Family, Pair
 from ppl_gen.files import check_writable, resolve
+from ppl_gen.padding import inside
 from ppl_gen.progress import Monitor
 from ppl_gen.result import Fit
 from ppl_gen.scoring import check_seed
 
+MAX_PROBE_STEPS = 2_000  # time steps of sequences looked at for it
 NUM_PROBES = 200  # rows whose responsibilities tell one label from another
 
 
@@ -115,13 +117,11 @@ def align_labels(family: Family, pair: Pair, data: Data, draws: Draws) -> Draws:
         return draws
     from ppl_gen.relabel import relabel
 
-    rows = np.linspace(0, len(data) - 1, min(NUM_PROBES, len(data))).astype(int)
-    view = data.take(rows).view(pair.backend)
     chains, number = draws.num_chains, draws.num_draws
     stacked = {name: value.reshape(-1, *value.shape[2:]) for name, value in draws.posterior.items()}
     if draws.point is not None:
         stacked = {name: np.concatenate([draws.point[name][None], value]) for name, value in stacked.items()}
-    (responsibilities,) = backends.ops(pair.backend).local_posterior(pair, stacked, view).values()
+    responsibilities = _label_probabilities(pair, data, stacked)
     aligned, permutations = relabel({k: v[None] for k, v in stacked.items()}, responsibilities, axes)
     flat = {name: value[0] for name, value in aligned.items()}
     point = None
@@ -135,6 +135,25 @@ def align_labels(family: Family, pair: Pair, data: Data, draws: Draws) -> Draws:
         point=point,
         figures={**draws.figures, "relabelled_fraction": float(moved)},
     )
+
+
+def _label_probabilities(pair: Pair, data: Data, draws: dict[str, np.ndarray]) -> np.ndarray:
+    """(draws, probes, K): of a few rows, or of the time steps of a few sequences, spread over the table."""
+    ops = backends.ops(pair.backend)
+    if data.lengths is None:
+        rows = np.linspace(0, len(data) - 1, min(NUM_PROBES, len(data))).astype(int)
+        (found,) = ops.local_posterior(pair, draws, data.take(rows).view(pair.backend)).values()
+        return found
+    steps = np.cumsum(data.lengths)
+    some = data.take(slice(0, max(1, int((steps <= MAX_PROBE_STEPS).sum()))))
+    if some.num_steps > MAX_PROBE_STEPS:  # one long sequence: its beginning
+        mask = None if some.mask is None else some.mask[:MAX_PROBE_STEPS]
+        some = dataclasses.replace(some, x=some.x[:MAX_PROBE_STEPS], mask=mask, weights=None, index=None, order=None,
+                                   lengths=np.array([MAX_PROBE_STEPS]))  # fmt: skip
+    assert some.lengths is not None
+    found = ops.hook_over_draws(pair, "smoothed", draws, some.view(pair.backend))
+    flat = found[:, inside(some.lengths)]
+    return flat[:, np.linspace(0, flat.shape[1] - 1, min(NUM_PROBES, flat.shape[1])).astype(int)]
 
 
 def versions(backend: str) -> Mapping[str, str]:

@@ -11,45 +11,52 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from ppl_gen import plots_chains
+from ppl_gen import plots_chains, plots_times
 from ppl_gen.errors import SettingError, StorageError, UnsupportedError, did_you_mean
 from ppl_gen.files import check_writable, reason, resolve
 from ppl_gen.plots_chains import plot_energy, plot_loss, plot_rank, plot_trace
+from ppl_gen.plots_durations import plot_durations
 from ppl_gen.plots_intervals import ALL_FIXED, NO_SPREAD, panels_of, plot_compare, plot_parameters
 from ppl_gen.plots_pairs import plot_pairs
-from ppl_gen.plots_rows import NO_LOO, plot_khat, plot_latents, plot_pit, plot_posterior_predictive, plot_score
+from ppl_gen.plots_rows import no_khat, plot_khat, plot_latents, plot_pit, plot_posterior_predictive, plot_score
+from ppl_gen.plots_sequences import plot_states, plot_transitions
+from ppl_gen.plots_steps import plot_forecast, plot_residuals
 
 if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
 __all__ = [
-    "KINDS", "applicable", "plot_all", "plot_compare", "plot_energy", "plot_khat", "plot_latents", "plot_loss",
-    "plot_pairs", "plot_parameters", "plot_pit", "plot_posterior_predictive", "plot_rank", "plot_score", "plot_trace",
+    "KINDS", "applicable", "plot_all", "plot_compare", "plot_durations", "plot_energy", "plot_forecast", "plot_khat",
+    "plot_latents", "plot_loss", "plot_pairs", "plot_parameters", "plot_pit", "plot_posterior_predictive", "plot_rank",
+    "plot_residuals", "plot_score", "plot_states", "plot_trace", "plot_transitions",
 ]  # fmt: skip
 
 KINDS: dict[str, Callable[[Fit], Figure]] = {
     "pairs": plot_pairs, "latents": plot_latents, "score": plot_score, "pit": plot_pit,
     "posterior_predictive": plot_posterior_predictive, "khat": plot_khat, "parameters": plot_parameters,
     "trace": plot_trace, "rank": plot_rank, "energy": plot_energy, "loss": plot_loss,
+    "states": plot_states, "transitions": plot_transitions, "durations": plot_durations, "forecast": plot_forecast,
+    "residuals": plot_residuals,
 }  # fmt: skip
 DPI = 150
 
 
 def applicable(fit: Fit) -> dict[str, str]:
     """For each kind of picture, why this fit has none; an empty string where it has."""
-    reasons = dict.fromkeys(KINDS, "")
+    reasons = {kind: plots_times.why_not(fit, kind) for kind in KINDS}
     if fit.uncertainty != "posterior":
         reasons["trace"] = reasons["rank"] = plots_chains.NO_CHAINS
     if "energy" not in fit.draws.sample_stats:
         reasons["energy"] = plots_chains.NO_ENERGY
     if fit.draws.losses is None or len(fit.draws.losses) == 0:
         reasons["loss"] = plots_chains.NO_LOSS
-    if fit.uncertainty not in ("posterior", "guide"):
-        reasons["khat"] = NO_LOO
+    reasons["khat"] = no_khat(fit)
     if fit.uncertainty == "point":
         reasons["parameters"] = NO_SPREAD
     elif not panels_of(fit):
         reasons["parameters"] = ALL_FIXED
+    if reasons["latents"]:
+        return reasons
     try:
         fit.latents(fit.train.take(slice(0, 2)))
     except UnsupportedError as error:

@@ -31,14 +31,15 @@ def followed(fit: Fit, number: int = MAX_QUANTITIES) -> tuple[list[str], np.ndar
     from ppl_gen.evidence import Evidence
 
     evidence = Evidence.of(fit)
-    mean = evidence.log_likelihood[:, :, evidence.probes].mean(-1, dtype=np.float64)
+    probe_names, probes = evidence.probes
+    mean, what = probes.mean(-1), "rows" if fit.train.lengths is None else "time steps"
     names, values = elements(fit)
     worst = np.argsort(-np.nan_to_num(arviz_bridge.rhat(values), nan=np.inf), kind="stable")[: number - 1]
     title = f"log p(x) and {'all' if len(worst) == len(names) else 'the'} {len(worst)} parameters"
     if len(worst) < len(names):
         title += f" of {len(names)} with the highest R-hat"
     return (
-        [f"log p(x), mean of {len(evidence.probes)} rows", *(names[k] for k in worst)],
+        [f"log p(x), mean of {len(probe_names)} {what}", *(names[k] for k in worst)],
         np.concatenate([mean[:, :, None], values[:, :, worst]], axis=2), title,
     )  # fmt: skip
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,7 +35,18 @@ def subset(fit: Fit, limit: int = MAX_POINTS) -> tuple[np.ndarray, Data, str]:
     rows = random_rows(number, limit, fit.seed)
     if len(rows) == number:
         return rows, fit.train, ""
-    return rows, fit.train.take(rows), f"{len(rows):,} random rows of {number:,}"
+    return rows, fit.train.take(rows), f"{len(rows):,} random {unit(fit.train)}s of {number:,}"
+
+
+def unit(data: Data) -> str:
+    """What an observation is called."""
+    return "row" if data.lengths is None else "sequence"
+
+
+def names_of(data: Data, positions: Iterable[int]) -> list[Any]:
+    """How the table labels some of its rows or sequences; their positions where it does not."""
+    labels = data.index if data.lengths is None else data.sequence_ids
+    return list(positions) if labels is None else [labels[i] for i in positions]
 
 
 def original_units(fit: Fit, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

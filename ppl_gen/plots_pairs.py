@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
 from matplotlib.ticker import MaxNLocator
 
-from ppl_gen import plots_data, plots_style
+from ppl_gen import plots_data, plots_style, plots_times
 from ppl_gen.plots_style import INK, LIGHT, MODEL, SHADE, colour, label, styled
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def plot_pairs(
     :param num_draws: draws whose components are drawn, where the family has components.
     :param grid: points per axis at which densities are evaluated.
     """
+    plots_times.require(fit, "pairs")
     _, rows, note = plots_data.subset(fit)
     columns = list(range(min(fit.schema.num_columns, max_columns)))
     found = plots_data.hard_labels(fit, rows)

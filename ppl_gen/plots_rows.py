@@ -10,14 +10,13 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from ppl_gen import plots_data, plots_style
+from ppl_gen import plots_data, plots_style, plots_times
 from ppl_gen.errors import UnsupportedError
 from ppl_gen.plots_style import ALARM, INK, LIGHT, MODEL, SHADE, colour, label, styled
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ppl_gen.columns import Column
+    from ppl_gen.data import Data
     from ppl_gen.result import Fit
 
 ALPHA = 0.05  # anomaly p-value below which a row is marked
@@ -30,15 +29,20 @@ BANDS = (0.9, 0.5)
 @styled
 def plot_score(fit: Fit, table: Any = None, *, ax: Axes | None = None, hdi_prob: float = 0.9) -> Figure:
     """Log density of each row, lowest first, with its interval over the draws; rows whose anomaly p-value is below
-    0.05 are marked, and the lowest are named.
+    0.05 are marked, and the lowest are named. Of fewer than 10 sequences, that of each time step, in order of time.
 
     :param table: rows to score; the training rows by default.
     """
+    from ppl_gen.plots_steps import draw_step_score
     from ppl_gen.scoring import encode
+    from ppl_gen.timeseries import MIN_SEQUENCES
 
     rows, note = encode(fit, table), ""
+    if rows.lengths is not None and len(rows) < MIN_SEQUENCES:
+        return draw_step_score(fit, rows, ax, hdi_prob)
     if table is None:
         _, rows, note = plots_data.subset(fit)
+    unit = plots_data.unit(rows)
     score = fit.score(rows, hdi_prob=hdi_prob, keep_draws=False, p_values=fit.uncertainty != "point")
     order = np.argsort(score.log_predictive, kind="stable")
     value, interval = score.log_predictive[order], score.hdi[order]
@@ -54,10 +58,10 @@ def plot_score(fit: Fit, table: Any = None, *, ax: Axes | None = None, hdi_prob:
     size = float(np.clip(2000 / len(rank), 2, 14))
     ax.scatter(rank[~odd], value[~odd], s=size, color=MODEL, linewidths=0, zorder=3, label="log predictive density")
     if odd.any():
-        text = f"anomaly p-value below {ALPHA:g} ({odd.sum()} rows)"
+        text = f"anomaly p-value below {ALPHA:g} ({odd.sum()} {unit}s)"
         ax.scatter(rank[odd], value[odd], s=size + 6, color=ALARM, marker="D", linewidths=0, zorder=4, label=text)
-    _name_lowest(ax, rows.index, order, value)
-    ax.set_xlabel("row, lowest density first")
+    _name_lowest(ax, rows, order, value)
+    ax.set_xlabel(f"{unit}, lowest density first")
     ax.set_ylabel("log p(x)  (nats, original units)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     for handle in ax.legend(loc="lower right").legend_handles:
@@ -65,14 +69,13 @@ def plot_score(fit: Fit, table: Any = None, *, ax: Axes | None = None, hdi_prob:
             handle.set_sizes([14])
     error = "" if score.error is None else "; Monte Carlo error not shown"
     return plots_style.finish(ax, f"{fit.family.name}: {score.kind} log density of "
-                              f"{'the training rows' if table is None else 'new rows'}{_and(note)}{error}")  # fmt: skip
+                              f"{'the training' if table is None else 'new'} {unit}s{_and(note)}{error}")  # fmt: skip
 
 
-def _name_lowest(ax: Axes, index: pd.Index | None, order: np.ndarray, value: np.ndarray) -> None:
+def _name_lowest(ax: Axes, rows: Data, order: np.ndarray, value: np.ndarray) -> None:
     """Above the lowest points of a rising curve there is room for a list."""
-    number = min(NAMED, len(order))
-    rows = [label(row if index is None else index[row], 14) for row in order[:number]]
-    lines = [f"row {row}: {density:.4g}" for row, density in zip(rows, value, strict=False)]
+    names, unit = plots_data.names_of(rows, order[:NAMED]), plots_data.unit(rows)
+    lines = [f"{unit} {label(name, 14)}: {density:.4g}" for name, density in zip(names, value, strict=False)]
     paper = {"facecolor": "white", "alpha": 0.8, "linewidth": 0}
     ax.text(0.02, 0.98, "\n".join(["lowest", *lines]), transform=ax.transAxes, va="top", fontsize=8, color=INK,
             bbox=paper, zorder=5)  # fmt: skip
@@ -94,7 +97,7 @@ def plot_khat(fit: Fit, *, ax: Axes | None = None) -> Figure:
 
     evidence = Evidence.of(fit)
     if evidence.loo is None:
-        raise UnsupportedError(NO_LOO)
+        raise UnsupportedError(no_khat(fit))
     k, limit = evidence.loo.k, arviz_bridge.min_khat(evidence.loo.log_weights.shape[1])
     finite = np.isfinite(k)
     shown = np.where(finite, k, np.where(k > 0, np.nanmax(k[finite], initial=1.0), 0.0))
@@ -104,19 +107,27 @@ def plot_khat(fit: Fit, *, ax: Axes | None = None) -> Figure:
     ax.scatter(evidence.rows[~bad], shown[~bad], s=9, color=MODEL, linewidths=0)
     ax.scatter(evidence.rows[bad], shown[bad], s=16, color=ALARM, marker="D", linewidths=0)
     for place in np.flatnonzero(bad)[np.argsort(-shown[bad])][:NAMED]:
-        row = evidence.rows[place] if evidence.train.index is None else evidence.train.index[place]
-        ax.annotate(label(row, 12), (evidence.rows[place], shown[place]), xytext=(4, 2), textcoords="offset points",
+        (name,) = plots_data.names_of(evidence.train, [place])
+        ax.annotate(label(name, 12), (evidence.rows[place], shown[place]), xytext=(4, 2), textcoords="offset points",
                     fontsize=7, color=INK)  # fmt: skip
     ax.set_ylim(min(shown.min(), 0.0) - 0.05, max(shown.max(), limit) + 0.1)
-    ax.set_xlabel("row of the training table")
+    unit = plots_data.unit(fit.train)
+    ax.set_xlabel(f"{unit} of the training table")
     ax.set_ylabel("Pareto k-hat")
     ax.legend(loc="upper right")
     number = len(fit.train)
-    which = f"{number:,} rows" if len(k) == number else f"{len(k):,} random rows of {number:,}"
+    which = f"{number:,} {unit}s" if len(k) == number else f"{len(k):,} random {unit}s of {number:,}"
     return plots_style.finish(ax, f"Leave-one-out: {bad.sum()} of {which} above the limit of {limit:.2g}")
 
 
-NO_LOO = "k-hat of leave-one-out needs draws from a posterior or a guide (nuts, svi)"
+def no_khat(fit: Fit) -> str:
+    """Why there is no leave-one-out; an empty string where there is."""
+    from ppl_gen.timeseries import MIN_SEQUENCES
+
+    if fit.uncertainty not in ("posterior", "guide"):
+        return "k-hat of leave-one-out needs draws from a posterior or a guide (nuts, svi)"
+    few = fit.train.lengths is not None and len(fit.train) < MIN_SEQUENCES
+    return f"fewer than {MIN_SEQUENCES} sequences are not left out one by one" if few else ""
 
 
 @styled
@@ -129,6 +140,7 @@ def plot_latents(fit: Fit, table: Any = None, *, fig: Figure | SubFigure | None 
     """
     from ppl_gen.scoring import encode
 
+    plots_times.require(fit, "latents")
     rows, note = encode(fit, table), ""
     if table is None:
         _, rows, note = plots_data.subset(fit, max_rows)
@@ -193,7 +205,8 @@ def plot_posterior_predictive(
     evidence = Evidence.of(fit)
     observed = plots_data.original_units(fit, evidence.observed, None)
     replicates = evidence.replicates.reshape(-1, *observed.shape)
-    weights = None if evidence.train.weights is None else np.asarray(evidence.train.weights, np.float64)
+    weights = None if evidence.entry_weights is None else np.asarray(evidence.entry_weights, np.float64)
+    unit = "rows" if fit.train.lengths is None else "time steps"
     number = min(fit.schema.num_columns, max_columns)
     across = {1: 1, 2: 2, 4: 2}.get(number, 3 if number <= 9 else 4)
     fig = plots_style.figure_of(fig, max(2.9 * across, 5.2), 2.4 * -(-number // across) + 0.8)
@@ -204,7 +217,7 @@ def plot_posterior_predictive(
         _draw_counts(ax, column, observed[:, j], drawn, weights)
         ax.set_xlabel(label(column.name))
         if j % across == 0:
-            ax.set_ylabel("rows" if weights is None else "rows, weighted")
+            ax.set_ylabel(unit if weights is None else f"{unit}, weighted")
     handles, names = axes[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower center", ncols=len(names))
     source = "the point estimate" if not evidence.has_posterior else plots_style.interval_name(fit)
@@ -212,7 +225,7 @@ def plot_posterior_predictive(
     if number < fit.schema.num_columns:
         notes += f"; first {number} of {fit.schema.num_columns} columns"
     if len(evidence.rows) < len(fit.train):
-        notes += f"; {len(evidence.rows):,} random rows of {len(fit.train):,}"
+        notes += f"; {len(evidence.rows):,} random {plots_data.unit(fit.train)}s of {len(fit.train):,}"
     return plots_style.finish(fig, f"{fit.family.name}: predicted and observed values ({notes})")
 
 
@@ -258,6 +271,7 @@ def plot_pit(fit: Fit, *, ax: Axes | None = None, max_columns: int = MAX_COLUMNS
     """
     from scipy.stats import kstwo
 
+    plots_times.require(fit, "pit")
     table = fit.diagnose().details["pit"].iloc[:, :max_columns]
     ax = plots_style.axes_of(ax, 6.0, 4.0)
     grid = np.linspace(0, 1, 201)
@@ -271,8 +285,10 @@ def plot_pit(fit: Fit, *, ax: Axes | None = None, max_columns: int = MAX_COLUMNS
         ax.plot(grid, share - grid, color=colour(j), label=label(name))
     ax.set_xlim(0, 1)
     ax.set_xlabel("u: probability integral transform")
-    ax.set_ylabel("share of rows below u, minus u")
+    steps = fit.train.lengths is not None
+    ax.set_ylabel(f"share of {'time steps' if steps else 'rows'} below u, minus u")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     loo = "Leave-one-out calibration" if fit.uncertainty in ("posterior", "guide") else "Calibration"
+    loo = "One-step-ahead calibration" if steps else loo
     more = "" if table.shape[1] == fit.schema.num_columns else f"; first {max_columns} columns"
     return plots_style.finish(ax, f"{loo} of each column: curves should stay in the band{more}")

@@ -173,10 +173,18 @@ def show_fit(result: Fit, diagnosis: Diagnosis, run_folder: str, source: str) ->
     say()
     say(f"Saved in {run_folder}", style="bold")
     run = shlex.quote(run_folder)
+    pictures = (f"ppl-gen plot {run}", "pictures")
+    if result.family.sequences:
+        try_next([
+            (f"ppl-gen forecast {run} -n 24", "how it goes on"),
+            (f"ppl-gen latents {run} --method viterbi -o states.csv", "the state of each time step"),
+            (f"ppl-gen score {run} --per-step -o scores.csv", "log p(x) of each step, given the steps before it"),
+            pictures,
+        ])  # fmt: skip
+        return
     try_next([
         (f"ppl-gen score {run} {shlex.quote(source)} -o scores.csv", "log p(x) of each row, with its interval"),
-        (f"ppl-gen sample {run} -n 1000 -o samples.csv", "new rows"),
-        (f"ppl-gen plot {run}", "pictures"),
+        (f"ppl-gen sample {run} -n 1000 -o samples.csv", "new rows"), pictures,
     ])  # fmt: skip
 
 

@@ -33,6 +33,7 @@ class Score:
     ``error``           (obs,) standard error of the number itself (Monte Carlo), or None where it is exact
     ``p_value``         (obs,) anomaly p-value: the rank of the row's density among densities of training rows that
                         were held out (conformal p-value; Vovk, Gammerman & Shafer 2005), or None
+    ``steps``           of sequences: which one each number is of, and of its time steps which; else None
     """
 
     log_predictive: np.ndarray
@@ -44,6 +45,7 @@ class Score:
     log_prob: xr.DataArray | None = None
     error: np.ndarray | None = None
     p_value: np.ndarray | None = None
+    steps: pd.DataFrame | None = None
 
     def __len__(self) -> int:
         return len(self.log_predictive)
@@ -66,7 +68,7 @@ class Score:
         if self.p_value is not None:
             frame["anomaly_p_value"] = self.p_value
         frame["kind"] = self.kind
-        return frame
+        return frame if self.steps is None else pd.concat([self.steps, frame.drop(columns="row")], axis=1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,26 +104,62 @@ class Fit:
         return {k: v.reshape(-1, *v.shape[2:]) for k, v in self.draws.posterior.items()}
 
     def score(self, table: Any = None, *, hdi_prob: float = 0.9, keep_draws: bool | None = None,
-              p_values: bool = True) -> Score:  # fmt: skip
-        """Log density of each row (of the training rows by default), with its interval. See :class:`Score`.
+              p_values: bool = True, per_step: bool = False) -> Score:  # fmt: skip
+        """Log density of each row or sequence (of the training rows by default), with its interval. See :class:`Score`.
 
+        :param per_step: of sequences, one number for each time step: its density given the steps before it, the
+            one-step-ahead log predictive density. Those of a sequence sum to the sequence's own.
         :raises DataError: the table lacks a column of the training table, or a value has the wrong kind.
         """
         from ppl_gen.scoring import score
 
+        if per_step:
+            from ppl_gen.timeseries import score_steps
+
+            return score_steps(self, table, hdi_prob)
         return score(self, table, hdi_prob=hdi_prob, keep_draws=keep_draws, p_values=p_values)
 
-    def sample(self, num_samples: int, *, seed: int = 0) -> pd.DataFrame:
-        """New rows from the posterior predictive distribution, with the columns, dtypes and units that came in."""
+    def sample(self, num_samples: int, *, seed: int = 0, length: int | None = None) -> pd.DataFrame:
+        """New rows from the posterior predictive distribution, with the columns, dtypes and units that came in.
+
+        :param num_samples: how many rows; of a family that models sequences, how many whole sequences.
+        :param length: time steps of each sequence; by default those of training sequences picked at random.
+        """
         from ppl_gen.scoring import sample
 
-        return sample(self, num_samples, seed)
+        return sample(self, num_samples, seed, length)
 
-    def latents(self, table: Any = None) -> pd.DataFrame:
-        """Local discrete latents of each row: p(z = k | x), its sd over draws, the hard label and how sure it is."""
+    def latents(
+        self, table: Any = None, *, method: str = "smoothing", num_draws: int = 100, seed: int = 0
+    ) -> pd.DataFrame:
+        """Local discrete latents of each row: p(z = k | x), its sd over draws, the hard label and how sure it is.
+
+        :param method: for sequences, how the state of each time step is told: ``"smoothing"`` (given the whole
+            sequence), ``"filtering"`` (given what came so far), ``"viterbi"`` (the most probable path) or ``"draws"``
+            (``num_draws`` paths drawn from the posterior).
+        :raises UnsupportedError: the family has no discrete latents.
+        """
+        if self.family.sequences:
+            from ppl_gen import timeseries
+
+            return timeseries.latents(self, table, method, num_draws, seed)
         from ppl_gen.scoring import latents
 
         return latents(self, table)
+
+    def forecast(self, horizon: int, table: Any = None, *, num_draws: int = 1000, hdi_prob: float = 0.9, seed: int = 0,
+                 draws: bool = False) -> pd.DataFrame:  # fmt: skip
+        """How each sequence (of the training table by default) goes on: ``horizon`` time steps.
+
+        A row per sequence and step: mean, sd and highest density interval of each column over ``num_draws`` futures,
+        each under a draw of the parameters, and the share of futures in each state.
+
+        :param draws: give the futures themselves instead: a row per draw, sequence and step.
+        :raises UnsupportedError: the family models rows.
+        """
+        from ppl_gen.timeseries import forecast
+
+        return forecast(self, horizon, table, num_draws, hdi_prob, seed, draws)
 
     @cached_property
     def held_out(self) -> np.ndarray:

@@ -8,20 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_gen.columns import KINDS, WIDER, Column
+from ppl_gen.blocks import Block, float_dtype
+from ppl_gen.columns import KINDS, Column
 from ppl_gen.errors import DataError
-from ppl_gen.parsing import (
-    Where,
-    check_kind,
-    infer_kind,
-    is_narrow,
-    moments,
-    nearest,
-    normalise,
-    read_labels,
-    read_numbers,
-    show,
-)
+from ppl_gen.parsing import check_kind, nearest, normalise, read_labels, read_numbers, show
 from ppl_gen.readers import Source, read_source
 
 if TYPE_CHECKING:
@@ -38,6 +28,10 @@ class Schema:
     ``standardize``    whether real columns have mean 0 and standard deviation 1 in model space
     ``dropped``        columns of the training table that are not modelled; new tables may have them or not
     ``integer_names``  the table's column names were integers: they are given back as such
+    ``is_sequence``    the rows are the time steps of sequences, not observations of their own
+    ``sequence``       the column that tells the sequences apart, if there is one; ``sequence_dtype``: its dtype
+    ``order``          the column by which time steps are in order, if there is one; ``order_dtype``: its dtype
+    ``order_start``    in each sequence that column numbers the steps from here on, without gaps; else None
     """
 
     columns: tuple[Column, ...]
@@ -45,6 +39,12 @@ class Schema:
     standardize: bool
     dropped: tuple[str, ...] = ()
     integer_names: bool = False
+    is_sequence: bool = False
+    sequence: str | None = None
+    sequence_dtype: str = "int64"
+    order: str | None = None
+    order_dtype: str = "int64"
+    order_start: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,13 +66,15 @@ class Schema:
     def without_units(self) -> Schema:
         """What a pair may depend on: the kinds and categories of the columns, not their names or units."""
         columns = tuple(Column(f"x{j}", c.kind, c.dtype, categories=c.categories) for j, c in enumerate(self.columns))
-        return Schema(columns, "array", standardize=False)
+        return Schema(columns, "array", standardize=False, is_sequence=self.is_sequence)
 
     def to_config(self) -> dict[str, Any]:
         """The schema as plain JSON values."""
         config = dataclasses.asdict(self)
         for column in config["columns"]:
             column["categories"] = None if column["categories"] is None else list(column["categories"])
+        if not self.is_sequence:  # as it was before there were sequences, and so are the fingerprints of plain tables
+            config = {name: value for name, value in config.items() if not name.startswith(("is_seq", "seq", "order"))}
         return {**config, "columns": list(config["columns"]), "dropped": list(self.dropped)}
 
     @classmethod
@@ -102,14 +104,17 @@ class Schema:
         :param drop: columns to leave out that the training table did not have.
         :raises DataError: a column is missing, unknown or of another kind, or a label was never seen; no rows.
         """
-        from ppl_gen.data import Data, read_weights
+        from ppl_gen.data import Data
+        from ppl_gen.selection import read_weights
+        from ppl_gen.sequences import read_sequences
 
         if isinstance(table, Data):
             if table.schema != self:
                 raise DataError("These rows were read under another schema: pass the table itself.")
             return table
-        source = read_source(table)
-        values, weight_name = read_weights(source, weights)
+        sequences = read_sequences(table, self.sequence, self.order, self._known) if self.is_sequence else None
+        source = read_source(table) if sequences is None else sequences.source
+        values, weight_name = read_weights(source, weights, sequences)
         positions = self._positions(source, source.positions(drop, "drop"), weight_name)
         series = [normalise(source.column(j))[0] for j in positions]
         block = Block(len(source), self.num_columns, float_dtype(series, self.kinds))
@@ -120,7 +125,13 @@ class Schema:
                 raw = read_numbers(column.name, entries, source.where, may_relabel=False)
                 check_kind(column.name, column.kind, raw, source.where)
             block.put(j, column, raw, source.where)
-        return Data(self, block.x, block.mask, values, source.index)
+        steps = () if sequences is None else (sequences.lengths, sequences.ids, sequences.order)
+        return Data(self, block.x, block.mask, values, source.index, *steps)
+
+    def _known(self, source: Source) -> tuple[str, ...]:
+        """The columns of a new table that may be told by their names: an array's only where it has all of them."""
+        by_place = self.container == "array" and (source.container == "array" or source.integer_names)
+        return () if by_place and len(source.names) < self.num_columns + len(self.dropped) else source.names
 
     def _positions(self, source: Source, left_out: list[int], weight_name: str | None) -> list[int]:
         """Where each of this schema's columns stands in the table."""
@@ -178,6 +189,20 @@ class Schema:
         frame.columns = [int(n) for n in self.names] if self.integer_names else list(self.names)
         return frame
 
+    def decode_sequences(self, sequences: Iterable[Any], ids: Iterable[Any] | None = None) -> pd.DataFrame:
+        """Sequences of model space, (T_i, d) each, as one table: the columns of their labels and of the numbers of
+        their steps (named as in the training table, if it had them), and then those of :meth:`decode`.
+
+        :param ids: the labels; 0, 1, ... by default.
+        """
+        from ppl_gen.times import label_steps
+
+        parts = [np.asarray(part) for part in sequences]
+        frame = self.decode(np.concatenate(parts) if parts else np.empty((0, self.num_columns)))
+        lengths = np.array([len(part) for part in parts], dtype=np.int64)
+        labels = tuple(range(len(parts))) if ids is None else tuple(ids)
+        return label_steps(frame, self, lengths, labels, None, number=True)
+
     def log_jacobian(self, mask: Any = None) -> Any:
         """What to ADD to a log density of model space to have it in the units of the table, in nats.
 
@@ -186,101 +211,6 @@ class Schema:
         """
         logs = -np.log(self.scales)
         return float(logs.sum()) if mask is None else np.asarray(mask, dtype=np.float64) @ logs
-
-
-class Block:
-    """The (n, d) array being filled, column by column, so that a table is copied once; the mask appears when needed."""
-
-    def __init__(self, num_rows: int, num_columns: int, dtype: Any) -> None:
-        self.x = np.empty((num_rows, num_columns), dtype=dtype)
-        self.mask: np.ndarray | None = None
-
-    def put(self, j: int, column: Column, raw: np.ndarray, where: Where) -> None:
-        """Column j in the table's units, NaN where missing, to its place in model space.
-
-        :raises DataError: a value overflows there.
-        """
-        target = self.x[:, j]
-        with np.errstate(over="ignore", invalid="ignore"):
-            target[:] = column.to_model(raw)
-        if np.isfinite(target).all():
-            return
-        missing = np.isnan(raw)
-        bad = ~np.isfinite(target) & ~missing
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise DataError(f"Column {show(column.name)}, {where(row)}: {raw[row]:g} is too large: rescale the column.")
-        target[missing] = 0.0
-        if self.mask is None:
-            self.mask = np.ones(self.x.shape, dtype=bool)
-        self.mask[:, j] = ~missing
-
-
-def fit_column(name: str, series: pd.Series, kind: str, standardize: bool, weights: np.ndarray | None,
-               where: Where) -> tuple[Column, np.ndarray]:  # fmt: skip
-    """The column as it will be modelled, and its values (n,) in the table's units, NaN where missing.
-
-    :raises DataError: all-missing, constant, not of its kind, or too large.
-    """
-    series, dtype = normalise(series)
-    categories = None
-    if kind == "categorical":
-        raw, categories = read_labels(name, series, None, where)
-    else:
-        raw = read_numbers(name, series, where)
-        check_kind(name, kind, raw, where)
-    counted = raw if weights is None else raw[weights > 0]
-    low, high = float(np.fmin.reduce(counted)), float(np.fmax.reduce(counted))
-    if np.isnan(low):
-        raise DataError(f"Column {show(name)} has no values, all are missing: drop it with drop=[{show(name)}].")
-    if low == high:
-        value = categories[int(low)] if categories else low
-        raise DataError(f"Column {show(name)} is constant, {show(value)} in every row: drop it, drop=[{show(name)}].")
-    loc, scale = moments(name, raw, weights) if standardize and kind == "real" else (0.0, 1.0)
-    return Column(name, kind, dtype, loc, scale, categories), raw
-
-
-def choose_kind(name: str, series: pd.Series, chosen: str | None, accept: Iterable[str], accept_for: str,
-                where: Where) -> str:  # fmt: skip
-    """The kind asked for, or else the one inferred; widened until it is accepted.
-
-    :raises DataError: neither it nor a wider one is accepted.
-    """
-    if chosen in ("count", "binary"):  # what was asked for must hold, also where it is widened
-        check_kind(name, chosen, read_numbers(name, normalise(series)[0], where), where)
-    kind = chosen or infer_kind(name, normalise(series)[0], where)
-    return widen(name, kind, accept, accept_for)
-
-
-def widen(name: str, kind: str, accept: Iterable[str], accept_for: str) -> str:
-    """The first of binary -> count -> real, from ``kind`` on, that is accepted.
-
-    :raises DataError: none is.
-    """
-    accept, wide = tuple(accept), kind
-    while wide not in accept:
-        if wide not in WIDER:
-            held = {"categorical": "labels", "real": "real numbers"}.get(kind, f"{kind} values")
-            raise DataError(
-                f"Column {show(name)} holds {held}, but {accept_for or 'this model'} takes {' and '.join(accept)} "
-                f"columns only: drop it with drop=[{show(name)}] (or set another kind: kinds={{{show(name)}: ...}})."
-            )
-        wide = WIDER[wide]
-    return wide
-
-
-def float_dtype(series: Iterable[pd.Series], kinds: Iterable[str]) -> Any:
-    """float32 where the table has float32 columns and nothing that needs more, else float64."""
-    narrow = False
-    for column, kind in zip(series, kinds, strict=True):
-        dtype = column.dtype
-        if kind == "categorical" or dtype.kind == "b":
-            continue
-        if is_narrow(dtype):
-            narrow = True
-        elif not (dtype.kind in "iu" and getattr(dtype, "itemsize", 8) <= 2):
-            return np.float64
-    return np.float32 if narrow else np.float64
 
 
 def some(names: Iterable[str]) -> str:

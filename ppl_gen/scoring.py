@@ -49,17 +49,19 @@ def log_prob_rows(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> Ite
     """(rows, log p(x | theta_s) (draws, rows)) chunk by chunk, in nats and original units."""
     ops = backends.ops(fit.backend)
     view = sliceable(fit, data)
-    jacobian = fit.schema.log_jacobian(data.mask)
+    jacobian = fit.schema.log_jacobian(data.mask) if data.lengths is None else data.log_jacobian()
+    steps = 1 if data.lengths is None else int(data.lengths.max(initial=1))
     size = None
-    for rows in chunks(len(data), len(next(iter(posterior.values())))):
+    for rows in chunks(len(data), len(next(iter(posterior.values()))) * steps):
         length = rows.stop - rows.start
         size = size or length
         # The last chunk begins earlier, so that all have one shape and one compiled program serves them.
         start = rows.stop - size
         values = ops.log_prob(fit.pair, posterior, rows_of(view, slice(start, rows.stop)))[:, rows.start - start :]
-        if data.mask is not None:  # nothing observed has density 1, whatever the rounding of weights that sum to 1
+        if data.mask is not None and data.lengths is None:
+            # Nothing observed has density 1, whatever the rounding of weights that sum to 1.
             values = np.where(data.mask[rows].any(1), values, values.dtype.type(0))
-        yield rows, values + np.asarray(jacobian if data.mask is None else jacobian[rows], values.dtype)
+        yield rows, values + np.asarray(jacobian[rows] if np.ndim(jacobian) else jacobian, values.dtype)
 
 
 def sliceable(fit: Fit, data: Data) -> View:
@@ -107,7 +109,7 @@ def score(fit: Fit, table: Any, *, hdi_prob: float, keep_draws: bool | None, p_v
     return Score(
         log_predictive=predictive, sd=sd, hdi=hdi, kind=fit.family.density, hdi_prob=hdi_prob,
         uncertainty=fit.uncertainty, log_prob=_as_dataarray(fit, kept) if keep else None,
-        p_value=anomaly_p_values(fit, data, predictive) if p_values else None,
+        p_value=anomaly_p_values(fit, data, predictive) if p_values else None, steps=data.sequence_labels(),
     )  # fmt: skip
 
 
@@ -125,11 +127,14 @@ def anomaly_p_values(fit: Fit, data: Data, log_predictive: np.ndarray) -> np.nda
     For new rows p = (1 + #{i: h_i <= s}) / (n + 1) with the held-out log densities h_i of the n training rows
     (Vovk, Gammerman & Shafer 2005, eq. 2.20). A training row is ranked by its own held-out density instead. Densities
     of different columns can't be compared, so a row is ranked among the training rows that miss the same entries as
-    it does; NaN where there are fewer than ``MIN_PEERS`` of them, or nothing of the row was observed.
+    it does; NaN where there are fewer than ``MIN_PEERS`` of them, or nothing of the row was observed. Sequences are
+    ranked by their density per observed entry, so that long and short ones compare.
     """
     held_out = fit.held_out
     own_rows = data.fingerprint == fit.train.fingerprint
     values = np.where(np.isfinite(held_out), held_out, log_predictive) if own_rows else log_predictive
+    if data.lengths is not None:
+        held_out, values = held_out / _observed_entries(fit.train), values / _observed_entries(data)
     result = np.full(len(data), np.nan)
     theirs, ours = _patterns(fit.train), _patterns(data)
     for pattern in np.unique(ours, axis=0):
@@ -142,15 +147,32 @@ def anomaly_p_values(fit: Fit, data: Data, log_predictive: np.ndarray) -> np.nda
 
 
 def _patterns(data: Data) -> np.ndarray:
-    """(obs, d): True where observed."""
+    """(obs, d): True where observed; sequences are all alike here."""
+    if data.lengths is not None:
+        return np.ones((len(data), 1), bool)
     return np.ones((len(data), data.num_columns), bool) if data.mask is None else np.asarray(data.mask)
 
 
-def sample(fit: Fit, num_samples: int, seed: int) -> pd.DataFrame:
+def _observed_entries(data: Data) -> np.ndarray:
+    """(obs,): how many entries of each sequence were observed."""
+    from ppl_gen.padding import starts_of
+
+    assert data.lengths is not None
+    seen = np.full(data.num_steps, data.num_columns) if data.mask is None else data.mask.sum(1)
+    return np.maximum(np.add.reduceat(seen, starts_of(data.lengths)), 1)
+
+
+def sample(fit: Fit, num_samples: int, seed: int, length: int | None = None) -> pd.DataFrame:
     """See :meth:`ppl_gen.result.Fit.sample`."""
     if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < 1:
         raise SettingError(f"num_samples must be a whole number of at least 1, not {num_samples!r}.")
     check_seed(seed)
+    if fit.family.sequences:
+        from ppl_gen import timeseries
+
+        return timeseries.sample(fit, int(num_samples), length, seed)
+    if length is not None:
+        raise SettingError(f"length is for families that model sequences; {fit.family.name} models rows.")
     return fit.schema.decode(sample_model_space(fit, int(num_samples), seed))
 
 
@@ -215,11 +237,13 @@ def latents(fit: Fit, table: Any) -> pd.DataFrame:
 
 def held_out(fit: Fit) -> np.ndarray:
     """See :attr:`ppl_gen.result.Fit.held_out`."""
-    jacobian = np.asarray(fit.schema.log_jacobian(fit.train.mask), np.float64)
+    jacobian = fit.train.log_jacobian()
     if fit.draws.held_out is not None:
         return np.asarray(fit.draws.held_out, np.float64) + jacobian
     if fit.uncertainty in ("posterior", "guide"):
         return leave_one_out(fit)[0]
+    if len(fit.train) < 2:  # a single sequence: nothing is left to fit to
+        return np.full(len(fit.train), np.nan)
     result = np.full(len(fit.train), np.nan)
     for train, test, rows in _folds(fit):
         refit = _refit(fit, train)

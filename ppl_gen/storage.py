@@ -20,6 +20,7 @@ import numpy as np
 from ppl_gen.codec import digest, hash_document, plain, read_arrays, revive, sign, write_arrays
 from ppl_gen.errors import PPLGenError, StorageError
 from ppl_gen.files import OVERWRITE, aside, check_writable, first_line, reason, resolve, write_file, write_folder
+from ppl_gen.times import sequences_from_config, sequences_to_config
 
 if TYPE_CHECKING:
     from ppl_gen.engine import Draws
@@ -146,7 +147,7 @@ def _document(fit: Fit, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "interrupted": draws.interrupted,
         "figures": dict(draws.figures),
         "schema": fit.schema.to_config(),
-        "data": {"rows": len(fit.train), "fingerprint": fit.train.fingerprint},
+        "data": {"rows": fit.train.num_steps, "fingerprint": fit.train.fingerprint, **sequences_to_config(fit.train)},
         "arrays": {name: {"shape": list(value.shape), "dtype": str(value.dtype)} for name, value in arrays.items()},
         "empty": [name for name in _MAPPINGS if getattr(draws, name) == {}],
     }
@@ -164,7 +165,11 @@ def _arrays(fit: Fit) -> dict[str, np.ndarray]:
 
 
 def _train_arrays(data: Any) -> dict[str, np.ndarray]:
-    parts = {"x": data.x, "mask": data.mask, "weights": data.weights}
+    order = data.order  # of what times it holds, the document says
+    parts = {
+        "x": data.x, "mask": data.mask, "weights": data.weights, "lengths": data.lengths,
+        "order": order if order is None or order.dtype.kind not in "Mm" else order.view(np.int64),
+    }  # fmt: skip
     return {name: value for name, value in parts.items() if value is not None}
 
 
@@ -178,7 +183,8 @@ def _rebuild(document: Mapping[str, Any], arrays: dict[str, np.ndarray], backend
         if not isinstance(document[name], kind):
             raise TypeError(f"{JSON} has {name} = {str(document[name])[:40]!r}.")
     schema = Schema.from_config(document["schema"])
-    train = Data(schema, arrays["train/x"], arrays.get("train/mask"), arrays.get("train/weights"))
+    parts = {name.removeprefix("train/"): value for name, value in arrays.items() if name.startswith("train/")}
+    train = Data(schema, **(parts | sequences_from_config(document["data"], parts, schema)))
     if train.x.shape != (document["data"]["rows"], schema.num_columns):
         raise ValueError(f"the training rows have the shape {train.x.shape}, which is not the schema's.")
     backend = backend or document["backend"]

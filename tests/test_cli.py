@@ -27,7 +27,7 @@ from ppl_gen.cli import main, options
 from ppl_gen.errors import PPLGenError
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("zoo", "fit", "compare", "demo", "diagnose", "score", "sample", "latents", "plot")
+COMMANDS = ("zoo", "fit", "compare", "demo", "diagnose", "score", "sample", "latents", "forecast", "plot")
 TINY = ["--engine", "em", "--engine-set", "num_bootstraps=4", "--engine-set", "num_starts=2"]
 
 
@@ -374,6 +374,10 @@ MISTAKES = [
     (["score", "{run}", "{table}", "--hdi-prob", "2"], "hdi_prob"),
     (["score", "{run}", "--backend", "pyr"], "did you mean 'pyro'?"),
     (["sample", "{run}", "-n", "0"], "at least 1"),
+    (["forecast", "{run}"], "families that can: hmm"),
+    (["score", "{run}", "--per-step"], "families that can: hmm"),
+    (["sample", "{run}", "--length", "3"], "gmm models rows"),
+    (["fit", "{table}", "gmm", "--order", "n"], "gmm models rows"),
     (["plot", "{run}", "--kind", "trase"], "did you mean 'trace'?"),
     (["compare", "{table}"], "SPEC"),
     (["compare", "{table}", "gmm", "gmm"], "twice"),

@@ -136,7 +136,7 @@ def test_missing_patterns() -> None:
         np.testing.assert_array_equal(view.patterns[view.pattern], view.mask)
         assert len(view.patterns) == len(np.unique(view.mask, axis=0))
         assert (view.x[~view.mask] == 0.0).all()
-    assert Data.from_table(rng.normal(size=(5, 2))).view()[1:] == (None, None, None, None)
+    assert Data.from_table(rng.normal(size=(5, 2))).view()[1:] == (None,) * 5
 
 
 def test_views_of_backends() -> None:
@@ -150,7 +150,8 @@ def test_views_of_backends() -> None:
     assert torch_view.pattern.dtype == torch.int64
     for view in (jax_view, torch_view):
         assert isinstance(view, View)
-        for mine, theirs in zip(data.view(), view, strict=True):
+        assert view.lengths is None
+        for mine, theirs in zip(data.view()[:5], view[:5], strict=True):
             np.testing.assert_allclose(np.asarray(theirs), mine)
     with pytest.raises(SettingError, match="did you mean 'numpyro'"):
         data.view("numpiro")

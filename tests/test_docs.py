@@ -18,10 +18,11 @@ import pytest
 import typer
 
 import ppl_gen as pg
-from ppl_gen import checks, plots, plots_pairs
+from ppl_gen import checks, checks_sequences, plots, plots_pairs
 from ppl_gen.cli import app, listing
 from ppl_gen.cli import options as o
 from ppl_gen.family import Pair
+from ppl_gen.models.hmm import EMISSIONS, KIND_OF
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -106,9 +107,8 @@ def test_code_runs_and_prints_what_the_page_says(path: Path, ran: dict[str, dict
 
 
 def test_the_pages_with_code_are_those_that_should_have_some() -> None:
-    assert {"README.md", "docs/index.md", "docs/pair.md", "docs/densities.md", "docs/diagnosis.md", "docs/gmm.md"} <= {
-        name_of(path) for path in WITH_CODE
-    }
+    pages = ("index", "pair", "densities", "diagnosis", "data", "gmm", "hmm")
+    assert {"README.md", *(f"docs/{page}.md" for page in pages)} <= {name_of(path) for path in WITH_CODE}
     (code,) = [code for code, _ in blocks(README, "python")]
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
 
@@ -156,10 +156,11 @@ def test_the_thresholds_are_those_of_the_code() -> None:
         "tree depth reached": f"at most {checks.DEEP_SHARE:.0%}", "LOO k-hat": f"at most {checks.KHAT_SHARE:.0%}",
         "posterior predictive p": f"at least {checks.P_VALUE}", "LOO-PIT p": f"at least {checks.P_VALUE} / columns",
         "PIT p": f"at least {checks.P_VALUE} / columns",
+        "pseudo-residual p": f"at least {checks_sequences.P_VALUE} / columns",
     }  # fmt: skip
     for name, limit in figures.items():
         assert rows[name][2].replace(" %", "%").startswith(limit)
-    source = text_of(ROOT / "ppl_gen" / "checks.py")
+    source = "".join(text_of(ROOT / "ppl_gen" / f"{name}.py") for name in ("checks", "checks_sequences"))
     asked = set(re.findall(r'Check(?:\.of)?\(\s*f?"([^"{]+?)(?:, \{what\})?"', source))
     asked |= set(re.findall(r'"((?:LOO-)?PIT p)"', source))
     assert asked == {name for name, row in rows.items() if row[1] and not row[1].startswith("*")}
@@ -258,7 +259,7 @@ def test_every_command_has_its_line() -> None:
 
 def test_the_hooks_are_those_of_a_pair() -> None:
     named = [row[0] for row in rows_of(ROOT / "docs" / "pair.md", "hook", "what it gives", "asked for by")]
-    described = re.findall(r"^``(\w+)`` ", inspect.getdoc(Pair), re.MULTILINE)
+    described = re.findall(r"^``(\w+)``  ", inspect.getdoc(Pair), re.MULTILINE)
     assert sorted(named) == sorted(described)
 
 
@@ -277,9 +278,33 @@ def test_the_sites_of_the_mixture_are_those_of_its_model(covariance: str) -> Non
     assert said == sites
 
 
-def test_the_differences_of_the_twins_are_in_their_files() -> None:
-    sources = [text_of(ROOT / "models" / "gmm" / f"{backend}_pair.py") for backend in pg.family.BACKENDS]
-    rows = rows_of(ROOT / "docs" / "gmm.md", "", "NumPyro", "Pyro")
+@pytest.mark.parametrize("emission", [e for e in EMISSIONS if e != "auto"])
+def test_the_sites_of_the_hidden_markov_model_are_those_of_its_model(emission: str) -> None:
+    from numpyro import handlers
+
+    rng = np.random.default_rng(0)
+    table = {"count": rng.poisson(5, (20, 3)), "binary": rng.integers(0, 2, (20, 3)), "real": rng.normal(size=(20, 3)),
+             "categorical": rng.choice(["a", "b"], 20)}[KIND_OF[emission]]  # fmt: skip
+    pair = pg.HMM(4, emission=emission, num_mixtures=5).pair("numpyro", table)
+    trace = handlers.trace(handlers.seed(pair.collapsed, 0)).get_trace(pair.data)
+    sites = {name: site["fn"].event_shape for name, site in trace.items() if site["type"] == "sample"}
+    sizes = {"K": 4, "D": np.shape(pair.data.x)[-1], "M": 5, "C": 2, "T": 20}
+    said = {}
+    for site, where, shape, *_ in rows_of(ROOT / "docs" / "hmm.md", "site", "emission", "shape", "support", "prior"):
+        if where == "all" or emission in where.split(", "):
+            said[site] = eval(shape.partition(", in")[0], sizes)
+    assert said == sites
+
+
+def test_every_emission_has_its_line() -> None:
+    rows = rows_of(ROOT / "docs" / "hmm.md", "emission", "a state says of a time step", "columns", "by EM")
+    assert {row[0]: row[2] for row in rows} == {**KIND_OF, "auto": "all"}
+
+
+@pytest.mark.parametrize("family", ["gmm", "hmm"])
+def test_the_differences_of_the_twins_are_in_their_files(family: str) -> None:
+    sources = [text_of(ROOT / "models" / family / f"{backend}_pair.py") for backend in pg.family.BACKENDS]
+    rows = rows_of(ROOT / "docs" / f"{family}.md", "", "NumPyro", "Pyro")
     assert len(rows) >= 5
     for _, *cells in rows:
         for source, code in zip(sources, cells, strict=True):

@@ -16,6 +16,7 @@ EXAMPLES = {
     "density_with_intervals": {"num_samples": 200},
     "compare_models": {},
     "your_own_guide": {"max_steps": 1000},
+    "hmm_states_and_forecast": {"num_warmup": 100, "num_samples": 50},
 }
 
 

@@ -23,7 +23,7 @@ CONTRACTS = {"backends", "data", "engine", "errors", "family", "progress", "regi
 # What may name a family or an engine: fit brings them together, the demonstration does what a user would.
 TOGETHER = {"fit", "demo"}
 # Hands each backend its arrays, so it knows both libraries; it imports them when it is asked for such arrays.
-BOTH_BACKENDS = "ppl_gen.data"
+BOTH_BACKENDS = "ppl_gen.view"  # makes the arrays of either
 
 
 def modules() -> dict[str, Path]:
@@ -175,9 +175,10 @@ def test_a_missing_extra_is_one_line_that_says_what_to_install() -> None:
 
 
 def test_every_family_is_in_the_table_of_the_property_tests() -> None:
-    from zoo import CASES
+    from zoo import CASES, SEQUENCE_CASES
 
-    assert {case.family.name for case in CASES.values()} == {folder.name for folder in folders("models")}
+    cases = (CASES | SEQUENCE_CASES).values()
+    assert {case.family.name for case in cases} == {folder.name for folder in folders("models")}
 
 
 def test_the_changelog_begins_with_this_version() -> None:

@@ -32,11 +32,12 @@ from ppl_gen.result import Fit
 CHAINS, DRAWS, ROWS = 2, 60, 80
 NAMES = ["width ($ per $)", "a name that is far too long to be written below a small panel", *"cdefgh"]
 UNCERTAINTY = ("posterior", "guide", "bootstrap", "point")
+OF_ROWS = set(plots.KINDS) - {"states", "transitions", "durations", "forecast", "residuals"}  # the others: of sequences
 EXPECTED = {
-    "posterior": set(plots.KINDS) - {"loss"},
-    "guide": set(plots.KINDS) - {"trace", "rank", "energy"},
-    "bootstrap": set(plots.KINDS) - {"trace", "rank", "energy", "khat"},
-    "point": set(plots.KINDS) - {"trace", "rank", "energy", "khat", "parameters"},
+    "posterior": OF_ROWS - {"loss"},
+    "guide": OF_ROWS - {"trace", "rank", "energy"},
+    "bootstrap": OF_ROWS - {"trace", "rank", "energy", "khat"},
+    "point": OF_ROWS - {"trace", "rank", "energy", "khat", "parameters"},
 }
 CASES = [(uncertainty, kind) for uncertainty in UNCERTAINTY for kind in sorted(EXPECTED[uncertainty])]
 

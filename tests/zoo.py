@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 import ppl_gen as pg
+from ppl_gen.models.hmm import HMM
 
 
 def clusters(num_rows: int = 120, seed: int = 0) -> pd.DataFrame:
@@ -39,4 +41,45 @@ CASES = {
         clusters,
         pg.EM(objective="map", num_starts=3, num_bootstraps=8),
     ),
+}
+
+
+def visits(kind: str = "gaussian", lengths: tuple[int, ...] = (50, 30, 40), seed: int = 0) -> pd.DataFrame:
+    """Sequences of two states that stay with probability 0.9 and differ in each column, in units far from 1."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for who, length in zip("abcdefghijkl", lengths, strict=False):
+        state = np.cumsum(rng.random(length) < 0.1) % 2
+        noise = rng.normal(size=(length, 2))
+        frame = pd.DataFrame({"who": who, "day": np.arange(length)})
+        if kind in ("gaussian", "auto"):
+            frame["height"] = 170 + 10 * (noise[:, 0] + 4 * state)
+        if kind == "gaussian":
+            frame["mass"] = 0.07 + 0.004 * (noise[:, 1] + 0.5 * noise[:, 0] - 3 * state)
+        if kind in ("poisson", "auto"):
+            frame["quakes"] = rng.poisson(np.where(state, 30, 8))
+        if kind in ("bernoulli", "auto"):
+            frame["open"] = rng.integers(0, 10, length) < np.where(state, 8, 2)
+        if kind in ("categorical", "auto"):
+            frame["sky"] = np.array(["clear", "cloud", "rain"])[np.minimum(rng.integers(0, 4, length) + state, 3) % 3]
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def hmm(emission: str, table: str = "gaussian", **options: object) -> Case:
+    engine = pg.EM(num_starts=4, num_bootstraps=0)
+    if emission == "student_t":  # its degrees of freedom have no closed M-step
+        engine = pg.SVI(max_steps=500, window=100, num_samples=50, num_starts=2)
+    return Case(HMM(2, emission=emission, **options), partial(visits, table), engine)
+
+
+SEQUENCE_CASES = {
+    "hmm-gaussian": hmm("gaussian"),
+    "hmm-gaussian_full": hmm("gaussian_full", initial="stationary"),
+    "hmm-student_t": hmm("student_t"),
+    "hmm-mixture": hmm("mixture"),
+    "hmm-poisson": hmm("poisson", "poisson", initial="uniform"),
+    "hmm-bernoulli": hmm("bernoulli", "bernoulli"),
+    "hmm-categorical": hmm("categorical", "categorical"),
+    "hmm-auto": hmm("auto", "auto"),
 }

@@ -12,8 +12,11 @@ import dataclasses
 from typing import ClassVar
 
 from ppl_gen.engine import Engine
+from ppl_gen.errors import SettingError
 
 __all__ = ["EM"]
+
+MIN_SEQUENCES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,7 @@ class EM(Engine):
     :param max_iter: iterations at most.
     :param tolerance: stop when the objective per row rises by less than this (nats).
     :param num_bootstraps: bootstrap refits; None: 64 up to 10,000 rows, none above (where the sampling error of a
-        density is small and the refits are not).
+        density is small and the refits are not), and none for fewer than 10 sequences, which are resampled whole.
     """
 
     name: ClassVar[str] = "em"
@@ -48,8 +51,17 @@ class EM(Engine):
         if self.num_bootstraps is not None:
             self.require_integer("num_bootstraps", 0)
 
-    def bootstraps(self, num_obs: int) -> int:
-        """How many bootstrap refits a table of this many rows gets."""
+    def bootstraps(self, num_obs: int, sequences: bool = False) -> int:
+        """How many bootstrap refits a table of this many rows or sequences gets.
+
+        :raises SettingError: they were asked for, but there is a single sequence, which can't be resampled.
+        """
         if self.num_bootstraps is not None:
+            if sequences and num_obs == 1 and self.num_bootstraps:
+                raise SettingError(
+                    "EM: num_bootstraps resamples whole sequences, and there is one only: set it to 0, or take "
+                    "intervals from NUTS or SVI."
+                )
             return self.num_bootstraps
-        return 64 if num_obs <= 10_000 else 0
+        few = num_obs < MIN_SEQUENCES if sequences else False
+        return 64 if num_obs <= 10_000 and not few else 0

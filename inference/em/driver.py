@@ -51,7 +51,7 @@ def fit(solve: Solver, pair: Pair, view: View, settings: EM, seed: int, monitor:
     best = order[0]
     point = {name: np.asarray(value[best]) for name, value in starts.parameters.items()}
 
-    members = settings.bootstraps(num_obs)
+    members = settings.bootstraps(num_obs, sequences=view.x.ndim == 3)
     interrupted, held_out = False, None
     posterior = {name: value[None, None] for name, value in point.items()}
     monitor.worth_keeping = True
@@ -66,7 +66,8 @@ def fit(solve: Solver, pair: Pair, view: View, settings: EM, seed: int, monitor:
             posterior = {name: value[None] for name, value in refits.items()}
         except KeyboardInterrupt:
             interrupted = True
-    agree = np.abs(starts.objective - starts.objective[best]) < 1e-3 * max(1.0, num_obs**0.5)
+    near = 1e-3 * max(1.0, float(np.prod(view.x.shape[:-1])) ** 0.5)  # by rows, or time steps
+    agree = np.abs(starts.objective - starts.objective[best]) < near
     return Draws(
         posterior=posterior, uncertainty="bootstrap" if members and not interrupted else "point", point=point,
         losses=-starts.trace[best, : starts.iterations[best]], held_out=held_out, interrupted=interrupted,

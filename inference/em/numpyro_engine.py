@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 Parameters = Mapping[str, Any]
 
 BLOCK = 4096  # rows per block: small enough to stay in a core's cache, measured best between 2,000 and 8,000
+BLOCK_STEPS = 262_144  # time steps per block of sequences: a bound on the memory of the recursions' messages
 CHUNK = 50  # iterations per call of the compiled program
 BATCH = 16  # runs side by side
 SMALL = 20_000  # runs x rows up to which compile time outweighs run time
+DOUBLE_LIMIT = 100_000  # steps x columns of sequences up to which they are worked on in double precision
 SIDE_BY_SIDE_LIMIT = 2_000_000  # runs x rows x columns up to which they run side by side rather than in turn
 
 
@@ -54,9 +57,17 @@ class Solver:
 
     def __init__(self, pair: Pair, view: View, objective: str, tolerance: float, max_iter: int) -> None:
         self.tolerance, self.max_iter, self.num_obs = tolerance, max_iter, len(view.x)
+        self.num_numbers = int(np.prod(view.x.shape))
+        self.steps = steps_of(view)
         size = min(BLOCK, self.num_obs)
+        if view.x.ndim == 3:  # sequences: a recursion serves all of a block at once
+            size = max(1, min(size, BLOCK_STEPS // view.x.shape[1]))
         self.pair, self.view = pair, view
-        self.blocks = jax.tree.map(lambda leaf: jnp.asarray(_in_blocks(leaf, size)), _without_shared(view))
+        # EM on sequences creeps: in single precision the rise of an iteration soon drowns in rounding, and the run
+        # stops short of its maximum. Small problems can afford double.
+        self.double = view.x.ndim == 3 and self.num_numbers <= DOUBLE_LIMIT
+        with self._precision():
+            self.blocks = jax.tree.map(lambda leaf: self._block(leaf, size), _without_shared(view))
         self.patterns = view.patterns
         self.programs = pair.cached(("em", objective), lambda: _Programs(pair, objective))
 
@@ -67,19 +78,26 @@ class Solver:
         fit is served by one compiled program); large ones in turn.
         """
         runs = len(next(iter(parameters.values())))
-        columns = self.blocks.x.shape[-1]
-        batch = BATCH if runs > 1 and BATCH * self.num_obs * columns <= SIDE_BY_SIDE_LIMIT else 1
+        batch = BATCH if runs > 1 and BATCH * self.num_numbers <= SIDE_BY_SIDE_LIMIT else 1
         weights = np.broadcast_to(weights, (runs, self.num_obs))
         parts = []
         for start in range(0, runs, batch):
             rows = np.minimum(np.arange(start, start + batch), runs - 1)
             chosen = {name: np.asarray(value)[rows] for name, value in parameters.items()}
-            part = self._solve_batch(chosen, weights[rows], monitor)
+            with self._precision():
+                part = self._solve_batch(chosen, weights[rows], monitor)
             parts.append(jax.tree.map(lambda leaf, start=start: leaf[: runs - start], part))
         longest = max(trace.shape[1] for *_, trace in parts)
         pad = [((0, 0), (0, longest - trace.shape[1])) for *_, trace in parts]
         parts = [(*p, np.pad(trace, w, constant_values=np.nan)) for (*p, trace), w in zip(parts, pad, strict=True)]
         return Solutions(*jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
+
+    def _precision(self) -> Any:
+        return jax.enable_x64(True) if self.double else nullcontext()
+
+    def _block(self, leaf: Any, size: int) -> jax.Array:
+        blocked = jnp.asarray(_in_blocks(leaf, size))
+        return blocked.astype(jnp.float64) if self.double and blocked.dtype == jnp.float32 else blocked
 
     def row_log_prob(self, parameters: Parameters) -> np.ndarray:
         """(runs, obs): log density of every row under each of the stacked parameters."""
@@ -97,12 +115,12 @@ class Solver:
         dtype, size = self.blocks.x.dtype, self.blocks.x.shape[1]
         runs = len(weights)
         blocked = np.stack([_in_blocks(one, size) for one in weights]).astype(dtype)
-        smallest_rise = (self.tolerance * weights.sum(1)).astype(dtype)
+        smallest_rise = (self.tolerance * (weights * self.steps).sum(1)).astype(dtype)
         state = (
             {name: value.astype(dtype) for name, value in parameters.items()}, np.full(runs, -np.inf, dtype),
             np.zeros(runs, bool), np.zeros(runs, np.int32),
         )  # fmt: skip
-        small = runs * self.num_obs <= SMALL
+        small = runs * self.steps.sum() <= SMALL
         advance = self.programs.advance_small if small else self.programs.advance_large
         traces, done = [], 0
         while done < self.max_iter and not np.all(state[2]):
@@ -172,6 +190,12 @@ class _Programs:
     ) -> Any:
         in_axes = (0, 0, 0, None, None, None)
         return jax.vmap(self._advance_one, in_axes)(state, weights, rise, blocks, patterns, limit)
+
+
+def steps_of(view: View) -> np.ndarray:
+    """(obs,): time steps of each observation: 1 of a row."""
+    steps = np.full(len(view.x), view.x.shape[1] if view.x.ndim == 3 else 1)
+    return steps if view.lengths is None else np.asarray(view.lengths)
 
 
 def _in_blocks(leaf: Any, size: int) -> np.ndarray:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Parameters = dict[str, torch.Tensor]
 
 BLOCK = 8192  # row-runs per block: small enough to stay in a core's cache, measured best between 2,000 and 65,000
+MAX_STEPS = 1_000_000  # time steps per block of sequences, which are kept in memory state by state
 VMAP_LIMIT = 2_000_000  # runs x rows x columns up to which runs go side by side rather than in turn
 
 
@@ -117,12 +118,14 @@ class Solver:
         return np.array([bool(self.degenerate(one)) for one in each])
 
     def _blocks(self, runs: int) -> list[slice]:
-        size = max(BLOCK // runs, 256)
+        steps = self.view.x.shape[1] if self.view.x.dim() == 3 else 1
+        size = max(min(max(BLOCK // runs, 256), MAX_STEPS // steps), 1)
         return [slice(start, start + size) for start in range(0, self.num_obs, size)]
 
     def _e_step(self, parameters: Parameters, weights: torch.Tensor, rows: slice) -> Any:
         view = self.view
-        part = {name: getattr(view, name)[rows] for name in ("x", "mask", "pattern") if getattr(view, name) is not None}
+        names = [name for name in ("x", "mask", "pattern", "lengths") if getattr(view, name) is not None]
+        part = {name: getattr(view, name)[rows] for name in names}
         return self.e_step(parameters, view._replace(**part, weights=weights[rows]))
 
     def _iterate(self, parameters: Parameters, weights: torch.Tensor) -> tuple[Parameters, torch.Tensor]:

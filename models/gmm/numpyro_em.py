@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from ppl_gen.models.gmm.numpyro_density import component_scale, inverse_tril, log_weights, priors, whiten
+from ppl_gen.backends.numpyro_normal import whiten
+from ppl_gen.backends.numpyro_normal_em import conditional_moments, map_factor, positive_root, triangular
+from ppl_gen.models.gmm.numpyro_density import component_scale, log_weights, priors
 
 if TYPE_CHECKING:
     from ppl_gen.data import View
@@ -54,7 +56,7 @@ def e_step(hyper: Hyperparameters, parameters: Sites, view: View) -> tuple[jax.A
     elif scale.ndim == 2:
         first, second = _moments_independent(resp, view, locs - centre, scale, centre)
     else:
-        first, second = _moments_missing(hyper, resp, view, y, locs, scale, inverse)
+        first, second = conditional_moments(resp, view, y, locs, scale, inverse, hyper.tied)
     return log_prob, {"count": resp.sum(0), "first": first, "second": second}
 
 
@@ -76,33 +78,6 @@ def _moments_independent(
     seen = view.mask.astype(view.x.dtype)
     x, missing = (view.x - centre) * seen, resp.T @ (1 - seen)
     return resp.T @ x + missing * locs, resp.T @ (x * x) + missing * (locs**2 + scale**2)
-
-
-def _moments_missing(
-    hyper: Hyperparameters, resp: jax.Array, view: View, y: jax.Array, locs: jax.Array, scale: jax.Array,
-    inverse: jax.Array,
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """Missing entries of a full covariance: regression on the observed ones, pattern by pattern."""
-    centre = locs.mean(0)
-    seen = view.patterns.astype(scale.dtype)[:, None, :]
-    covariance = scale @ jnp.swapaxes(scale, -1, -2)
-    weight = (
-        covariance * seen[..., None, :] @ jnp.swapaxes(inverse, -1, -2)
-    )  # (P, K, D, D): E[x - mu | observed] = weight @ y
-    residual = jnp.where(
-        view.mask[:, None, :], view.x[:, None, :] - locs, (weight[view.pattern] @ y[..., None])[..., 0]
-    )
-    filled = locs - centre + residual
-    left = (1 - seen)[..., :, None] * (1 - seen)[..., None, :]
-    conditional = (covariance - weight @ jnp.swapaxes(weight, -1, -2)) * left
-    per_pattern = jax.ops.segment_sum(resp, view.pattern, num_segments=len(view.patterns))
-    weighted = resp[:, :, None] * filled
-    first = weighted.sum(0)
-    if hyper.tied:
-        spread = jnp.einsum("pk,pij->ij", per_pattern, conditional[:, 0])
-        return first, jnp.einsum("nki,nkj->ij", weighted, filled) + spread
-    spread = jnp.einsum("pk,pkij->kij", per_pattern, conditional)
-    return first, jnp.einsum("nki,nkj->kij", weighted, filled) + spread
 
 
 def m_step(hyper: Hyperparameters, parameters: Sites, statistics: Statistics, objective: str) -> dict[str, jax.Array]:
@@ -193,9 +168,12 @@ def _covariances(
     count = count.sum() if hyper.tied else count
     if objective == "ml":
         values, vectors = jnp.linalg.eigh(scatter / jnp.maximum(count, EMPTY)[..., None, None])
-        factor = _triangular(vectors * jnp.sqrt(jnp.maximum(values, hyper.floor))[..., None, :])
+        factor = triangular(vectors * jnp.sqrt(jnp.maximum(values, hyper.floor))[..., None, :])
     else:
-        factor = _map_factor(hyper, count, scatter, old["scales"], old["corr_cholesky"])
+        factor = map_factor(
+            count, scatter, old["scales"], old["corr_cholesky"], tau=hyper.scale,
+            eta=hyper.correlation_concentration, floor=hyper.floor,
+        )  # fmt: skip
     scales = jnp.linalg.norm(factor, axis=-1)
     alive = (count >= enough)[..., None]
     return {
@@ -210,56 +188,8 @@ def _variances(hyper: Hyperparameters, count: jax.Array, scatter: jax.Array, obj
         variance = scatter / jnp.maximum(count, EMPTY)
     else:
         precision = jnp.asarray(hyper.scale**-2.0, count.dtype)
-        variance = _positive_root(count, scatter * precision) / precision
+        variance = positive_root(count, scatter * precision) / precision
     return jnp.maximum(variance, hyper.floor)
-
-
-def _positive_root(b: jax.Array, e: jax.Array) -> jax.Array:
-    """The positive root of v^2 + b v = e, without cancellation for either sign of b."""
-    root = jnp.sqrt(b * b + 4 * e)
-    safe = jnp.maximum(jnp.abs(b) + root, jnp.finfo(root.dtype).tiny)
-    return jnp.where(b > 0, 2 * e / safe, (root - b) / 2)
-
-
-def _map_factor(
-    hyper: Hyperparameters, count: jax.Array, scatter: jax.Array, scales: jax.Array, corr: jax.Array
-) -> jax.Array:
-    r"""Cholesky factor of the covariance that maximizes the expected log density plus log prior.
-
-    With :math:`\log p(s, R) = -\sum_i \Sigma_{ii} / 2 \tau_i^2 + (\eta - 1)(\log|\Sigma| - \sum_i \log \Sigma_{ii})`
-    and the last term replaced by its tangent at the old covariance, the stationary point solves
-
-    .. math:: \Sigma \Delta \Sigma + N' \Sigma = S, \quad N' = N - 2 (\eta - 1), \quad
-              \Delta = \mathrm{diag}(1 / \tau_i^2 + 2 (\eta - 1) / \Sigma^{old}_{ii})
-
-    which in the basis of :math:`\Delta^{1/2} S \Delta^{1/2}` is one quadratic equation for each eigenvalue. Where the
-    floor on the eigenvalues acts, the old covariance is kept if the new one is no better.
-    """
-    tau = jnp.asarray(hyper.scale, count.dtype)
-    slope = jnp.asarray(hyper.correlation_concentration - 1, count.dtype)[..., None] * 2
-    delta = tau**-2 + slope / scales**2
-    pull, root = count[..., None] - slope, jnp.sqrt(delta)
-    scaled = root[..., :, None] * scatter * root[..., None, :]
-    values, vectors = jnp.linalg.eigh(scaled)
-    solution = _positive_root(pull, jnp.maximum(values, 0.0))
-    bound = hyper.floor * delta.max(-1, keepdims=True)
-    new = _triangular(vectors * jnp.sqrt(jnp.maximum(solution, bound))[..., None, :] / root[..., :, None])
-    # The objective at both, for the new one in the basis where all is diagonal.
-    inside = jnp.maximum(solution, bound)
-    gain = -0.5 * (pull * jnp.log(inside) + values / inside + inside).sum(-1)
-    inverse = inverse_tril(root[..., :, None] * scales[..., None] * corr)
-    log_det = -2 * jnp.log(jnp.diagonal(inverse, axis1=-2, axis2=-1)).sum(-1)
-    fit = ((inverse @ scaled) * inverse).sum((-2, -1))
-    gain += 0.5 * (pull[..., 0] * log_det + fit + (delta * scales**2).sum(-1))
-    accept = ~(solution < bound).any(-1) | (gain >= 0)
-    return jnp.where(accept[..., None, None], new, scales[..., None] * corr)
-
-
-def _triangular(root: jax.Array) -> jax.Array:
-    """The Cholesky factor L of A A^T by the QR decomposition of A^T, which a tiny eigenvalue can't break."""
-    upper = jnp.linalg.qr(jnp.swapaxes(root, -1, -2), mode="r")
-    sign = jnp.where(jnp.diagonal(upper, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
-    return jnp.swapaxes(upper * sign[..., :, None], -1, -2)
 
 
 def log_prior(hyper: Hyperparameters, parameters: Sites, objective: str) -> jax.Array:

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ppl_gen.models.gmm.pyro_density import (
-    as_float,
-    component_scale,
-    inverse_tril,
-    log_weights,
-    priors,
-    whiten,
+from ppl_gen.backends.pyro_normal import as_float, whiten
+from ppl_gen.backends.pyro_normal_em import (
+    EMPTY,
+    conditional_moments,
+    floor_simplex,
+    map_factor,
+    ml_factor,
+    variances,
 )
+from ppl_gen.models.gmm.pyro_density import component_scale, log_weights, priors
 
 if TYPE_CHECKING:
     from ppl_gen.data import View
     from ppl_gen.models.gmm.hyperparameters import Hyperparameters
 
-MIN_WEIGHT = 1e-8
 MIN_STICK = 1e-6
-EMPTY = 1e-6  # rows
 Sites = Mapping[str, Any]
 Statistics = dict[str, torch.Tensor]
 
@@ -57,7 +57,7 @@ def e_step(hyper: Hyperparameters, parameters: Sites, view: View) -> tuple[torch
     elif scale.dim() == 2:
         first, second = _moments_independent(resp, view, locs - centre, scale, centre)
     else:
-        first, second = _moments_missing(hyper, resp, view, y, locs, scale, inverse)
+        first, second = conditional_moments(resp, view, y, locs, scale, inverse, hyper.tied)
     return log_prob, {"count": resp.sum(0), "first": first, "second": second}
 
 
@@ -79,32 +79,6 @@ def _moments_independent(
     seen = view.mask.to(view.x.dtype)
     x, missing = (view.x - centre) * seen, resp.mT @ (1 - seen)
     return resp.mT @ x + missing * locs, resp.mT @ (x * x) + missing * (locs**2 + scale**2)
-
-
-def _moments_missing(
-    hyper: Hyperparameters, resp: torch.Tensor, view: View, y: torch.Tensor, locs: torch.Tensor, scale: torch.Tensor,
-    inverse: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Missing entries of a full covariance: regression on the observed ones, pattern by pattern."""
-    centre = locs.mean(0)
-    seen = view.patterns.to(scale.dtype)[:, None, :]
-    covariance = scale @ scale.mT
-    weight = covariance * seen[..., None, :] @ inverse.mT  # (P, K, D, D): E[x - mu | observed] = weight @ y
-    residual = torch.where(
-        view.mask[:, None, :], view.x[:, None, :] - locs, (weight[view.pattern] @ y[..., None])[..., 0]
-    )
-    filled = locs - centre + residual
-    left = (1 - seen)[..., :, None] * (1 - seen)[..., None, :]
-    conditional = (covariance - weight @ weight.mT) * left
-    empty = torch.zeros(len(view.patterns), resp.shape[1], dtype=resp.dtype)
-    per_pattern = empty.index_add(0, view.pattern, resp)
-    weighted = resp[:, :, None] * filled
-    first = weighted.sum(0)
-    if hyper.tied:
-        spread = torch.einsum("pk,pij->ij", per_pattern, conditional[:, 0])
-        return first, torch.einsum("nki,nkj->ij", weighted, filled) + spread
-    spread = torch.einsum("pk,pkij->kij", per_pattern, conditional)
-    return first, torch.einsum("nki,nkj->kij", weighted, filled) + spread
 
 
 def m_step(hyper: Hyperparameters, parameters: Sites, statistics: Statistics, objective: str) -> Statistics:
@@ -137,15 +111,7 @@ def _weights(hyper: Hyperparameters, count: torch.Tensor, objective: str) -> tor
         return torch.cat([one, (1 - sticks).cumprod(0)]) * torch.cat([sticks, one])
     prior = torch.as_tensor(hyper.concentration - 1, dtype=count.dtype) if objective == "map" else 0.0
     weights = (count + prior).clamp(min=0.0)
-    return _floor_simplex(weights / weights.sum().clamp(min=tiny))
-
-
-def _floor_simplex(weights: torch.Tensor) -> torch.Tensor:
-    """The nearest point of the simplex in likelihood with no weight below the floor: those at it, the rest in scale."""
-    low = weights < MIN_WEIGHT
-    rest = torch.where(low, 0.0, weights).sum()
-    scaled = torch.where(low, MIN_WEIGHT, weights * (1 - low.sum() * MIN_WEIGHT) / rest.clamp(min=MIN_WEIGHT))
-    return torch.where(rest > 0, scaled, 1.0 / weights.shape[0])
+    return floor_simplex(weights / weights.sum().clamp(min=tiny))
 
 
 def _locations(
@@ -189,71 +155,20 @@ def _covariances(
             count, scatter = count * hyper.num_columns, scatter.sum(1)
         else:
             count = count[:, None]
-        variance = _variances(hyper, count, scatter, objective)
+        variance = variances(count, scatter, hyper.floor, as_float(hyper.scale) if objective == "map" else None)
         return {"scales": torch.where(count >= enough, variance.sqrt(), old["scales"])}
     count = count.sum() if hyper.tied else count
     if objective == "ml":
-        values, vectors = torch.linalg.eigh(scatter / count.clamp(min=EMPTY)[..., None, None])
-        factor = _triangular(vectors * values.clamp(min=hyper.floor).sqrt()[..., None, :])
+        factor = ml_factor(count, scatter, hyper.floor)
     else:
-        factor = _map_factor(hyper, count, scatter, old["scales"], old["corr_cholesky"])
+        tau, eta = as_float(hyper.scale), as_float(hyper.correlation_concentration)
+        factor = map_factor(count, scatter, old["scales"], old["corr_cholesky"], tau=tau, eta=eta, floor=hyper.floor)
     scales = torch.linalg.vector_norm(factor, dim=-1)
     alive = (count >= enough)[..., None]
     return {
         "scales": torch.where(alive, scales, old["scales"]),
         "corr_cholesky": torch.where(alive[..., None], factor / scales[..., None], old["corr_cholesky"]),
     }
-
-
-def _variances(hyper: Hyperparameters, count: torch.Tensor, scatter: torch.Tensor, objective: str) -> torch.Tensor:
-    """Variances of independent columns: the root of v^2 / tau^2 + N v = S; with no prior S / N."""
-    if objective == "ml":
-        variance = scatter / count.clamp(min=EMPTY)
-    else:
-        precision = torch.as_tensor(hyper.scale**-2.0, dtype=count.dtype)
-        variance = _positive_root(count, scatter * precision) / precision
-    return variance.clamp(min=hyper.floor)
-
-
-def _positive_root(b: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
-    """The positive root of v^2 + b v = e, without cancellation for either sign of b."""
-    root = (b * b + 4 * e).sqrt()
-    safe = (b.abs() + root).clamp(min=torch.finfo(root.dtype).tiny)
-    return torch.where(b > 0, 2 * e / safe, (root - b) / 2)
-
-
-def _map_factor(
-    hyper: Hyperparameters, count: torch.Tensor, scatter: torch.Tensor, scales: torch.Tensor, corr: torch.Tensor
-) -> torch.Tensor:
-    """Cholesky factor of the covariance that maximizes the expected log density plus log prior.
-
-    The mathematics stands with the function of the same name in ``numpyro_em``.
-    """
-    tau = torch.as_tensor(hyper.scale, dtype=count.dtype)
-    slope = torch.as_tensor(hyper.correlation_concentration - 1, dtype=count.dtype)[..., None] * 2
-    delta = tau**-2 + slope / scales**2
-    pull, root = count[..., None] - slope, delta.sqrt()
-    scaled = root[..., :, None] * scatter * root[..., None, :]
-    values, vectors = torch.linalg.eigh(scaled)
-    solution = _positive_root(pull, values.clamp(min=0.0))
-    bound = hyper.floor * delta.amax(-1, keepdim=True)
-    new = _triangular(vectors * torch.maximum(solution, bound).sqrt()[..., None, :] / root[..., :, None])
-    # The objective at both, for the new one in the basis where all is diagonal.
-    inside = torch.maximum(solution, bound)
-    gain = -0.5 * (pull * inside.log() + values / inside + inside).sum(-1)
-    inverse = inverse_tril(root[..., :, None] * scales[..., None] * corr)
-    log_det = -2 * inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    fit = ((inverse @ scaled) * inverse).sum((-2, -1))
-    gain = gain + 0.5 * (pull[..., 0] * log_det + fit + (delta * scales**2).sum(-1))
-    accept = ~(solution < bound).any(-1) | (gain >= 0)
-    return torch.where(accept[..., None, None], new, scales[..., None] * corr)
-
-
-def _triangular(root: torch.Tensor) -> torch.Tensor:
-    """The Cholesky factor L of A A^T by the QR decomposition of A^T, which a tiny eigenvalue can't break."""
-    upper = torch.linalg.qr(root.mT, mode="r").R
-    sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
-    return (upper * sign[..., :, None]).mT
 
 
 def log_prior(hyper: Hyperparameters, parameters: Sites, objective: str) -> torch.Tensor:

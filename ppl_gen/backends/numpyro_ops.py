@@ -129,12 +129,11 @@ class _Programs:
 
         self.log_prob = _Program(over_draws(row), limit=200_000)  # draws x rows
         self.local_posterior = _Program(over_draws(_local_posterior), limit=200_000)  # draws x rows
-        self.sample_rows = _Program(jax.vmap(lambda one, key: _sample_one(pair, one, key)), limit=4096)  # rows
 
 
-def _sample_one(pair: Pair, parameters: Mapping[str, Any], key: Any) -> jax.Array:
+def _sample_one(pair: Pair, parameters: Mapping[str, Any], key: Any, options: dict[str, int]) -> jax.Array:
     model = handlers.seed(handlers.substitute(pair.density, data=parameters), key)
-    return handlers.trace(model).get_trace(None, num_obs=1)["x"]["value"][0]
+    return handlers.trace(model).get_trace(None, num_obs=1, **options)["x"]["value"][0]
 
 
 def _programs(pair: Pair) -> _Programs:
@@ -162,11 +161,41 @@ def local_posterior(pair: Pair, posterior: Mapping[str, np.ndarray], view: View)
     return {name: np.asarray(value) for name, value in result.items()}
 
 
-def sample_rows(pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarray, seed: int) -> np.ndarray:
-    """(len(index), d): row i drawn from the model under draw ``index[i]``, in model space."""
+def sample_rows(
+    pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarray, seed: int, **options: int
+) -> np.ndarray:
+    """(len(index), d): row i drawn from the model under draw ``index[i]``, in model space.
+
+    :param options: for a model of sequences ``num_steps``; they are then (len(index), num_steps, d).
+    """
     chosen = {name: jnp.asarray(value[index]) for name, value in posterior.items()}
     keys = jax.random.split(jax.random.key(seed), len(index))
-    return np.asarray(_programs(pair).sample_rows(len(index), chosen, keys))
+    program = pair.cached(
+        ("sample_rows", *options.values()),
+        lambda: _Program(jax.vmap(lambda one, key: _sample_one(pair, one, key, options)), limit=4096),  # rows
+    )
+    return np.asarray(program(len(index) * options.get("num_steps", 1), chosen, keys))
+
+
+def hook_over_draws(
+    pair: Pair, hook: str, posterior: Mapping[str, np.ndarray], view: View, seed: int | None = None, **options: int
+) -> Any:
+    """A hook ``(parameters, view, *options, key)`` of the pair under each draw: (draws, ...), as numpy.
+
+    :param seed: of the key, for hooks that draw at random; the others take none.
+    """
+    function = getattr(pair, hook)
+
+    def run(draws: Mapping[str, jax.Array], keys: jax.Array | None, view: View) -> Any:
+        if keys is None:
+            return jax.lax.map(lambda one: function(one, view, *options.values()), draws)
+        return jax.lax.map(lambda both: function(both[0], view, *options.values(), both[1]), (draws, keys))
+
+    program = pair.cached((hook, *options.values()), lambda: _Program(run, limit=200_000))
+    number = _num_draws(posterior)
+    keys = None if seed is None else jax.random.split(jax.random.key(seed), number)
+    size = number * int(np.prod(view.x.shape[:2]))
+    return jax.tree.map(np.asarray, program(size, _as_jax(posterior), keys, view._replace(weights=None)))
 
 
 def sample_prior(pair: Pair, num_draws: int, seed: int) -> dict[str, np.ndarray]:

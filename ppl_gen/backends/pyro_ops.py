@@ -17,6 +17,7 @@ from pyro.infer import config_enumerate
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.util import site_is_subsample
 from torch.distributions import biject_to
+from torch.utils import _pytree as pytree
 
 from ppl_gen.backends.pyro_programs import Tensors, over_draws, sandbox
 
@@ -195,23 +196,41 @@ def local_posterior(pair: Pair, posterior: Mapping[str, np.ndarray], view: View)
         return {name: table.numpy() for name, table in tables.items()}
 
 
-def sample_rows(pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarray, seed: int) -> np.ndarray:
+def sample_rows(
+    pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarray, seed: int, **options: int
+) -> np.ndarray:
     """(len(index), d): row i drawn from the model under draw ``index[i]``, in model space.
 
     Rows that share a draw are drawn together, so the time grows with the number of different draws.
+
+    :param options: for a model of sequences ``num_steps``; they are then (len(index), num_steps, d).
     """
     draws, index = _as_tensors(posterior), np.asarray(index)
     order = np.argsort(index, kind="stable")
     used, counts = np.unique(index, return_counts=True)
     with sandbox(seed), torch.no_grad():
         parts = [
-            _trace(pair.density, {k: v[s] for k, v in draws.items()}, None, num_obs=int(count)).nodes["x"]["value"]
+            _trace(pair.density, {k: v[s] for k, v in draws.items()}, None, num_obs=int(count), **options)
             for s, count in zip(used, counts, strict=True)
         ]
-        drawn = torch.cat(parts).numpy()
+        drawn = torch.cat([part.nodes["x"]["value"] for part in parts]).numpy()
     rows = np.empty_like(drawn)
     rows[order] = drawn
     return rows
+
+
+def hook_over_draws(
+    pair: Pair, hook: str, posterior: Mapping[str, np.ndarray], view: View, seed: int | None = None, **options: int
+) -> Any:
+    """A hook ``(parameters, view, *options)`` of the pair under each draw: (draws, ...), as numpy.
+
+    :param seed: of the random state, for hooks that draw at random.
+    """
+    draws, view = _as_tensors(posterior), view._replace(weights=None)
+    function = getattr(pair, hook)
+    with sandbox(seed or 0), torch.no_grad():
+        found = over_draws(lambda one: function(one, view, *options.values()), draws, view.x.numel())
+    return pytree.tree_map(lambda leaf: leaf.numpy(), found)
 
 
 def sample_prior(pair: Pair, num_draws: int, seed: int) -> dict[str, np.ndarray]:

@@ -50,6 +50,8 @@ def fit(
     drop: o.DropOption = None,
     kind: o.KindOption = None,
     weights: o.WeightsOption = None,
+    sequence: o.SequenceOption = None,
+    order: o.OrderOption = None,
     no_standardize: o.RawOption = False,
     output: Annotated[
         str | None,
@@ -78,7 +80,7 @@ def fit(
     job = {
         "engine": o.make_engine(engine, o.split_settings(engine_settings)), "backend": backend, "seed": seed,
         "checkpoint": checkpoint, "keep_partial": keep_partial,
-        **o.data_options(columns, drop, kind, weights, no_standardize),
+        **o.data_options(columns, drop, kind, weights, no_standardize, sequence, order),
     }  # fmt: skip
     check_output(run_folder, overwrite=overwrite)
     _fit_and_show(chosen, table, job, run_folder, overwrite, as_json)
@@ -159,6 +161,8 @@ def compare(
     drop: o.DropOption = None,
     kind: o.KindOption = None,
     weights: o.WeightsOption = None,
+    sequence: o.SequenceOption = None,
+    order: o.OrderOption = None,
     no_standardize: o.RawOption = False,
     as_json: o.JsonOption = False,
 ) -> None:
@@ -180,7 +184,7 @@ def compare(
         {spec.text: spec.family for spec in parsed}, table, folds=folds, test=test, seed=seed,
         engine={spec.text: spec.engine or default for spec in parsed},
         backend={spec.text: spec.backend or backend for spec in parsed}, progress=sys.stderr.isatty(),
-        **o.data_options(columns, drop, kind, weights, no_standardize),
+        **o.data_options(columns, drop, kind, weights, no_standardize, sequence, order),
     )  # fmt: skip
     if as_json:
         report.emit_json(found.to_dict())

@@ -15,7 +15,7 @@ from ppl_gen.errors import SettingError, did_you_mean
 from ppl_gen.family import BACKENDS, Family
 from ppl_gen.settings import Settings
 
-_PARAM = re.compile(r":param (\w+): (.*?)(?=\n\s*(?::|\n)|\Z)", re.DOTALL)
+_PARAM = re.compile(r":param ([\w, ]+): (.*?)(?=\n\s*(?::|\n)|\Z)", re.DOTALL)
 
 
 def _found(kind: str) -> list[tuple[str, Any]]:
@@ -40,7 +40,9 @@ def engines_frame() -> pd.DataFrame:
 def options_frame(cls: type[Settings], prefix: str = "") -> pd.DataFrame:
     """A row per option of a family or engine, those of nested groups by their full name: option, default, meaning."""
     found = _PARAM.findall(inspect.getdoc(cls) or "")
-    meanings = {name: " ".join(text.split()).replace("``", "") for name, text in found}
+    meanings = {
+        name: " ".join(text.split()).replace("``", "") for names, text in found for name in re.findall(r"\w+", names)
+    }
     default, rows, nested = cls(), [], []
     for field in dataclasses.fields(cls):
         value = getattr(default, field.name)

@@ -47,6 +47,13 @@ KindOption = Annotated[
     typer.Option("--kind", metavar="COLUMN=KIND", help="real, count, binary or categorical; repeat."),
 ]
 WeightsOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that holds row weights.")]
+SequenceOption = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="The column that tells the sequences of time steps apart.")
+]
+OrderOption = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="The column by which time steps are in order: numbers or dates.")
+]
+HdiOption = Annotated[float, typer.Option(metavar="P", help="Probability that the interval holds.")]
 RawOption = Annotated[bool, typer.Option("--no-standardize", help="Model real columns in their own units.")]
 
 
@@ -95,13 +102,19 @@ def read_rows(fit: Fit, table: str | None, drop: list[str] | None) -> Data | Non
 
 
 def data_options(
-    columns: list[str] | None, drop: list[str] | None, kinds: list[str] | None, weights: str | None, raw: bool
+    columns: list[str] | None,
+    drop: list[str] | None,
+    kinds: list[str] | None,
+    weights: str | None,
+    raw: bool,
+    sequence: str | None,
+    order: str | None,
 ) -> dict[str, Any]:
     """The keyword arguments of ``Data.from_table``."""
     return {
         "columns": split_names(columns), "drop": split_names(drop),
         "kinds": split_settings(kinds, "COLUMN=KIND, such as age=real") or None,
-        "weights": weights, "standardize": not raw,
+        "weights": weights, "standardize": not raw, "sequence": sequence, "order": order,
     }  # fmt: skip
 
 

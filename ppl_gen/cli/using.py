@@ -49,7 +49,10 @@ def score(
     drop: o.DropOption = None,
     output: o.OutOption = None,
     overwrite: o.OverwriteOption = False,
-    hdi_prob: Annotated[float, typer.Option(metavar="P", help="Probability that the interval holds.")] = 0.9,
+    hdi_prob: o.HdiOption = 0.9,
+    per_step: Annotated[
+        bool, typer.Option("--per-step", help="Of sequences: each time step, given the steps before it.")
+    ] = False,
     backend: o.BackendOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
@@ -68,8 +71,10 @@ def score(
     path = o.check_output(output, overwrite=overwrite)
     fit = o.load_fit(run, backend)
     with report.working("scoring"):
-        found = fit.score(o.read_rows(fit, table, drop), hdi_prob=hdi_prob, keep_draws=False)
+        rows = o.read_rows(fit, table, drop)
+        found = fit.score(rows, hdi_prob=hdi_prob, keep_draws=False, per_step=per_step)
     frame = found.to_frame()
+    what = ("time step" if per_step else "sequence" if fit.family.sequences else "row") + "s" * (len(found) != 1)
     if path is not None:
         o.write_table(frame, path, overwrite=overwrite)
     if as_json:
@@ -78,8 +83,9 @@ def score(
                           "uncertainty": found.uncertainty, "hdi_prob": hdi_prob, **extra})  # fmt: skip
         return
     if path is None:
-        report.table(frame, limit=SHOWN, title=f"{len(found):,} rows, {found.kind} log density (nats, original units)")
-    report.say(f"mean log_prob {found.total / len(found):.4f} nats over {len(found):,} rows")
+        title = f"{len(found):,} {what}, {found.kind} log density (nats, original units)"
+        report.table(frame, limit=SHOWN, title=title)
+    report.say(f"mean log_prob {found.total / len(found):.4f} nats over {len(found):,} {what}")
     if found.p_value is not None:
         report.show_anomalies(frame)
     _say_where(path, len(frame), "score")
@@ -88,13 +94,17 @@ def score(
 def sample(
     run: o.RunArg,
     num_samples: Annotated[int, typer.Option("--num-samples", "-n", metavar="INT", help="How many rows.")] = 1000,
+    length: Annotated[
+        int | None,
+        typer.Option(metavar="INT", help="Of sequences: time steps of each.", show_default="as training sequences"),
+    ] = None,
     seed: o.SeedOption = 0,
     output: o.OutOption = None,
     overwrite: o.OverwriteOption = False,
     backend: o.BackendOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
-    """Draw new rows, with the columns, units and types of the training table.
+    """Draw new rows (or whole sequences), with the columns, units and types of the training table.
 
     [bold]Examples[/bold]
 
@@ -106,7 +116,7 @@ def sample(
     path = o.check_output(output, overwrite=overwrite)
     fit = o.load_fit(run, backend)
     with report.working("sampling"):
-        frame = fit.sample(num_samples, seed=seed)
+        frame = fit.sample(num_samples, seed=seed, length=length)
     _deliver(frame, path, overwrite, as_json, run, f"{len(frame):,} new rows")
 
 
@@ -114,6 +124,9 @@ def latents(
     run: o.RunArg,
     table: o.RowsArg = None,
     drop: o.DropOption = None,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="Of sequences: smoothing, filtering, viterbi or draws of the path.")
+    ] = "smoothing",
     output: o.OutOption = None,
     overwrite: o.OverwriteOption = False,
     backend: o.BackendOption = None,
@@ -131,8 +144,38 @@ def latents(
     path = o.check_output(output, overwrite=overwrite)
     fit = o.load_fit(run, backend)
     with report.working("inferring latents"):
-        frame = fit.latents(o.read_rows(fit, table, drop))
+        frame = fit.latents(o.read_rows(fit, table, drop), method=method)
     _deliver(frame, path, overwrite, as_json, run, f"Latents of {len(frame):,} rows")
+
+
+def forecast(
+    run: o.RunArg,
+    table: o.RowsArg = None,
+    drop: o.DropOption = None,
+    horizon: Annotated[int, typer.Option("--horizon", "-n", metavar="INT", help="How many time steps.")] = 24,
+    num_draws: Annotated[int, typer.Option(metavar="INT", help="How many futures are drawn.")] = 1000,
+    hdi_prob: o.HdiOption = 0.9,
+    seed: o.SeedOption = 0,
+    output: o.OutOption = None,
+    overwrite: o.OverwriteOption = False,
+    backend: o.BackendOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """How sequences go on: mean, sd and predictive interval of each column, and the state's probabilities.
+
+    [bold]Examples[/bold]
+
+    [cyan]ppl-gen forecast runs/quakes -n 24[/cyan]\n
+    [cyan]ppl-gen forecast runs/quakes new.csv -n 12 --hdi-prob 0.5 -o forecast.csv[/cyan]
+    """
+    from ppl_gen import report
+
+    path = o.check_output(output, overwrite=overwrite)
+    fit = o.load_fit(run, backend)
+    with report.working("forecasting"):
+        rows = o.read_rows(fit, table, drop)
+        frame = fit.forecast(horizon, rows, num_draws=num_draws, hdi_prob=hdi_prob, seed=seed)
+    _deliver(frame, path, overwrite, as_json, run, f"The next {horizon:,} time steps")
 
 
 def plot(
@@ -187,4 +230,4 @@ def _say_where(path: Any, number: int, what: str) -> None:
         report.say(f"{number:,} {what}s in {path}", style="bold")
 
 
-COMMANDS = (diagnose, score, sample, latents, plot)
+COMMANDS = (diagnose, score, sample, latents, forecast, plot)

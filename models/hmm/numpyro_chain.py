@@ -1,0 +1,287 @@
+r"""The recursions of a hidden Markov chain in JAX: pure functions of tables of log densities.
+
+Shapes: N sequences of T steps, K states; ``initial`` (K,) and ``transition`` (K, K) are probabilities, ``log_emission``
+(N, T, K) holds :math:`\log p(x_t \mid z_t = k)`, 0 where nothing was observed.
+
+Forward and backward messages are kept in linear space and scaled at every step (Rabiner 1989, sec. V.A), which a CPU
+does twice as fast as logarithms. Each step's densities are first divided by the largest of them, so the sums can't
+underflow as long as every state can be reached from every other; probabilities below ``least`` are raised to it.
+Where the model itself has zeros (a fixed left-to-right matrix) the caller asks for ``exact=True``: log space.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+SMALL = 4096  # multiplications in a step up to which sums of products, fused into one loop, beat calls of a product
+MAX_UNROLLED = 16  # states up to which loops over states are written out
+
+
+def least(dtype: Any) -> float:
+    """The probability that stands for 0 in linear space: its inverse is finite."""
+    return float(jnp.finfo(dtype).tiny) * 1e6
+
+
+def safe_log(value: Any) -> jax.Array:
+    """log of probabilities, finite with a finite gradient at 0."""
+    value = jnp.asarray(value)
+    return jnp.log(jnp.maximum(value, jnp.finfo(value.dtype).tiny))
+
+
+def exact_log(value: Any) -> jax.Array:
+    """log of probabilities, minus infinity at 0 but with a finite gradient."""
+    value = jnp.asarray(value)
+    return jnp.where(value > 0, safe_log(value), -jnp.inf)
+
+
+def stationary(transition: jax.Array) -> jax.Array:
+    """(K,): the distribution that the transition matrix leaves as it is.
+
+    By elimination without subtractions (Grassmann, Taksar & Heyman 1985, Oper. Res. 33): accurate to the last digit
+    for sticky chains too. Beyond ``MAX_UNROLLED`` states by a linear solve.
+    """
+    k = len(transition)
+    if k > MAX_UNROLLED:
+        matrix = jnp.eye(k, dtype=transition.dtype) - transition + 1.0
+        solution = jnp.maximum(jnp.linalg.solve(matrix.T, jnp.ones(k, transition.dtype)), least(transition.dtype))
+        return solution / solution.sum()
+    rates = jnp.maximum(transition, least(transition.dtype))
+    columns: list[jax.Array] = []
+    for n in range(k - 1, 0, -1):
+        column = rates[:n, n] / rates[n, :n].sum()
+        rates = rates[:n, :n] + column[:, None] * rates[n, :n]
+        columns.append(column)
+    weights = jnp.ones(1, transition.dtype)
+    for column in reversed(columns):
+        weights = jnp.concatenate([weights, (weights @ column)[None]])
+    return weights / weights.sum()
+
+
+def _scaled(log_emission: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Densities (T, N, K) divided by the largest of each step, and the logs (N, T) of the divisors."""
+    top = jax.lax.stop_gradient(log_emission.max(-1))
+    return jnp.swapaxes(jnp.exp(log_emission - top[..., None]), 0, 1), top
+
+
+def _advance(messages: jax.Array, matrices: jax.Array) -> jax.Array:
+    """(..., N, K) messages times (..., K, K) matrices."""
+    if messages.size * messages.shape[-1] <= SMALL:
+        return (messages[..., :, None, :] * jnp.swapaxes(matrices, -1, -2)[..., None, :, :]).sum(-1)
+    return messages @ matrices
+
+
+def _sweep(start: jax.Array, matrices: jax.Array, emission: jax.Array) -> jax.Array:
+    """(T, ..., N, K): v_1 = start, v_t = emission_t * (v_{t-1} / |v_{t-1}|) matrix. Only v is stored."""
+
+    def step(last: jax.Array, now: jax.Array) -> tuple[jax.Array, jax.Array]:
+        new = _advance(last * (1 / last.sum(-1, keepdims=True)), matrices) * now
+        return new, new
+
+    _, rest = jax.lax.scan(step, start, emission[1:])
+    return jnp.concatenate([start[None], rest])
+
+
+def _total(value: jax.Array) -> jax.Array:
+    """(..., 1): sums over a short last axis, term by term, which is many times faster than XLA's sum on a CPU."""
+    if value.shape[-1] > MAX_UNROLLED:
+        return value.sum(-1, keepdims=True)
+    total = value[..., :1]
+    for k in range(1, value.shape[-1]):
+        total = total + value[..., k : k + 1]
+    return total
+
+
+def _floored(initial: jax.Array, transition: jax.Array) -> tuple[jax.Array, jax.Array]:
+    low = least(transition.dtype)
+    return jnp.maximum(initial, low), jnp.maximum(transition, low)
+
+
+def forward(
+    initial: jax.Array, transition: jax.Array, log_emission: jax.Array, exact: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """p(z_t | x_1..t) (N, T, K), and log p(x_t | x_1..t-1) (N, T), whose sum over t is log p(x)."""
+    if exact:
+        return _normalized_log(_forward_log(initial, transition, log_emission))
+    initial, transition = _floored(initial, transition)
+    emission, top = _scaled(log_emission)
+    messages = _sweep(initial * emission[0], transition, emission)
+    sums = _total(messages)
+    return jnp.swapaxes(messages / sums, 0, 1), jnp.log(sums[..., 0]).T + top
+
+
+def forward_parallel(initial: jax.Array, transition: jax.Array, log_emission: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """:func:`forward` in O(log T) dependent steps: prefix products of the matrices transition * emission_t.
+
+    K times as many operations, and (N, T, K, K) numbers stored: for devices with thousands of lanes, never a CPU.
+    (Särkkä & García-Fernández 2021, IEEE Trans. Autom. Control 66.)
+    """
+    initial, transition = _floored(initial, transition)
+    emission, top = _scaled(log_emission)
+    first = initial * emission[0]
+    scale = first.sum(-1, keepdims=True)
+
+    def combine(left: Any, right: Any) -> Any:
+        product = left[0] @ right[0]
+        size = product.max((-2, -1), keepdims=True)
+        return product / size, left[1] + right[1] + jnp.log(size)
+
+    products = transition * emission[1:, :, None, :]
+    factors, logs = jax.lax.associative_scan(combine, (products, jnp.zeros((*products.shape[:2], 1, 1), top.dtype)))
+    messages = ((first / scale)[None, :, None, :] @ factors)[:, :, 0, :]
+    sums = messages.sum(-1, keepdims=True)
+    total = jnp.concatenate([jnp.log(scale)[None], jnp.log(sums) + logs[..., 0] + jnp.log(scale)])[..., 0]
+    steps = jnp.diff(total, axis=0, prepend=jnp.zeros_like(total[:1]))
+    filtered = jnp.concatenate([(first / scale)[None], messages / sums])
+    return jnp.swapaxes(filtered, 0, 1), steps.T + top
+
+
+@jax.custom_jvp
+def _log_prob_linear(
+    initial: jax.Array, transition: jax.Array, log_emission: jax.Array, lengths: jax.Array | None
+) -> jax.Array:
+    return forward(initial, transition, log_emission)[1].sum(-1)
+
+
+@_log_prob_linear.defjvp
+def _log_prob_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    r"""The derivatives are posterior expectations, found with the value in one sweep from both ends at once.
+
+    With forward messages a_t = p(z_t | x_1..t), predictions q_t = a_{t-1} A and backward messages
+    u_t(k) proportional to p(x_t..T | z_t = k), and r_t = u_t / (q_t u_t):
+
+    .. math:: \partial / \partial \log b_t(k) = q_t(k) r_t(k), \quad
+              \partial / \partial A_{kj} = \sum_{t>1} a_{t-1}(k) r_t(j), \quad \partial / \partial \pi_k = r_1(k)
+
+    Transitions past the end of a sequence change nothing and are left out of the sum.
+    """
+    initial, transition = _floored(*primals[:2])
+    emission, top = _scaled(primals[2])
+    both = _sweep(
+        jnp.stack([initial * emission[0], emission[-1]]), jnp.stack([transition, transition.T]),
+        jnp.stack([emission, emission[::-1]], axis=1),
+    )  # fmt: skip
+    sums = _total(both[:, 0])
+    filtered, backward = both[:, 0] / sums, both[::-1, 1]
+    predicted = jnp.concatenate([jnp.broadcast_to(initial, filtered[:1].shape), filtered[:-1] @ transition])
+    backward = backward / _total(backward)
+    norm = _total(predicted * backward)
+    ratio = backward / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+    inside = ratio[1:] if primals[3] is None else ratio[1:] * _inside(primals[3], len(ratio))[1:, :, None]
+    pairs = jnp.einsum("tnk,tnj->nkj", filtered[:-1], inside)
+    change = ratio[0] @ tangents[0] + (pairs * tangents[1]).sum((-2, -1))
+    change += (predicted * ratio * jnp.swapaxes(tangents[2], 0, 1)).sum((0, 2))
+    return jnp.log(sums[..., 0]).sum(0) + top.sum(-1), change
+
+
+def _inside(lengths: jax.Array, num_steps: int) -> jax.Array:
+    """(T, N): which steps are no padding."""
+    return jnp.arange(num_steps)[:, None] < lengths
+
+
+def chain_log_prob(
+    initial: jax.Array, transition: jax.Array, log_emission: jax.Array, lengths: jax.Array | None = None,
+    exact: bool = False,
+) -> jax.Array:  # fmt: skip
+    """(N,): log p(x) of each sequence, its path summed out."""
+    if exact:
+        return _log_sum(_forward_log(initial, transition, log_emission, lengths)[-1], -1)
+    return _log_prob_linear(initial, transition, log_emission, lengths)
+
+
+def expectations(
+    initial: jax.Array, transition: jax.Array, log_emission: jax.Array, weights: jax.Array | None = None,
+    lengths: jax.Array | None = None, exact: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:  # fmt: skip
+    """log p(x) (N,), the expected first state (K,) and transitions (K, K), and p(z_t | x) (N, T, K), each times the
+    sequence's weight; sums over sequences but for the last. All are derivatives of log p(x)."""
+    function = partial(chain_log_prob, lengths=lengths, exact=exact)
+    log_prob, pull = jax.vjp(function, initial, transition, log_emission)
+    first, pairs, smoothed = pull(jnp.ones_like(log_prob) if weights is None else weights.astype(log_prob.dtype))
+    return log_prob, first * initial, pairs * transition, smoothed
+
+
+def _forward_log(
+    initial: jax.Array, transition: jax.Array, log_emission: jax.Array, lengths: jax.Array | None = None
+) -> jax.Array:
+    """(T, N, K): log p(z_t = k, x_1..t), where a probability may be 0; with ``lengths`` no steps past the end."""
+    log_transition, emission = exact_log(transition), jnp.swapaxes(log_emission, 0, 1)
+    inside = jnp.ones((len(emission), 1), bool) if lengths is None else _inside(lengths, len(emission))
+
+    def step(last: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
+        now, go_on = inputs
+        new = jnp.where(go_on[:, None], _log_sum(last[..., :, None] + log_transition, -2) + now, last)
+        return new, new
+
+    start = exact_log(initial) + emission[0]
+    return jnp.concatenate([start[None], jax.lax.scan(step, start, (emission[1:], inside[1:]))[1]])
+
+
+def _log_sum(value: jax.Array, axis: int) -> jax.Array:
+    """logsumexp with a gradient of 0 where every term is minus infinity."""
+    top = jax.lax.stop_gradient(value.max(axis, keepdims=True))
+    top = jnp.where(jnp.isfinite(top), top, 0.0)
+    return exact_log(jnp.exp(value - top).sum(axis)) + top.squeeze(axis)
+
+
+def _normalized_log(messages: jax.Array) -> tuple[jax.Array, jax.Array]:
+    total = jax.nn.logsumexp(messages, axis=-1)
+    steps = jnp.diff(total, axis=0, prepend=jnp.zeros_like(total[:1]))
+    return jnp.swapaxes(jnp.exp(messages - total[..., None]), 0, 1), steps.T
+
+
+def most_probable_path(
+    initial: jax.Array, transition: jax.Array, log_emission: jax.Array, lengths: jax.Array | None = None
+) -> jax.Array:
+    """(N, T): the path of largest joint density (Viterbi). Past the end it stays in its last state."""
+    log_transition, emission = exact_log(transition), jnp.swapaxes(log_emission, 0, 1)
+    num_sequences, num_steps, k = log_emission.shape
+    inside = _inside(jnp.full(num_sequences, num_steps) if lengths is None else lengths, num_steps)
+
+    def step(last: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
+        now, go_on = inputs[0], inputs[1][:, None]
+        scores = last[:, :, None] + log_transition
+        best = jnp.where(go_on, scores.argmax(1), jnp.arange(k))
+        return jnp.where(go_on, scores.max(1) + now, last), best
+
+    def back(state: jax.Array, pointers: jax.Array) -> tuple[jax.Array, jax.Array]:
+        before = jnp.take_along_axis(pointers, state[:, None], axis=1)[:, 0]
+        return before, before
+
+    final, pointers = jax.lax.scan(step, exact_log(initial) + emission[0], (emission[1:], inside[1:]))
+    last = final.argmax(-1)
+    _, path = jax.lax.scan(back, last, pointers, reverse=True)
+    return jnp.concatenate([path, last[None]]).T
+
+
+def sample_paths(key: jax.Array, transition: jax.Array, filtered: jax.Array) -> jax.Array:
+    """(N, T): a draw of the path given the whole sequence, backwards from the filtered probabilities (N, T, K)."""
+    log_to = exact_log(transition).T  # (next, state)
+    table = jnp.swapaxes(exact_log(filtered), 0, 1)
+    noise = jax.random.gumbel(key, table.shape, table.dtype)
+
+    def back(state: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
+        now, gumbel = inputs
+        state = (now + log_to[state] + gumbel).argmax(-1)
+        return state, state
+
+    last = (table[-1] + noise[-1]).argmax(-1)
+    _, path = jax.lax.scan(back, last, (table[:-1], noise[:-1]), reverse=True)
+    return jnp.concatenate([path, last[None]]).T
+
+
+def simulate(key: jax.Array, start: jax.Array, transition: jax.Array, num_steps: int) -> jax.Array:
+    """(..., num_steps): a path from the model; ``start`` (..., K) are the probabilities of its first state."""
+    log_transition = exact_log(transition)
+    noise = jax.random.gumbel(key, (num_steps, *start.shape), start.dtype)
+
+    def step(state: jax.Array, gumbel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        state = (log_transition[state] + gumbel).argmax(-1)
+        return state, state
+
+    first = (exact_log(start) + noise[0]).argmax(-1)
+    _, rest = jax.lax.scan(step, first, noise[1:])
+    return jnp.moveaxis(jnp.concatenate([first[None], rest]), 0, -1)

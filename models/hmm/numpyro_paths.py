@@ -1,0 +1,69 @@
+"""What is known of the hidden path, in JAX: the hooks of a pair for sequences, each for one set of parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from ppl_gen.models.hmm import numpyro_chain as chain
+from ppl_gen.models.hmm.numpyro_emission import Emission, Sites, complete, emission_log_prob, first_state, has_zeros
+
+if TYPE_CHECKING:
+    from ppl_gen.data import View
+    from ppl_gen.models.hmm.hyperparameters import Hyperparameters
+
+
+def _tables(hyper: Hyperparameters, parameters: Sites, view: View) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
+    """All sites, the first state's probabilities, the transition matrix and the emission table."""
+    sites = complete(hyper, parameters)
+    return sites, first_state(hyper, sites), sites["transition_matrix"], emission_log_prob(hyper, sites, view)
+
+
+def step_log_prob(hyper: Hyperparameters, parameters: Sites, view: View) -> jax.Array:
+    """(N, T): log p(x_t | x_1..t-1), 0 past the end; sums over t to log p(x)."""
+    _, initial, transition, table = _tables(hyper, parameters, view)
+    steps = chain.forward(initial, transition, table, has_zeros(hyper))[1]
+    if view.mask is None:
+        return steps
+    # Nothing observed has log density 0 but for rounding, and for a first step whose states' weights sum to K.
+    return jnp.where(view.mask.any(-1) | (jnp.arange(steps.shape[1]) == 0), steps, 0.0)
+
+
+def filtered(hyper: Hyperparameters, parameters: Sites, view: View) -> jax.Array:
+    """(N, T, K): p(z_t | x_1..t); past the end the prediction."""
+    _, initial, transition, table = _tables(hyper, parameters, view)
+    return chain.forward(initial, transition, table, has_zeros(hyper))[0]
+
+
+def smoothed(hyper: Hyperparameters, parameters: Sites, view: View) -> jax.Array:
+    """(N, T, K): p(z_t | x) given the whole sequence; past the end the prediction."""
+    _, initial, transition, table = _tables(hyper, parameters, view)
+    return chain.expectations(initial, transition, table, None, view.lengths, has_zeros(hyper))[3]
+
+
+def most_probable_path(hyper: Hyperparameters, parameters: Sites, view: View) -> jax.Array:
+    """(N, T): the path of largest joint density given the sequence; past the end its last state."""
+    _, initial, transition, table = _tables(hyper, parameters, view)
+    return chain.most_probable_path(initial, transition, table, view.lengths)
+
+
+def sample_paths(hyper: Hyperparameters, parameters: Sites, view: View, key: jax.Array) -> jax.Array:
+    """(N, T): a draw of the path given the sequence; past the end a draw of its continuation."""
+    _, initial, transition, table = _tables(hyper, parameters, view)
+    probs = chain.forward(initial, transition, table, has_zeros(hyper))[0]
+    return chain.sample_paths(key, transition, probs)
+
+
+def forecast(
+    hyper: Hyperparameters, parameters: Sites, view: View, horizon: int, key: jax.Array
+) -> dict[str, jax.Array]:
+    """A draw of the continuation of each sequence: states ``z`` (N, horizon) and time steps ``x`` (N, horizon, D)."""
+    sites, initial, transition, table = _tables(hyper, parameters, view)
+    probs = chain.forward(initial, transition, table, has_zeros(hyper))[0]
+    lengths = view.lengths
+    last = probs[:, -1] if lengths is None else probs[jnp.arange(len(probs)), lengths - 1]
+    key_z, key_x = jax.random.split(key)
+    z = chain.simulate(key_z, last @ transition, transition, horizon)
+    return {"z": z, "x": Emission(hyper, sites, z).sample(key_x)}

@@ -1,0 +1,152 @@
+"""The hidden Markov model in Pyro, the twin of ``numpyro_pair``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer import autoguide
+from pyro.infer.autoguide.initialization import init_to_uniform
+
+from ppl_gen.backends.pyro_normal import as_float
+from ppl_gen.family import Pair
+from ppl_gen.models.hmm import pyro_em, pyro_paths
+from ppl_gen.models.hmm.hyperparameters import Hyperparameters, resolve
+from ppl_gen.models.hmm.initialize import initialize
+from ppl_gen.models.hmm.pyro_chain import safe_log
+from ppl_gen.models.hmm.pyro_emission import Emission, HiddenMarkov, first_state, priors
+
+if TYPE_CHECKING:
+    from ppl_gen.data import Schema, View
+    from ppl_gen.models.hmm import HMM
+
+
+def build_pair(family: HMM, schema: Schema, num_obs: int) -> Pair:
+    """The pair for sequences of this schema."""
+    hyper = resolve(family, schema)
+    make = partial(make_guide, hyper)
+    closed = hyper.has_closed_form
+    names = ("step_log_prob", "filtered", "smoothed", "most_probable_path", "sample_paths", "forecast")
+    hooks: dict[str, Any] = {name: partial(getattr(pyro_paths, name), hyper) for name in names}
+    return Pair(
+        family=family, backend="pyro", model=partial(model, hyper), guide=make("mean_field"),
+        collapsed=partial(collapsed, hyper), initialize=partial(initialize, hyper), make_guide=make,
+        log_prior=partial(pyro_em.log_prior, hyper), is_degenerate=partial(pyro_em.is_degenerate, hyper),
+        e_step=partial(pyro_em.e_step, hyper) if closed else None,
+        m_step=partial(pyro_em.m_step, hyper) if closed else None,
+        **hooks,
+    )  # fmt: skip
+
+
+def model(
+    hyper: Hyperparameters, data: View | None, *, num_obs: int | None = None, num_steps: int | None = None,
+    subsample_size: int | None = None,
+) -> None:  # fmt: skip
+    """The definition: every step of every sequence has a state, enumerated in parallel along ``pyro.markov``.
+
+    The sites of step t are ``z_t`` and ``x_t`` (Pyro's loop is Python's, so each needs a name). Under enumeration z has
+    shape (K, 1) or (K, 1, 1): the states of two neighbouring steps take the two dimensions left of the plate in turn.
+    Only the observation is masked: past the end the states are summed out to 1. A sequence's weight w enters as the
+    missing part of the log density, (w - 1) log p(x), as in a mixture.
+    """
+    sites = _global_sites(hyper)
+    start, log_transition = safe_log(first_state(hyper, sites)), safe_log(sites["transition_matrix"])
+    with pyro.plate("obs", _num_sequences(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
+        view = _rows(data, rows, subsample_size)
+        steps = (num_steps or 1) if view is None else view.x.shape[1]
+        z: Any = None
+        for t in pyro.markov(range(steps)):
+            logits = start if t == 0 else log_transition[z]
+            z = pyro.sample(f"z_{t}", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+            pyro.sample(f"x_{t}", _step(hyper, sites, z, view, t), obs=None if view is None else view.x[:, t])
+        if view is None:
+            return
+        if hyper.initial == "none":  # the first state was drawn from 1 / K, which counts as 1
+            pyro.factor("unnormalized", torch.full((len(view.x),), math.log(hyper.num_states)))
+        if view.weights is not None:
+            log_prob = HiddenMarkov(hyper, sites, steps, view).log_prob(view.x)
+            pyro.factor("row_weights", (view.weights - 1) * log_prob)
+
+
+def _step(hyper: Hyperparameters, sites: dict[str, torch.Tensor], z: torch.Tensor, view: View | None, t: int) -> Any:
+    if view is None or view.mask is None:
+        return Emission(hyper, sites, z)
+    return Emission(
+        hyper, sites, z, view.mask[:, t], view.patterns, None if view.pattern is None else view.pattern[:, t]
+    )
+
+
+def collapsed(
+    hyper: Hyperparameters, data: View | None, *, num_obs: int | None = None, num_steps: int | None = None,
+    subsample_size: int | None = None,
+) -> None:  # fmt: skip
+    """The same density with the paths summed out by the forward recursion."""
+    sites = _global_sites(hyper)
+    with pyro.plate("obs", _num_sequences(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
+        view = _rows(data, rows, subsample_size)
+        steps = (num_steps or 1) if view is None else view.x.shape[1]
+        with _row_weights(view):
+            pyro.sample("x", HiddenMarkov(hyper, sites, steps, view), obs=None if view is None else view.x)
+
+
+def _global_sites(hyper: Hyperparameters) -> dict[str, torch.Tensor]:
+    sites = {}
+    for name, prior in priors(hyper).items():
+        fixed = hyper.fixed.get(name)
+        sites[name] = pyro.sample(name, prior) if fixed is None else pyro.deterministic(name, as_float(fixed))
+    return sites
+
+
+def _num_sequences(data: View | None, num_obs: int | None) -> int:
+    if data is not None:
+        return len(data.x)
+    if num_obs is None:
+        raise ValueError("Give the data, or num_obs, the number of sequences to draw.")
+    return num_obs
+
+
+def _rows(data: View | None, rows: torch.Tensor, subsample_size: int | None) -> View | None:
+    """The sequences of a mini-batch, or all of them."""
+    if data is None or subsample_size is None:
+        return data
+    chosen = {name: value[rows] for name, value in data._asdict().items() if value is not None and name != "patterns"}
+    return data._replace(**chosen)
+
+
+def _row_weights(view: View | None) -> Any:
+    if view is None or view.weights is None:
+        return nullcontext()
+    # The handler refuses a scale of 0.
+    return poutine.scale(scale=view.weights.clamp(min=torch.finfo(view.x.dtype).tiny))
+
+
+def make_guide(
+    hyper: Hyperparameters, kind: str, values: Mapping[str, Any] | None = None, *, seed: int = 0
+) -> Callable[..., Any]:
+    """A guide over the global sites: ``"mean_field"`` or ``"multivariate"``, normal in unconstrained space.
+
+    Its location starts at ``values`` (constrained site values), or at a k-means solution of the data that it is first
+    called with.
+    """
+    base = {"mean_field": autoguide.AutoNormal, "multivariate": autoguide.AutoMultivariateNormal}[kind]
+    start: dict[str, Any] = dict(values or {})
+
+    class Guide(base):  # type: ignore[misc, valid-type]
+        def _setup_prototype(self, data: View | None, **kwargs: Any) -> None:
+            if not start and data is not None:
+                start.update({name: value[0] for name, value in initialize(hyper, data, seed, 1).items()})
+            super()._setup_prototype(data, **kwargs)
+
+    def initial(site: dict[str, Any]) -> torch.Tensor:
+        return as_float(start[site["name"]]) if site["name"] in start else init_to_uniform(site)
+
+    Guide.__name__ = Guide.__qualname__ = base.__name__
+    # The collapsed model has the same global sites, and no discrete one that a guide would have to be kept from.
+    return Guide(partial(collapsed, hyper), init_loc_fn=initial)

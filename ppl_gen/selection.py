@@ -1,0 +1,96 @@
+"""Which columns of a table are modelled, as what kind, and the weights of its rows or sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.columns import KINDS
+from ppl_gen.errors import DataError
+from ppl_gen.padding import starts_of
+from ppl_gen.parsing import nearest, read_numbers, show
+from ppl_gen.readers import Source, read_source
+from ppl_gen.sequences import Sequences
+
+
+def read_weights(
+    source: Source, weights: Any, sequences: Sequences | None = None
+) -> tuple[np.ndarray | None, str | None]:
+    """(n,) float64 weights of the rows, or of the sequences; and the name of the column that held them, if one did.
+
+    :raises DataError: not one number each, negative, infinite or missing, all zero, or a column that gives the steps
+        of a sequence different weights.
+    """
+    if weights is None:
+        return None, None
+    name, label, where, number = None, "weights", source.where, len(source)
+    if isinstance(weights, str):
+        position = source.position(weights)
+        name = label = source.names[position]
+        series = source.column(position)
+    else:
+        if sequences is not None:
+            where, number = sequences.where, len(sequences.lengths)
+        given = read_source(weights)
+        if len(given.names) != 1 or len(given) != number:
+            what = "rows" if sequences is None else "sequences"
+            raise DataError(f"There must be one weight for each of the {number} {what}, not {len(given)}.")
+        series = given.column(0)
+    values = read_numbers(label, series, where).astype(np.float64)
+    bad = ~(values >= 0)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise DataError(f"Weight of {where(row)} in {show(label)} is {values[row]:g}: weights are numbers >= 0.")
+    if not 0 < values.sum() < np.inf:
+        raise DataError(f"The weights in {show(label)} sum to {values.sum():g}: their sum must be positive and finite.")
+    return (values if name is None or sequences is None else _of_sequences(sequences, values, name)), name
+
+
+def _of_sequences(sequences: Sequences, values: np.ndarray, name: str) -> np.ndarray:
+    """(N,) the weight of each sequence from a column (R,) of them."""
+    weights = values[starts_of(sequences.lengths)]
+    different = values != np.repeat(weights, sequences.lengths)
+    if different.any():
+        step = int(np.argmax(different))
+        i, start = sequences.place(step)
+        raise DataError(
+            f"The weights in {show(name)} differ within {sequences.where(i)}: {values[start]:g} in "
+            f"{sequences.source.where(start)}, {values[step]:g} in {sequences.source.where(step)}. A weight is that "
+            "of a whole sequence."
+        )
+    return weights
+
+
+def select(source: Source, columns: Any, drop: Any, others: Iterable[str | None]) -> list[int]:
+    """Positions of the columns to model; ``others`` names those that hold weights, labels of sequences or times."""
+    keep = range(len(source.names)) if columns is None else source.positions(columns, "columns")
+    out = set(source.positions(drop, "drop")) | {source.position(name) for name in others if name is not None}
+    positions = [j for j in keep if j not in out]
+    if not positions:
+        raise DataError("No column is left to model: choose others in columns, or drop fewer.")
+    for j in positions:
+        if source.csv_path is not None and source.names[j].startswith("Unnamed: "):
+            raise DataError(
+                f"Column {j} of {source.csv_path.name} has no name (row numbers, perhaps): name it, "
+                f"or drop it with drop=[{show(source.names[j])}]."
+            )
+    return positions
+
+
+def check_kinds(source: Source, kinds: Mapping[Any, str] | None) -> dict[str, str]:
+    """The kinds that were asked for, by the names of the columns."""
+    chosen = {source.names[source.position(name)]: kind for name, kind in (kinds or {}).items()}
+    for name, kind in chosen.items():
+        if kind not in KINDS:
+            raise DataError(f"Column {show(name)}: unknown kind {show(kind)}; {nearest(kind, KINDS)}")
+    return chosen
+
+
+def refuse_missing_rows(mask: np.ndarray | None, source: Source) -> None:
+    """Raise a :class:`DataError` for a row without a single value."""
+    empty = np.empty(0) if mask is None else ~mask.any(axis=1)
+    if empty.any():
+        where = source.where(int(np.argmax(empty)))
+        raise DataError(f"All values of {where} are missing ({int(empty.sum())} such rows): remove such rows first.")

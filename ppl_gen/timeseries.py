@@ -1,0 +1,273 @@
+"""The verbs of a fit to sequences, derived from its pair and its draws: steps scored, paths inferred, futures drawn.
+
+An observation is a whole sequence; what is said here is said of its time steps, stacked as in ``Data.x``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import logsumexp
+
+from ppl_gen import backends
+from ppl_gen.errors import SettingError, UnsupportedError
+from ppl_gen.metrics import highest_density_interval
+from ppl_gen.padding import unpad
+from ppl_gen.result import Score
+from ppl_gen.scoring import CHUNK_VALUES, check_seed, encode, point_draw, rows_of, sliceable, with_point
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ppl_gen.data import Data
+    from ppl_gen.result import Fit
+
+METHODS = ("smoothing", "filtering", "viterbi", "draws")
+MAX_DRAWS = 400  # draws that paths and futures are found under, evenly spread; more would only cost time
+MAX_BACK = 100  # steps that the future is left out of, at most, in each sequence
+MIN_SEQUENCES = 10  # below which leaving one out says little, and the future of each is left out instead
+
+
+def require_sequences(fit: Fit, verb: str) -> None:
+    """Raise an :class:`UnsupportedError` unless the family models sequences."""
+    if not fit.family.sequences:
+        from ppl_gen import registry
+
+        others = ", ".join(name for name in registry.families() if registry.family(name).sequences)
+        raise UnsupportedError(f"{fit.family.name} models rows, which have no {verb}; families that can: {others}.")
+
+
+def blocks(data: Data, per_step: int) -> Iterator[slice]:
+    """Slices of sequences, so few that steps times ``per_step`` fit in memory; all but the last of one length."""
+    assert data.lengths is not None
+    size = max(1, CHUNK_VALUES // max(int(data.lengths.max(initial=1)) * per_step, 1))
+    return (slice(start, min(start + size, len(data))) for start in range(0, len(data), size))
+
+
+def over_draws(fit: Fit, hook: str, data: Data, posterior: dict[str, np.ndarray], per_step: int = 1,
+               **options: Any) -> np.ndarray:  # fmt: skip
+    """(draws, R, ...): a hook of the pair that gives (N, T, ...), under each draw, its steps stacked."""
+    assert data.lengths is not None
+    ops, view = backends.ops(fit.backend), sliceable(fit, data)
+    number = len(next(iter(posterior.values())))
+    parts = []
+    for rows in blocks(data, number * per_step):
+        found = ops.hook_over_draws(fit.pair, hook, posterior, rows_of(view, rows), **options)
+        inner = np.moveaxis(np.asarray(found), 0, 2)  # (n, T, draws, ...)
+        parts.append(np.moveaxis(unpad(inner, data.lengths[rows]), 1, 0))
+    return np.concatenate(parts, axis=1)
+
+
+def step_log_prob(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> np.ndarray:
+    """(draws, R): log p(x_t | x_<t, theta_s) of each time step, nats, original units."""
+    values = over_draws(fit, "step_log_prob", data, posterior)
+    return values + np.asarray(fit.schema.log_jacobian(data.mask), values.dtype)
+
+
+def telescoped(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    r"""(R,): one-step-ahead log predictive densities from those under each draw (S, R).
+
+    .. math:: \log p(x_t \mid x_{<t}) = \log \tfrac1S \sum_s p(x_{\le t} \mid \theta_s)
+              - \log \tfrac1S \sum_s p(x_{<t} \mid \theta_s)
+
+    so that the steps of a sequence sum to its own log predictive density.
+    """
+    result, start = np.empty(values.shape[1]), 0
+    for length in lengths:
+        part = np.cumsum(values[:, start : start + length], axis=1, dtype=np.float64)
+        joint = logsumexp(part, axis=0) - np.log(len(values))
+        result[start : start + length] = np.diff(joint, prepend=0.0)
+        start += length
+    return result
+
+
+def score_steps(fit: Fit, table: Any, hdi_prob: float) -> Score:
+    """See :meth:`ppl_gen.result.Fit.score` with ``per_step``."""
+    require_sequences(fit, "time steps")
+    if not 0 < hdi_prob < 1:
+        raise SettingError(f"hdi_prob must be between 0 and 1, not {hdi_prob!r}.")
+    data = encode(fit, table)
+    values = step_log_prob(fit, data, with_point(fit))
+    draws = values[-len(next(iter(fit.posterior.values()))) :]
+    assert data.lengths is not None
+    predictive = telescoped(draws, data.lengths) if fit.draws.point is None else values[0].astype(np.float64)
+    return Score(
+        log_predictive=predictive, sd=draws.std(axis=0, dtype=np.float64),
+        hdi=highest_density_interval(draws, hdi_prob), kind=fit.family.density, hdi_prob=hdi_prob,
+        uncertainty=fit.uncertainty, steps=data.step_labels(),
+    )  # fmt: skip
+
+
+def latents(fit: Fit, table: Any, method: str, num_draws: int, seed: int) -> pd.DataFrame:
+    """See :meth:`ppl_gen.result.Fit.latents`: a row per time step.
+
+    ``"smoothing"`` and ``"filtering"``: ``z`` (the most probable state given the whole sequence, or what came so far),
+    ``z_prob``, ``z_agreement`` (share of parameter draws whose most probable state it is), and for each state k
+    ``z=k`` and ``z=k_sd`` (mean and sd over draws of its probability). ``"viterbi"``: ``z``, the state that most
+    draws' most probable paths go through, and ``z_agreement``, their share. ``"draws"``: paths drawn from the
+    posterior, each under a parameter draw of its own, ``draw 0``, ``draw 1``, ...
+    """
+    import pandas as pd
+
+    require_sequences(fit, "state paths")
+    if method not in METHODS:
+        from ppl_gen.errors import did_you_mean
+
+        raise SettingError(f"Unknown method {method!r}: {did_you_mean(str(method), METHODS)}")
+    check_seed(seed)
+    data = encode(fit, table)
+    frame = data.step_labels()
+    size = fit.family.num_labels
+    if method == "draws":
+        chosen = _spread(fit, num_draws, repeat=True)
+        paths = over_draws(fit, "sample_paths", data, chosen, seed=seed)
+        return pd.concat([frame, pd.DataFrame({f"draw {s}": path for s, path in enumerate(paths)})], axis=1)
+    draws = _spread(fit, MAX_DRAWS)
+    if method == "viterbi":
+        paths = over_draws(fit, "most_probable_path", data, draws)
+        share = np.stack([(paths == k).mean(0) for k in range(size)], axis=-1)
+        point = point_draw(fit)
+        best = share.argmax(-1) if point is None else over_draws(fit, "most_probable_path", data, point)[0]
+        return frame.assign(z=best, z_agreement=np.take_along_axis(share, best[:, None], 1)[:, 0])
+    hook = {"smoothing": "smoothed", "filtering": "filtered"}[method]
+    tables = over_draws(fit, hook, data, draws, size)
+    point = point_draw(fit)
+    centre = tables.mean(0, dtype=np.float64) if point is None else over_draws(fit, hook, data, point, size)[0]
+    best = centre.argmax(-1)
+    columns = {"z": best, "z_prob": centre.max(-1), "z_agreement": (tables.argmax(-1) == best).mean(0)}
+    for k in range(size):
+        columns |= {f"z={k}": centre[:, k], f"z={k}_sd": tables[:, :, k].std(0, dtype=np.float64)}
+    return frame.assign(**columns)
+
+
+def _spread(fit: Fit, number: int, repeat: bool = False) -> dict[str, np.ndarray]:
+    """At most ``number`` draws, evenly spread; exactly so many with ``repeat``."""
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+        raise SettingError(f"The number of draws must be a whole number of at least 1, not {number!r}.")
+    total = len(next(iter(fit.posterior.values())))
+    chosen = np.linspace(0, total - 1, number if repeat else min(number, total)).astype(int)
+    return {name: value[chosen] for name, value in fit.posterior.items()}
+
+
+def sample(fit: Fit, num_samples: int, length: int | None, seed: int) -> pd.DataFrame:
+    """See :meth:`ppl_gen.result.Fit.sample`: whole sequences, as long as training sequences picked at random."""
+    lengths = fit.train.lengths
+    assert lengths is not None
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1):
+        raise SettingError(f"length must be a whole number of at least 1, not {length!r}.")
+    rng = np.random.default_rng(seed)
+    sizes = np.full(num_samples, length) if length else rng.choice(lengths, size=num_samples)
+    posterior = point_draw(fit) or fit.posterior
+    index = rng.integers(len(next(iter(posterior.values()))), size=num_samples)
+    return fit.schema.decode_sequences(sample_sequences(fit, posterior, index, sizes, seed))
+
+
+def sample_sequences(
+    fit: Fit, posterior: dict[str, np.ndarray], index: np.ndarray, lengths: np.ndarray, seed: int
+) -> list[np.ndarray]:
+    """Sequence i, (lengths[i], d) in model space, from draw ``index[i]``."""
+    longest = int(np.max(lengths))
+    size = max(1, CHUNK_VALUES // (longest * fit.schema.num_columns))
+    size = min(size, 1 << (len(index) - 1).bit_length())  # few programs: one for each power of two
+    filled = np.resize(index, -(-len(index) // size) * size)
+    ops, found = backends.ops(fit.backend), []
+    for start in range(0, len(filled), size):
+        part = filled[start : start + size]
+        found += list(ops.sample_rows(fit.pair, posterior, part, (seed + start) % 2**31, num_steps=longest))
+    return [values[:length] for values, length in zip(found, lengths, strict=False)]
+
+
+def beginnings(data: Data, lengths: np.ndarray) -> Data:
+    """The first ``lengths[i]`` steps of each sequence."""
+    import dataclasses
+
+    assert data.lengths is not None
+    kept = np.concatenate([np.arange(whole) < some for whole, some in zip(data.lengths, lengths, strict=True)])
+    return dataclasses.replace(
+        data, x=data.x[kept], mask=None if data.mask is None else data.mask[kept], lengths=np.asarray(lengths),
+        index=None if data.index is None else data.index[kept], order=None if data.order is None else data.order[kept],
+    )  # fmt: skip
+
+
+def leave_future_out(fit: Fit, data: Data) -> tuple[np.ndarray, np.ndarray]:
+    r"""(R,) log density of time steps given the steps before them only, and Pareto k-hat; NaN where it can't be had.
+
+    .. math:: p(x_t \mid x_{<t}) = \sum_s w_s\, p(x_t \mid x_{<t}, \theta_s), \quad
+              w_s \propto 1 / p(x_{t:T} \mid x_{<t}, \theta_s)
+
+    Draws from the posterior given everything are reweighted, by Pareto smoothed importance sampling, to what they
+    would be had step t and all after it not been seen. It goes back from the end of each sequence until k-hat says
+    that the draws no longer bear it, at most ``MAX_BACK`` steps (Bürkner, Gabry & Vehtari 2020, J. Stat. Comput.
+    Simul. 90: their backward mode, without refits).
+    """
+    from ppl_gen import arviz_bridge as az
+
+    values = step_log_prob(fit, data, fit.posterior).astype(np.float64)
+    elpd, khat = np.full(data.num_steps, np.nan), np.full(data.num_steps, np.nan)
+    assert data.lengths is not None
+    limit, start = az.min_khat(len(values)), 0
+    for length in data.lengths:
+        steps = np.arange(start, start + length)[max(1, length - MAX_BACK) :]
+        start += length
+        if not len(steps):
+            continue
+        future = np.cumsum(values[:, steps][:, ::-1], axis=1)[:, ::-1].T  # (steps, draws): log p of all from there on
+        weights, k = az.psis(-future)
+        within = np.flip(np.logical_and.accumulate(np.flip(k <= limit)))
+        found = logsumexp(weights + values[:, steps].T, axis=1)
+        elpd[steps], khat[steps] = np.where(within, found, np.nan), np.where(within, k, np.nan)
+    return elpd, khat
+
+
+def pseudo_residuals(fit: Fit, data: Data) -> tuple[np.ndarray, np.ndarray] | None:
+    r"""Ends (R, d) of the cell that each entry takes of its one-step-ahead predictive distribution, NaN where missing.
+
+    :math:`u = F(x_t \mid x_{<t})` averaged over draws, and for counts and labels the step of F there, from
+    :math:`F(x^-)` to :math:`F(x)` (Zucchini, MacDonald & Langrock 2016, section 6.2). Uniform if the model is right.
+    None where the family has no distribution function.
+    """
+    draws = _spread(fit, MAX_DRAWS) if fit.draws.point is None else point_draw(fit)
+    assert draws is not None
+    filtered = over_draws(fit, "filtered", data, draws, fit.family.num_labels)
+    return fit.family.one_step_cdf(draws, filtered, data)
+
+
+def forecast(
+    fit: Fit, horizon: int, table: Any, num_draws: int, hdi_prob: float, seed: int, draws: bool
+) -> pd.DataFrame:
+    """See :meth:`ppl_gen.result.Fit.forecast`."""
+    import pandas as pd
+
+    require_sequences(fit, "future")
+    if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
+        raise SettingError(f"horizon must be a whole number of at least 1, not {horizon!r}.")
+    if not 0 < hdi_prob < 1:
+        raise SettingError(f"hdi_prob must be between 0 and 1, not {hdi_prob!r}.")
+    check_seed(seed)
+    data = encode(fit, table)
+    found = backends.ops(fit.backend).hook_over_draws(
+        fit.pair, "forecast", _spread(fit, num_draws, repeat=True), data.view(fit.backend), seed=seed, horizon=horizon
+    )
+    futures, states = np.asarray(found["x"]), np.asarray(found["z"])  # (S, N, horizon, d), (S, N, horizon)
+    labels = data.future_labels(horizon)
+    table, number = fit.schema.decode(futures.reshape(-1, futures.shape[-1])), len(futures)
+    if draws:
+        whose = labels.take(np.tile(np.arange(len(labels)), number)).reset_index(drop=True)
+        whose.insert(0, "draw", np.repeat(np.arange(number), len(labels)))
+        return pd.concat([whose, table], axis=1).assign(z=states.ravel())
+    columns: dict[str, Any] = {}
+    for column in fit.schema.columns:
+        name = column.name
+        values = table[name].to_numpy(object).reshape(number, -1)
+        if column.kind == "categorical":
+            columns |= {f"{name}={label}": (values == label).mean(0) for label in column.categories or ()}
+            continue
+        numbers = values.astype(np.float64)
+        low, high = highest_density_interval(numbers, hdi_prob).T
+        columns |= {f"{name}_mean": numbers.mean(0), f"{name}_sd": numbers.std(0), f"{name}_low": low,
+                    f"{name}_high": high}  # fmt: skip
+    for k in range(fit.family.num_labels):
+        columns[f"z={k}"] = (states == k).mean(0).ravel()
+    return labels.assign(**columns)
