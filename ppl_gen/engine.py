@@ -78,9 +78,11 @@ class Engine(Settings):
         """
         missing = [hook for hook in self.hooks if getattr(pair, hook) is None]
         if missing:
-            from ppl_gen.registry import engines
+            from ppl_gen import registry
 
-            able = [e for e in pair.family.engines if all(getattr(pair, h) is not None for h in engines()[e].hooks)]
+            able = [
+                e for e in pair.family.engines if all(getattr(pair, h) is not None for h in registry.engine(e).hooks)
+            ]
             raise UnsupportedError(
                 f"Engine {self.name!r} needs {', '.join(missing)}, which {pair.family.name} does not have with these "
                 f"options; it is fitted by {', '.join(able)}."

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ppl_gen.inference.em import EM
 
 
+DOUBLE_LIMIT = 100_000  # steps x columns of sequences up to which they are worked on in double precision
+
+
 @dataclasses.dataclass(frozen=True)
 class Solutions:
     """Converged (or stopped) EM runs: leading axis of ``parameters``, ``objective`` and ``iterations``."""

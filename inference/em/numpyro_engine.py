@@ -28,7 +28,6 @@ BLOCK_STEPS = 262_144  # time steps per block of sequences: a bound on the memor
 CHUNK = 50  # iterations per call of the compiled program
 BATCH = 16  # runs side by side
 SMALL = 20_000  # runs x rows up to which compile time outweighs run time
-DOUBLE_LIMIT = 100_000  # steps x columns of sequences up to which they are worked on in double precision
 SIDE_BY_SIDE_LIMIT = 2_000_000  # runs x rows x columns up to which they run side by side rather than in turn
 
 
@@ -65,7 +64,7 @@ class Solver:
         self.pair, self.view = pair, view
         # EM on sequences creeps: in single precision the rise of an iteration soon drowns in rounding, and the run
         # stops short of its maximum. Small problems can afford double.
-        self.double = view.x.ndim == 3 and self.num_numbers <= DOUBLE_LIMIT
+        self.double = view.x.ndim == 3 and self.num_numbers <= driver.DOUBLE_LIMIT
         with self._precision():
             self.blocks = jax.tree.map(lambda leaf: self._block(leaf, size), _without_shared(view))
         self.patterns = view.patterns

@@ -7,7 +7,8 @@ one was measured to cost more than it brings, and much more when both cores are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ VMAP_LIMIT = 2_000_000  # runs x rows x columns up to which runs go side by side
 def run(pair: Pair, data: Data, settings: EM, seed: int, monitor: Monitor) -> Draws:
     """Fit by EM; see :class:`ppl_gen.inference.em.EM`."""
     view = pair.data if pair.data is not None else data.view("pyro")
-    with sandbox(seed, threads=1), torch.no_grad():
+    with sandbox(seed, threads=1), torch.no_grad(), _precision(view) as view:
         solve = Solver(pair, view, settings.objective, settings.tolerance, settings.max_iter)
         return driver.fit(solve, pair, view, settings, seed, monitor)
 
@@ -52,8 +53,23 @@ def starting_values(pair: Pair, view: View, seed: int, num_chains: int, num_star
         return sample_prior(pair, num_chains, seed)
     if pair.e_step is None or pair.m_step is None:
         return {name: np.asarray(value) for name, value in pair.initialize(view, seed, num_chains).items()}
-    with sandbox(seed, threads=1), torch.no_grad():
+    with sandbox(seed, threads=1), torch.no_grad(), _precision(view) as view:
         return driver.chain_starts(Solver(pair, view, "map", 1e-5, 200), pair, view, seed, num_chains, num_starts)
+
+
+@contextmanager
+def _precision(view: View) -> Iterator[View]:
+    """Double precision for small problems of sequences, whose EM creeps: in single precision the rise of an iteration
+    soon drowns in rounding, and the run stops short of its maximum."""
+    if view.x.ndim != 3 or view.x.numel() > driver.DOUBLE_LIMIT:
+        yield view
+        return
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield view._replace(x=view.x.double(), weights=None if view.weights is None else view.weights.double())
+    finally:
+        torch.set_default_dtype(before)
 
 
 class Solver:
@@ -67,13 +83,17 @@ class Solver:
         self.view, self.objective = view, objective
         self.tolerance, self.max_iter, self.num_obs = tolerance, max_iter, len(view.x)
         self.side_by_side = True
+        # Time steps of each sequence; of rows, one.
+        self.steps = torch.tensor(view.x.shape[1] if view.x.ndim == 3 else 1.0)
+        if view.lengths is not None:
+            self.steps = torch.as_tensor(view.lengths, dtype=torch.get_default_dtype())
 
     def __call__(self, parameters: Mapping[str, Any], weights: np.ndarray, monitor: Monitor) -> Solutions:
         """Run EM from each of the stacked starting values; ``weights`` is (runs or 1, obs)."""
         stacked = {name: as_tensor(value) for name, value in parameters.items()}
         runs = len(next(iter(stacked.values())))
         rows = as_tensor(np.asarray(weights, np.float64)).expand(runs, -1)
-        limits = self.tolerance * rows.sum(1, dtype=torch.float64)
+        limits = self.tolerance * (rows * self.steps).sum(1, dtype=torch.float64)
         batch = runs if runs * self.view.x.numel() <= VMAP_LIMIT else 1
         objective = np.full(runs, -np.inf)
         iterations, converged = np.zeros(runs, int), np.zeros(runs, bool)
