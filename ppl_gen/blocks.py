@@ -86,6 +86,9 @@ def choose_kind(name: str, series: pd.Series, chosen: str | None, accept: Iterab
     if chosen in ("count", "binary"):  # what was asked for must hold, also where it is widened
         check_kind(name, chosen, read_numbers(name, normalise(series)[0], where), where)
     kind = chosen or infer_kind(name, normalise(series)[0], where)
+    accept = tuple(accept)
+    if kind == "real" and "real" not in accept and "count" in accept:  # say which value is no count
+        check_kind(name, "count", read_numbers(name, normalise(series)[0], where), where)
     return widen(name, kind, accept, accept_for)
 
 

@@ -182,7 +182,7 @@ def of_held_out(fit: Fit) -> Found:
     if not evidence.has_posterior:
         elpd = fit.held_out[np.isfinite(fit.held_out)]
         if not len(elpd):
-            why = "nothing is left to fit to without it: pg.compare predicts its second half from the first"
+            why = "too few sequences to leave one out: pg.compare predicts the second half of each from the first"
             return [Check("held-out ELPD", info=why)], {}
         how = "out-of-bag" if fit.uncertainty == "bootstrap" else "5 folds refitted"
         return [_elpd(elpd, fit, how)], {"held_out": pd.DataFrame({"elpd": fit.held_out})}

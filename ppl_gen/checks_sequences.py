@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Found = tuple[list[Check], dict[str, "pd.DataFrame"]]
 P_VALUE = 0.01
+MIN_STEPS = 2.0  # time steps below which a state describes single points
 
 
 def left_future_out(fit: Fit) -> Found:
@@ -36,6 +37,21 @@ def left_future_out(fit: Fit) -> Found:
     return [Check("held-out ELPD", float(values.sum()), info=info)], table
 
 
+def _rarest_state(fit: Fit) -> Check | None:
+    """How many time steps the state that holds the fewest is expected to hold; a state without data says nothing."""
+    from ppl_gen.timeseries import over_draws, spread
+
+    size, data = fit.family.num_labels, Evidence.of(fit).train
+    if size < 2:
+        return None
+    steps = over_draws(fit, "smoothed", data, spread(fit, 100), size).sum(1, dtype=np.float64).mean(0)
+    rarest = int(np.argmin(steps))
+    return Check.of(
+        "steps in rarest state", float(steps[rarest]), "at least", MIN_STEPS, info=f"state {rarest} of {size}",
+        advice="The data do not bear so many states: use fewer.",
+    )  # fmt: skip
+
+
 def with_residuals(fit: Fit, found: list[Check], details: dict[str, pd.DataFrame]) -> Found:
     """Sequences: where each entry falls in its one-step-ahead predictive distribution."""
     import pandas as pd
@@ -43,6 +59,8 @@ def with_residuals(fit: Fit, found: list[Check], details: dict[str, pd.DataFrame
     from ppl_gen import metrics
     from ppl_gen.timeseries import pseudo_residuals
 
+    rarest = _rarest_state(fit)
+    found += [] if rarest is None else [rarest]
     columns, cells = fit.schema.columns, pseudo_residuals(fit, Evidence.of(fit).train)
     if cells is None:
         return found, details

@@ -198,6 +198,13 @@ class Data:
                     digest.update(np.ascontiguousarray(array[start : start + _HASH_ROWS]).data)
         return digest.hexdigest()
 
+    def describe(self) -> str:
+        """How many rows or sequences, and columns, in words."""
+        width = f"{self.num_columns} column{'s' * (self.num_columns != 1)}"
+        if self.lengths is None:
+            return f"{len(self):,} rows x {width}"
+        return f"{len(self):,} sequence{'s' * (len(self) != 1)} of {self.num_steps:,} time steps x {width}"
+
     def sequence_labels(self) -> pd.DataFrame | None:
         """Which sequence each is: the column of the sequences' labels, or numbers; None of rows."""
         if self.lengths is None:

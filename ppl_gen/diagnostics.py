@@ -161,13 +161,7 @@ def diagnose(fit: Fit) -> Diagnosis:
     chains, number = fit.draws.num_chains, f"{fit.draws.num_draws:,}"
     draws = {"posterior": f"{chains} chains x {number} draws", "guide": f"{number} draws from the guide",
              "bootstrap": f"{number} bootstrap refits"}.get(fit.uncertainty, "a point estimate")  # fmt: skip
-    width = len(fit.schema.columns)
-    columns = f"{width} column{'s' * (width > 1)}"
-    rows = f"{len(fit.train):,} rows x {columns}"
-    if fit.train.lengths is not None:
-        many = "s" * (len(fit.train) > 1)
-        rows = f"{len(fit.train):,} sequence{many} of {fit.train.num_steps:,} time steps x {columns}"
-    return Diagnosis(f"{fit.family.name} by {engine}, {rows}, {draws}", tuple(found), details)
+    return Diagnosis(f"{fit.family.name} by {engine}, {fit.train.describe()}, {draws}", tuple(found), details)
 
 
 def elements(fit: Fit) -> tuple[list[str], np.ndarray]:
@@ -176,13 +170,12 @@ def elements(fit: Fit) -> tuple[list[str], np.ndarray]:
     and of a matrix of columns by columns, which is symmetric, the upper half."""
     posterior = fit.family.to_original(fit.draws.posterior, fit.schema)
     dims = fit.family.site_dims()
-    columns = [column.name for column in fit.schema.columns]
     names: list[str] = []
     parts: list[np.ndarray] = []
     for site, values in posterior.items():
         shape = values.shape[2:]
         axes = dims.get(site, ("",) * len(shape))
-        labels = [columns if axis.startswith("column") else range(n) for axis, n in zip(axes, shape, strict=True)]
+        labels = [fit.schema.axis_names(axis) or range(n) for axis, n in zip(axes, shape, strict=True)]
         pair = [a for a, axis in enumerate(axes) if axis in ("column", "column_other")]
         kept = [at for at in np.ndindex(*shape) if len(pair) < 2 or at[pair[0]] >= at[pair[1]]]
         for index in kept:

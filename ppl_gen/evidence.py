@@ -77,7 +77,7 @@ class Evidence:
     @cached_property
     def loo(self) -> Loo | None:
         from ppl_gen.arviz_bridge import loo
-        from ppl_gen.timeseries import MIN_SEQUENCES
+        from ppl_gen.scoring import MIN_SEQUENCES
 
         if self.train.lengths is not None and len(self.fit.train) < MIN_SEQUENCES:
             return None

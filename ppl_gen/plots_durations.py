@@ -45,7 +45,7 @@ def plot_durations(fit: Fit, *, fig: Figure | SubFigure | None = None, max_draws
         if k % across == 0:
             ax.set_ylabel("visits")
     handles, names = next((found for ax in fig.axes if (found := ax.get_legend_handles_labels())[0]), ([], []))
-    fig.legend(handles, names, loc="outside lower center", ncols=len(names))
+    fig.legend(handles, names, loc="outside lower center", ncols=len(names) if across > 2 else 2)
     source = "the point estimate" if fit.draws.point is not None else plots_style.interval_name(fit)
     few = "" if number == size else f"first {number} of {size} states"
     more = plots_times.notes_of(f"under {source}", note, few)

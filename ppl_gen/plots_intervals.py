@@ -78,11 +78,12 @@ def panels_of(fit: Fit) -> list[Panel]:
     posterior = fit.family.to_original(fit.posterior, fit.schema)
     point = None if fit.draws.point is None else fit.family.to_original(fit.draws.point, fit.schema)
     dims, labels = fit.family.site_dims(), fit.family.label_axes()
-    columns = [column.name for column in fit.schema.columns]
     found = []
     for site, values in posterior.items():
         draws = np.asarray(values, np.float64)
         axes = dims.get(site, ("",) * (draws.ndim - 1))
+        columns = next(filter(None, map(fit.schema.axis_names, axes)), [])
+        axes = tuple("column" if axis.endswith("_column") else axis for axis in axes)
         where = [a for a, name in enumerate(axes) if name.startswith("column")]
         estimate = None if point is None else np.asarray(point[site], np.float64)
         cuts: list[int | None] = list(range(draws.shape[1 + where[0]])) if len(where) == 1 else [None]

@@ -40,7 +40,7 @@ class Times(NamedTuple):
     def set_axis(self, ax: Axes, number: int = 6) -> None:
         """Ticks that suit; no label."""
         if self.dates:
-            locator = AutoDateLocator(maxticks=number)
+            locator = AutoDateLocator(minticks=2, maxticks=number + 2)
             ax.xaxis.set_major_locator(locator)
             ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
         else:

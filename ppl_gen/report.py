@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 WIDTH = 110  # columns of a table that goes to a file or a pipe
 
+MAX_COLUMNS = 14  # of a table on the screen
+
 
 def console(*, stderr: bool = False) -> Console:
     """Where to write; made afresh, so that it follows sys.stdout and the terminal's width."""
@@ -103,7 +105,8 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    shown = frame.head(limit)
+    hidden = frame.shape[1] - MAX_COLUMNS
+    shown = frame.head(limit).iloc[:, :MAX_COLUMNS]
     shown = shown.reset_index() if index else shown
     result = Table(header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in shown.columns:
@@ -118,6 +121,8 @@ def table(
     console().print(result)
     if len(frame) > limit:
         say(f"... and {len(frame) - limit:,} more rows", style="dim")
+    if hidden > 0:
+        say(f"... and {hidden:,} more columns: write them to a file with -o", style="dim")
 
 
 def pairs(items: Sequence[tuple[str, str]], *, title: str = "") -> None:
@@ -159,10 +164,11 @@ def show(item: Any) -> None:
     console().print(item)
 
 
-def show_anomalies(frame: pd.DataFrame, number: int = 5) -> None:
-    """The rows of lowest density."""
-    worst = frame.nsmallest(min(number, len(frame)), "log_prob")
-    table(worst, title="The most anomalous rows")
+def show_anomalies(frame: pd.DataFrame, number: int = 5, what: str = "rows") -> None:
+    """The rows of lowest density; of sequences, those that are ranked lowest."""
+    order = "log_prob" if what == "rows" else "anomaly_p_value"
+    worst = frame.nsmallest(min(number, len(frame)), order)
+    table(worst, title=f"The most anomalous {what}")
 
 
 def show_fit(result: Fit, diagnosis: Diagnosis, run_folder: str, source: str) -> None:
@@ -204,7 +210,7 @@ def facts(result: Fit) -> list[tuple[str, str]]:
               "point": "a point estimate, without intervals"}  # fmt: skip
     return [
         ("family", describe(result.family)),
-        ("table", f"{len(result.train):,} rows x {len(result.schema.columns)} columns"),
+        ("table", result.train.describe()),
         ("engine", f"{describe(result.engine)} in {result.backend}, seed {result.seed}"),
         *(("because", reason) for reason in result.reasons),
         ("gives", spread[result.uncertainty]),

@@ -63,6 +63,14 @@ class Schema:
         """(d,): one unit of model space in the units of the table; 1 for columns that are not real."""
         return np.array([c.scale for c in self.columns])
 
+    def axis_names(self, axis: str) -> list[str] | None:
+        """The columns that an axis of :meth:`Family.site_dims` runs over: all of ``column`` and ``column_other``, those
+        of a kind of ``real_column`` and the like; None of any other axis."""
+        if axis in ("column", "column_other"):
+            return list(self.names)
+        kind, _, rest = axis.partition("_")
+        return [c.name for c in self.columns if c.kind == kind] if rest == "column" and kind in KINDS else None
+
     def without_units(self) -> Schema:
         """What a pair may depend on: the kinds and categories of the columns, not their names or units."""
         columns = tuple(Column(f"x{j}", c.kind, c.dtype, categories=c.categories) for j, c in enumerate(self.columns))

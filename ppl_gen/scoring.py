@@ -29,6 +29,7 @@ CHUNK_VALUES = 4_000_000  # draws x rows held at once (16 MB in float32)
 KEEP_VALUES = 50_000_000  # draws x rows up to which Score.log_prob is kept by default (200 MB in float32)
 SAMPLE_ROWS = (4096, 32_768)  # rows drawn in one call, for few rows and for many
 MIN_PEERS = 20  # training rows with the same entries missing below which a rank says too little
+MIN_SEQUENCES = 10  # below which none is left out: the future of each is predicted instead
 MAX_LOO_ROWS = 10_000  # rows whose leave-one-out density is found; a random subset of them in a longer table
 
 
@@ -130,6 +131,8 @@ def anomaly_p_values(fit: Fit, data: Data, log_predictive: np.ndarray) -> np.nda
     it does; NaN where there are fewer than ``MIN_PEERS`` of them, or nothing of the row was observed. Sequences are
     ranked by their density per observed entry, so that long and short ones compare.
     """
+    if len(fit.train) < MIN_PEERS:  # whatever they are: to find them may take refits
+        return np.full(len(data), np.nan)
     held_out = fit.held_out
     own_rows = data.fingerprint == fit.train.fingerprint
     values = np.where(np.isfinite(held_out), held_out, log_predictive) if own_rows else log_predictive
@@ -242,7 +245,7 @@ def held_out(fit: Fit) -> np.ndarray:
         return np.asarray(fit.draws.held_out, np.float64) + jacobian
     if fit.uncertainty in ("posterior", "guide"):
         return leave_one_out(fit)[0]
-    if len(fit.train) < 2:  # a single sequence: nothing is left to fit to
+    if fit.train.lengths is not None and len(fit.train) < MIN_SEQUENCES:  # a fold may leave next to nothing to fit to
         return np.full(len(fit.train), np.nan)
     result = np.full(len(fit.train), np.nan)
     for train, test, rows in _folds(fit):

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 METHODS = ("smoothing", "filtering", "viterbi", "draws")
 MAX_DRAWS = 400  # draws that paths and futures are found under, evenly spread; more would only cost time
 MAX_BACK = 100  # steps that the future is left out of, at most, in each sequence
-MIN_SEQUENCES = 10  # below which leaving one out says little, and the future of each is left out instead
 
 
 def require_sequences(fit: Fit, verb: str) -> None:
@@ -121,10 +120,10 @@ def latents(fit: Fit, table: Any, method: str, num_draws: int, seed: int) -> pd.
     frame = data.step_labels()
     size = fit.family.num_labels
     if method == "draws":
-        chosen = _spread(fit, num_draws, repeat=True)
+        chosen = spread(fit, num_draws, repeat=True)
         paths = over_draws(fit, "sample_paths", data, chosen, seed=seed)
         return pd.concat([frame, pd.DataFrame({f"draw {s}": path for s, path in enumerate(paths)})], axis=1)
-    draws = _spread(fit, MAX_DRAWS)
+    draws = spread(fit, MAX_DRAWS)
     if method == "viterbi":
         paths = over_draws(fit, "most_probable_path", data, draws)
         share = np.stack([(paths == k).mean(0) for k in range(size)], axis=-1)
@@ -142,7 +141,7 @@ def latents(fit: Fit, table: Any, method: str, num_draws: int, seed: int) -> pd.
     return frame.assign(**columns)
 
 
-def _spread(fit: Fit, number: int, repeat: bool = False) -> dict[str, np.ndarray]:
+def spread(fit: Fit, number: int, repeat: bool = False) -> dict[str, np.ndarray]:
     """At most ``number`` draws, evenly spread; exactly so many with ``repeat``."""
     if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
         raise SettingError(f"The number of draws must be a whole number of at least 1, not {number!r}.")
@@ -228,7 +227,7 @@ def pseudo_residuals(fit: Fit, data: Data) -> tuple[np.ndarray, np.ndarray] | No
     :math:`F(x^-)` to :math:`F(x)` (Zucchini, MacDonald & Langrock 2016, section 6.2). Uniform if the model is right.
     None where the family has no distribution function.
     """
-    draws = _spread(fit, MAX_DRAWS) if fit.draws.point is None else point_draw(fit)
+    draws = spread(fit, MAX_DRAWS) if fit.draws.point is None else point_draw(fit)
     assert draws is not None
     filtered = over_draws(fit, "filtered", data, draws, fit.family.num_labels)
     return fit.family.one_step_cdf(draws, filtered, data)
@@ -248,7 +247,7 @@ def forecast(
     check_seed(seed)
     data = encode(fit, table)
     found = backends.ops(fit.backend).hook_over_draws(
-        fit.pair, "forecast", _spread(fit, num_draws, repeat=True), data.view(fit.backend), seed=seed, horizon=horizon
+        fit.pair, "forecast", spread(fit, num_draws, repeat=True), data.view(fit.backend), seed=seed, horizon=horizon
     )
     futures, states = np.asarray(found["x"]), np.asarray(found["z"])  # (S, N, horizon, d), (S, N, horizon)
     labels = data.future_labels(horizon)

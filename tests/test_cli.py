@@ -463,7 +463,7 @@ def test_the_demo_in_small(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyP
     from ppl_gen import demo, plots
 
     monkeypatch.setattr(demo, "MAX_COMPONENTS", 2)
-    monkeypatch.setattr(demo, "NUTS", lambda: pg.EM(num_starts=2, num_bootstraps=4))
+    monkeypatch.setattr(demo, "NUTS", lambda **_: pg.EM(num_starts=2, num_bootstraps=4))
     monkeypatch.setattr(plots, "KINDS", {"loss": plots.plot_loss})
     status, out, err = cli("demo", "-o", tmp_path / "demo")
     assert (status, err) == (0, "")

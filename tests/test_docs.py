@@ -157,6 +157,7 @@ def test_the_thresholds_are_those_of_the_code() -> None:
         "posterior predictive p": f"at least {checks.P_VALUE}", "LOO-PIT p": f"at least {checks.P_VALUE} / columns",
         "PIT p": f"at least {checks.P_VALUE} / columns",
         "pseudo-residual p": f"at least {checks_sequences.P_VALUE} / columns",
+        "steps in rarest state": f"at least {checks_sequences.MIN_STEPS:g}",
     }  # fmt: skip
     for name, limit in figures.items():
         assert rows[name][2].replace(" %", "%").startswith(limit)

@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 
 import ppl_gen as pg
 from ppl_gen.arviz_bridge import psis
-from ppl_gen.errors import SettingError, UnsupportedError
+from ppl_gen.errors import DataError, SettingError, UnsupportedError
 from ppl_gen.models.hmm import HMM
 from ppl_gen.timeseries import leave_future_out, pseudo_residuals, telescoped
 
@@ -177,3 +177,20 @@ def test_models_of_one_series_are_compared_by_predicting_its_second_half() -> No
     np.testing.assert_allclose(found.pointwise["two"].to_numpy()[:50], steps, atol=0.02)
     with pytest.raises(SettingError, match="give families"):
         pg.compare({"fit": first}, folds=2)
+
+
+def test_a_sequence_of_one_step_is_scored_like_the_others() -> None:
+    table = switching((40, 1)).drop(columns="state")
+    with pytest.warns(UserWarning, match="single time step"):
+        found = pg.fit(HMM(2), table, sequence="who", order="day", engine=pg.EM(num_starts=2), seed=0)
+    assert np.isfinite(found.score(table[table["who"] == "a"]).log_predictive).all()
+
+
+def test_more_states_than_the_data_bear_are_told() -> None:
+    quakes = pd.DataFrame({"count": [13, 14, 8, 10, 16, 26, 32, 27, 18, 32]})
+    many = pg.fit(HMM(5, emission="poisson"), quakes, engine=pg.EM(num_starts=4, num_bootstraps=0), seed=0)
+    assert not many.diagnose()["steps in rarest state"].passed
+    few = pg.fit(HMM(2, emission="poisson"), quakes, engine=pg.EM(num_starts=4, num_bootstraps=0), seed=0)
+    assert few.diagnose()["steps in rarest state"].passed
+    with pytest.raises(DataError, match="row 2: -1 is not a count"):
+        pg.fit(HMM(2, emission="poisson"), pd.DataFrame({"count": [1, 2, -1, 4] * 5}), engine="em")

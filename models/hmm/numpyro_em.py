@@ -80,8 +80,9 @@ def _moments(block: Block, sites: Sites, resp: jax.Array, x: jax.Array, mask: An
         pull = resp[:, :, None] * seen[:, None, :] * (df + 1) / (df + y * y)
         first, second = ((pull * power[:, None, :]).sum(0) for power in (x, x * x))
         return {"count": resp.T @ seen, "pull": pull.sum(0), "first": first, "second": second}
-    count = resp.T @ seen
-    result = {"count": count, "pull": count, "first": resp.T @ x, "second": resp.T @ (x * x)}
+    count = jnp.broadcast_to(resp.sum(0)[:, None], (resp.shape[1], x.shape[1])) if mask is None else resp.T @ seen
+    first, second = jnp.split(resp.T @ jnp.concatenate([x, x * x], axis=1), 2, axis=1)
+    result = {"count": count, "pull": count, "first": first, "second": second}
     if block.kind != "mixture":
         return result
     shape = sites["locs"].shape

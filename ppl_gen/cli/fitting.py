@@ -191,9 +191,26 @@ def compare(
         return
     report.show(found)
     best = next(spec for spec in parsed if spec.text == found.best)
-    name, *items = shlex.split(best.text)
-    chosen = [f"--set {shlex.quote(item)}" for item in items if not item.startswith(("engine", "backend="))]
-    report.try_next([(" ".join(["ppl-gen fit", shlex.quote(table), name, *chosen]), "fit the best one")])
+    lists = {"--columns": columns, "--drop": drop, "--kind": kind}
+    words = [word for flag, values in lists.items() for value in values or () for word in (flag, value)]
+    single = {"--weights": weights, "--sequence": sequence, "--order": order}
+    words += [word for flag, value in single.items() if value is not None for word in (flag, value)]
+    words += ["--no-standardize"] if no_standardize else []
+    command = shlex.join(["ppl-gen", "fit", table, *_as_options(best.text, engine, engine_settings, backend), *words])
+    report.try_next([(command, "fit the best one")])
+
+
+def _as_options(spec: str, engine: str | None, engine_settings: list[str] | None, backend: str | None) -> list[str]:
+    """A model of a comparison as the words of ``ppl-gen fit``; its own engine and backend overrule the command's."""
+    name, *items = shlex.split(spec)
+    own = o.split_settings(items)
+    backend, chosen = own.pop("backend", backend), own.pop("engine", None)
+    inner = {key.removeprefix("engine."): own.pop(key) for key in list(own) if key.startswith("engine.")}
+    settings = inner if chosen else o.split_settings(engine_settings)
+    words = [name, *(word for key, value in own.items() for word in ("--set", f"{key}={value}"))]
+    words += ["--engine", chosen or engine] if chosen or engine else []
+    words += [word for key, value in settings.items() for word in ("--engine-set", f"{key}={value}")]
+    return words + (["--backend", backend] if backend else [])
 
 
 def demo(

@@ -86,8 +86,8 @@ def score(
         title = f"{len(found):,} {what}, {found.kind} log density (nats, original units)"
         report.table(frame, limit=SHOWN, title=title)
     report.say(f"mean log_prob {found.total / len(found):.4f} nats over {len(found):,} {what}")
-    if found.p_value is not None:
-        report.show_anomalies(frame)
+    if found.p_value is not None and (not fit.family.sequences or (found.p_value > 0).any()):
+        report.show_anomalies(frame, what="sequences" if fit.family.sequences else "rows")
     _say_where(path, len(frame), "score")
 
 
@@ -127,6 +127,8 @@ def latents(
     method: Annotated[
         str, typer.Option(metavar="NAME", help="Of sequences: smoothing, filtering, viterbi or draws of the path.")
     ] = "smoothing",
+    num_draws: Annotated[int, typer.Option(metavar="INT", help="Of --method draws: how many paths.")] = 100,
+    seed: o.SeedOption = 0,
     output: o.OutOption = None,
     overwrite: o.OverwriteOption = False,
     backend: o.BackendOption = None,
@@ -144,7 +146,7 @@ def latents(
     path = o.check_output(output, overwrite=overwrite)
     fit = o.load_fit(run, backend)
     with report.working("inferring latents"):
-        frame = fit.latents(o.read_rows(fit, table, drop), method=method)
+        frame = fit.latents(o.read_rows(fit, table, drop), method=method, num_draws=num_draws, seed=seed)
     _deliver(frame, path, overwrite, as_json, run, f"Latents of {len(frame):,} rows")
 
 
