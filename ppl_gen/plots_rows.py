@@ -34,8 +34,7 @@ def plot_score(fit: Fit, table: Any = None, *, ax: Axes | None = None, hdi_prob:
     :param table: rows to score; the training rows by default.
     """
     from ppl_gen.plots_steps import draw_step_score
-    from ppl_gen.scoring import encode
-    from ppl_gen.scoring import MIN_SEQUENCES
+    from ppl_gen.scoring import MIN_SEQUENCES, encode
 
     rows, note = encode(fit, table), ""
     if rows.lengths is not None and len(rows) < MIN_SEQUENCES:
