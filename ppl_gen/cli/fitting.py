@@ -208,7 +208,8 @@ def _as_options(spec: str, engine: str | None, engine_settings: list[str] | None
     inner = {key.removeprefix("engine."): own.pop(key) for key in list(own) if key.startswith("engine.")}
     settings = inner if chosen else o.split_settings(engine_settings)
     words = [name, *(word for key, value in own.items() for word in ("--set", f"{key}={value}"))]
-    words += ["--engine", chosen or engine] if chosen or engine else []
+    engine = chosen or engine
+    words += ["--engine", engine] if engine else []
     words += [word for key, value in settings.items() for word in ("--engine-set", f"{key}={value}")]
     return words + (["--backend", backend] if backend else [])
 
