@@ -55,7 +55,7 @@ def applicable(fit: Fit) -> dict[str, str]:
         reasons["parameters"] = NO_SPREAD
     elif not panels_of(fit):
         reasons["parameters"] = ALL_FIXED
-    if reasons["latents"]:
+    if reasons.get("latents"):
         return reasons
     try:
         fit.latents(fit.train.take(slice(0, 2)))
