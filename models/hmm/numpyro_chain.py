@@ -170,14 +170,14 @@ def _log_prob_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     backward = backward / _total(backward)
     norm = _total(predicted * backward)
     ratio = backward / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
-    inside = ratio[1:] if primals[3] is None else ratio[1:] * _inside(primals[3], len(ratio))[1:, :, None]
+    inside = ratio[1:] if primals[3] is None else ratio[1:] * steps_inside(primals[3], len(ratio))[1:, :, None]
     pairs = jnp.einsum("tnk,tnj->nkj", filtered[:-1], inside)
     change = ratio[0] @ tangents[0] + (pairs * tangents[1]).sum((-2, -1))
     change += (predicted * ratio * jnp.swapaxes(tangents[2], 0, 1)).sum((0, 2))
     return jnp.log(sums[..., 0]).sum(0) + top.sum(-1), change
 
 
-def _inside(lengths: jax.Array, num_steps: int) -> jax.Array:
+def steps_inside(lengths: jax.Array, num_steps: int) -> jax.Array:
     """(T, N): which steps are no padding."""
     return jnp.arange(num_steps)[:, None] < lengths
 
@@ -229,7 +229,7 @@ def _expectations_linear(
     share = each / jnp.maximum(_total(joint), jnp.finfo(joint.dtype).tiny)
     smoothed, ahead = joint * share, (emission * backward * share)[1:]
     if lengths is not None:
-        ahead = ahead * _inside(lengths, len(emission))[1:, :, None]
+        ahead = ahead * steps_inside(lengths, len(emission))[1:, :, None]
     pairs = (filtered / sums)[:-1].reshape(-1, num_states).T @ ahead.reshape(-1, num_states)
     log_prob = jnp.log(sums[..., 0]).sum(0) + top.sum(-1)
     return log_prob, smoothed[0].sum(0), pairs * transition, jnp.swapaxes(smoothed, 0, 1)
@@ -240,7 +240,7 @@ def _forward_log(
 ) -> jax.Array:
     """(T, N, K): log p(z_t = k, x_1..t), where a probability may be 0; with ``lengths`` no steps past the end."""
     log_transition, emission = exact_log(transition), jnp.swapaxes(log_emission, 0, 1)
-    inside = jnp.ones((len(emission), 1), bool) if lengths is None else _inside(lengths, len(emission))
+    inside = jnp.ones((len(emission), 1), bool) if lengths is None else steps_inside(lengths, len(emission))
 
     def step(last: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
         now, go_on = inputs
@@ -262,57 +262,3 @@ def _normalized_log(messages: jax.Array) -> tuple[jax.Array, jax.Array]:
     total = jax.nn.logsumexp(messages, axis=-1)
     steps = jnp.diff(total, axis=0, prepend=jnp.zeros_like(total[:1]))
     return jnp.swapaxes(jnp.exp(messages - total[..., None]), 0, 1), steps.T
-
-
-def most_probable_path(
-    initial: jax.Array, transition: jax.Array, log_emission: jax.Array, lengths: jax.Array | None = None
-) -> jax.Array:
-    """(N, T): the path of largest joint density (Viterbi). Past the end it stays in its last state."""
-    log_transition, emission = exact_log(transition), jnp.swapaxes(log_emission, 0, 1)
-    num_sequences, num_steps, k = log_emission.shape
-    inside = _inside(jnp.full(num_sequences, num_steps) if lengths is None else lengths, num_steps)
-
-    def step(last: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
-        now, go_on = inputs[0], inputs[1][:, None]
-        scores = last[:, :, None] + log_transition
-        best = jnp.where(go_on, scores.argmax(1), jnp.arange(k))
-        return jnp.where(go_on, scores.max(1) + now, last), best
-
-    def back(state: jax.Array, pointers: jax.Array) -> tuple[jax.Array, jax.Array]:
-        before = jnp.take_along_axis(pointers, state[:, None], axis=1)[:, 0]
-        return before, before
-
-    final, pointers = jax.lax.scan(step, exact_log(initial) + emission[0], (emission[1:], inside[1:]))
-    last = final.argmax(-1)
-    _, path = jax.lax.scan(back, last, pointers, reverse=True)
-    return jnp.concatenate([path, last[None]]).T
-
-
-def sample_paths(key: jax.Array, transition: jax.Array, filtered: jax.Array) -> jax.Array:
-    """(N, T): a draw of the path given the whole sequence, backwards from the filtered probabilities (N, T, K)."""
-    log_to = exact_log(transition).T  # (next, state)
-    table = jnp.swapaxes(exact_log(filtered), 0, 1)
-    noise = jax.random.gumbel(key, table.shape, table.dtype)
-
-    def back(state: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
-        now, gumbel = inputs
-        state = (now + log_to[state] + gumbel).argmax(-1)
-        return state, state
-
-    last = (table[-1] + noise[-1]).argmax(-1)
-    _, path = jax.lax.scan(back, last, (table[:-1], noise[:-1]), reverse=True)
-    return jnp.concatenate([path, last[None]]).T
-
-
-def simulate(key: jax.Array, start: jax.Array, transition: jax.Array, num_steps: int) -> jax.Array:
-    """(..., num_steps): a path from the model; ``start`` (..., K) are the probabilities of its first state."""
-    log_transition = exact_log(transition)
-    noise = jax.random.gumbel(key, (num_steps, *start.shape), start.dtype)
-
-    def step(state: jax.Array, gumbel: jax.Array) -> tuple[jax.Array, jax.Array]:
-        state = (log_transition[state] + gumbel).argmax(-1)
-        return state, state
-
-    first = (exact_log(start) + noise[0]).argmax(-1)
-    _, rest = jax.lax.scan(step, first, noise[1:])
-    return jnp.moveaxis(jnp.concatenate([first[None], rest]), 0, -1)

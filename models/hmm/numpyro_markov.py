@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from ppl_gen.models.hmm import numpyro_chain as chain
+from ppl_gen.models.hmm import numpyro_walks as walks
 from ppl_gen.models.hmm.numpyro_emission import Emission, Sites, emission_log_prob, first_state, has_zeros
 
 if TYPE_CHECKING:
@@ -52,5 +53,5 @@ class HiddenMarkov(dist.Distribution):
         key_z, key_x = jax.random.split(key)
         start = first_state(self.hyper, self.sites)
         start = jnp.broadcast_to(start / start.sum(), (*sample_shape, *self.batch_shape, self.hyper.num_states))
-        z = chain.simulate(key_z, start, self.sites["transition_matrix"], self.event_shape[0])
+        z = walks.simulate(key_z, start, self.sites["transition_matrix"], self.event_shape[0])
         return Emission(self.hyper, self.sites, z).sample(key_x)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ppl_gen.models.hmm import numpyro_chain as chain
+from ppl_gen.models.hmm import numpyro_walks as walks
 from ppl_gen.models.hmm.numpyro_emission import Emission, Sites, complete, emission_log_prob, first_state, has_zeros
 
 if TYPE_CHECKING:
@@ -46,14 +47,14 @@ def smoothed(hyper: Hyperparameters, parameters: Sites, view: View) -> jax.Array
 def most_probable_path(hyper: Hyperparameters, parameters: Sites, view: View) -> jax.Array:
     """(N, T): the path of largest joint density given the sequence; past the end its last state."""
     _, initial, transition, table = _tables(hyper, parameters, view)
-    return chain.most_probable_path(initial, transition, table, view.lengths)
+    return walks.most_probable_path(initial, transition, table, view.lengths)
 
 
 def sample_paths(hyper: Hyperparameters, parameters: Sites, view: View, key: jax.Array) -> jax.Array:
     """(N, T): a draw of the path given the sequence; past the end a draw of its continuation."""
     _, initial, transition, table = _tables(hyper, parameters, view)
     probs = chain.forward(initial, transition, table, has_zeros(hyper))[0]
-    return chain.sample_paths(key, transition, probs)
+    return walks.sample_paths(key, transition, probs)
 
 
 def forecast(
@@ -65,5 +66,5 @@ def forecast(
     lengths = view.lengths
     last = probs[:, -1] if lengths is None else probs[jnp.arange(len(probs)), lengths - 1]
     key_z, key_x = jax.random.split(key)
-    z = chain.simulate(key_z, last @ transition, transition, horizon)
+    z = walks.simulate(key_z, last @ transition, transition, horizon)
     return {"z": z, "x": Emission(hyper, sites, z).sample(key_x)}
