@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro import handlers
 from numpyro.contrib.control_flow import scan
-from numpyro.infer import autoguide
-from numpyro.infer.initialization import init_to_uniform, init_to_value
 
+from ppl_gen.backends.numpyro_pairs import batch_of, make_guide, num_rows, row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.hmm import numpyro_em, numpyro_paths
 from ppl_gen.models.hmm.hyperparameters import Hyperparameters, resolve
@@ -34,7 +29,7 @@ if TYPE_CHECKING:
 def build_pair(family: HMM, schema: Schema, num_obs: int) -> Pair:
     """The pair for sequences of this schema."""
     hyper = resolve(family, schema)
-    make = partial(make_guide, hyper)
+    make = partial(make_guide, partial(collapsed, hyper), partial(initialize, hyper))
     closed = hyper.has_closed_form
     names = ("step_log_prob", "filtered", "smoothed", "most_probable_path", "sample_paths", "forecast")
     hooks: dict[str, Any] = {name: partial(getattr(numpyro_paths, name), hyper) for name in names}
@@ -94,7 +89,7 @@ def collapsed(
     """The same density with the paths summed out by the forward recursion."""
     sites = _global_sites(hyper)
     plate, view, steps = _sequences(data, num_obs, num_steps, subsample_size)
-    with plate, _row_weights(view):
+    with plate, row_weights(view):
         numpyro.sample("x", HiddenMarkov(hyper, sites, steps, view), obs=None if view is None else view.x)
 
 
@@ -113,46 +108,10 @@ def _sequences(
     data: View | None, num_obs: int | None, num_steps: int | None, subsample_size: int | None
 ) -> tuple[Any, View | None, int]:
     """The plate over sequences, those of a mini-batch (or all), and the number of steps."""
-    if data is None and num_obs is None:
-        raise ValueError("Give the data, or num_obs, the number of sequences to draw.")
-    size = num_obs if data is None else len(data.x)
-    plate = numpyro.plate("obs", size, subsample_size, dim=-1)
+    plate = numpyro.plate("obs", num_rows(data, num_obs), subsample_size, dim=-1)
     if data is None:
         return plate, None, num_steps or 1
-    if subsample_size is not None:
-        with plate as rows:
-            chosen = {n: v[rows] for n, v in data._asdict().items() if v is not None and n != "patterns"}
-        data = data._replace(**chosen)
-    return plate, data, data.x.shape[1]
-
-
-def _row_weights(view: View | None) -> Any:
-    if view is None or view.weights is None:
-        return nullcontext()
-    # The handler refuses a scale of 0.
-    return handlers.scale(scale=jnp.maximum(view.weights, jnp.finfo(view.x.dtype).tiny))
-
-
-def make_guide(
-    hyper: Hyperparameters, kind: str, values: Mapping[str, Any] | None = None, *, seed: int = 0
-) -> Callable[..., Any]:
-    """A guide over the global sites: ``"mean_field"`` or ``"multivariate"``, normal in unconstrained space.
-
-    Its location starts at ``values`` (constrained site values), or at a k-means solution of the data that it is first
-    called with (NumPyro's random start where that call is traced, as the data then is not known yet).
-    """
-    base = {"mean_field": autoguide.AutoNormal, "multivariate": autoguide.AutoMultivariateNormal}[kind]
-
-    class Guide(base):  # type: ignore[misc, valid-type]
-        def _setup_prototype(self, data: View | None, **kwargs: Any) -> None:
-            start = values
-            if start is None and data is not None and not isinstance(data.x, jax.core.Tracer):
-                start = {name: value[0] for name, value in initialize(hyper, data, seed, 1).items()}
-            if start is not None:
-                start = {name: jnp.asarray(np.asarray(value), dtype=float) for name, value in start.items()}
-                self.init_loc_fn = init_to_value(values=start)
-            super()._setup_prototype(data, **kwargs)
-
-    Guide.__name__ = Guide.__qualname__ = base.__name__
-    # The collapsed model has the same global sites, and no discrete one that a guide would have to be kept from.
-    return Guide(partial(collapsed, hyper), init_loc_fn=init_to_uniform)
+    if subsample_size is None:
+        return plate, data, data.x.shape[1]
+    with plate as rows:
+        return plate, batch_of(data, rows, subsample_size), data.x.shape[1]

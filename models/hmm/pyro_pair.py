@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
-from pyro.infer import autoguide
-from pyro.infer.autoguide.initialization import init_to_uniform
 
 from ppl_gen.backends.pyro_normal import as_float
+from ppl_gen.backends.pyro_pairs import batch_of, make_guide, num_rows, row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.hmm import pyro_em, pyro_paths
 from ppl_gen.models.hmm.hyperparameters import Hyperparameters, resolve
@@ -31,7 +27,7 @@ if TYPE_CHECKING:
 def build_pair(family: HMM, schema: Schema, num_obs: int) -> Pair:
     """The pair for sequences of this schema."""
     hyper = resolve(family, schema)
-    make = partial(make_guide, hyper)
+    make = partial(make_guide, partial(collapsed, hyper), partial(initialize, hyper))
     closed = hyper.has_closed_form
     names = ("step_log_prob", "filtered", "smoothed", "most_probable_path", "sample_paths", "forecast")
     hooks: dict[str, Any] = {name: partial(getattr(pyro_paths, name), hyper) for name in names}
@@ -58,8 +54,8 @@ def model(
     """
     sites = _global_sites(hyper)
     start, log_transition = safe_log(first_state(hyper, sites)), safe_log(sites["transition_matrix"])
-    with pyro.plate("obs", _num_sequences(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
-        view = _rows(data, rows, subsample_size)
+    with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
+        view = batch_of(data, rows, subsample_size)
         steps = (num_steps or 1) if view is None else view.x.shape[1]
         z: Any = None
         for t in pyro.markov(range(steps)):
@@ -89,10 +85,10 @@ def collapsed(
 ) -> None:  # fmt: skip
     """The same density with the paths summed out by the forward recursion."""
     sites = _global_sites(hyper)
-    with pyro.plate("obs", _num_sequences(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
-        view = _rows(data, rows, subsample_size)
+    with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
+        view = batch_of(data, rows, subsample_size)
         steps = (num_steps or 1) if view is None else view.x.shape[1]
-        with _row_weights(view):
+        with row_weights(view):
             pyro.sample("x", HiddenMarkov(hyper, sites, steps, view), obs=None if view is None else view.x)
 
 
@@ -102,51 +98,3 @@ def _global_sites(hyper: Hyperparameters) -> dict[str, torch.Tensor]:
         fixed = hyper.fixed.get(name)
         sites[name] = pyro.sample(name, prior) if fixed is None else pyro.deterministic(name, as_float(fixed))
     return sites
-
-
-def _num_sequences(data: View | None, num_obs: int | None) -> int:
-    if data is not None:
-        return len(data.x)
-    if num_obs is None:
-        raise ValueError("Give the data, or num_obs, the number of sequences to draw.")
-    return num_obs
-
-
-def _rows(data: View | None, rows: torch.Tensor, subsample_size: int | None) -> View | None:
-    """The sequences of a mini-batch, or all of them."""
-    if data is None or subsample_size is None:
-        return data
-    chosen = {name: value[rows] for name, value in data._asdict().items() if value is not None and name != "patterns"}
-    return data._replace(**chosen)
-
-
-def _row_weights(view: View | None) -> Any:
-    if view is None or view.weights is None:
-        return nullcontext()
-    # The handler refuses a scale of 0.
-    return poutine.scale(scale=view.weights.clamp(min=torch.finfo(view.x.dtype).tiny))
-
-
-def make_guide(
-    hyper: Hyperparameters, kind: str, values: Mapping[str, Any] | None = None, *, seed: int = 0
-) -> Callable[..., Any]:
-    """A guide over the global sites: ``"mean_field"`` or ``"multivariate"``, normal in unconstrained space.
-
-    Its location starts at ``values`` (constrained site values), or at a k-means solution of the data that it is first
-    called with.
-    """
-    base = {"mean_field": autoguide.AutoNormal, "multivariate": autoguide.AutoMultivariateNormal}[kind]
-    start: dict[str, Any] = dict(values or {})
-
-    class Guide(base):  # type: ignore[misc, valid-type]
-        def _setup_prototype(self, data: View | None, **kwargs: Any) -> None:
-            if not start and data is not None:
-                start.update({name: value[0] for name, value in initialize(hyper, data, seed, 1).items()})
-            super()._setup_prototype(data, **kwargs)
-
-    def initial(site: dict[str, Any]) -> torch.Tensor:
-        return as_float(start[site["name"]]) if site["name"] in start else init_to_uniform(site)
-
-    Guide.__name__ = Guide.__qualname__ = base.__name__
-    # The collapsed model has the same global sites, and no discrete one that a guide would have to be kept from.
-    return Guide(partial(collapsed, hyper), init_loc_fn=initial)
