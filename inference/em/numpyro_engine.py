@@ -62,6 +62,7 @@ class Solver:
         if view.x.ndim == 3:  # sequences: a recursion serves all of a block at once
             size = max(1, min(size, BLOCK_STEPS // view.x.shape[1]))
         self.pair, self.view = pair, view
+        view = _without_padding(view)
         # EM on sequences creeps: in single precision the rise of an iteration soon drowns in rounding, and the run
         # stops short of its maximum. Small problems can afford double.
         self.double = view.x.ndim == 3 and self.num_numbers <= driver.DOUBLE_LIMIT
@@ -187,6 +188,10 @@ class _Programs:
     def _over_runs(
         self, state: Any, weights: jax.Array, rise: jax.Array, blocks: View, patterns: Any, limit: int
     ) -> Any:
+        if len(rise) == 1:  # alone, not as a batch of one: XLA fuses the recursions of sequences better
+            one_state, one_weights, one_rise = jax.tree.map(lambda leaf: leaf[0], (state, weights, rise))
+            result = self._advance_one(one_state, one_weights, one_rise, blocks, patterns, limit)
+            return jax.tree.map(lambda leaf: leaf[None], result)
         in_axes = (0, 0, 0, None, None, None)
         return jax.vmap(self._advance_one, in_axes)(state, weights, rise, blocks, patterns, limit)
 
@@ -203,6 +208,14 @@ def _in_blocks(leaf: Any, size: int) -> np.ndarray:
     padding = -len(leaf) % size
     padded = np.pad(leaf, [(0, padding), *[(0, 0)] * (leaf.ndim - 1)]) if padding else leaf
     return padded.reshape(-1, size, *leaf.shape[1:])
+
+
+def _without_padding(view: View) -> View:
+    """The view of sequences without a mask where only the steps past their ends are masked: their lengths say that."""
+    if view.mask is None or view.lengths is None:
+        return view
+    mask, inside = np.asarray(view.mask), np.arange(view.x.shape[1]) < np.asarray(view.lengths)[:, None]
+    return view._replace(mask=None, pattern=None, patterns=None) if (mask == inside[:, :, None]).all() else view
 
 
 def _without_shared(view: View) -> View:

@@ -11,7 +11,7 @@ Where the model itself has zeros (a fixed left-to-right matrix) the caller asks 
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -196,14 +196,17 @@ def expectations(
     initial: jax.Array, transition: jax.Array, log_emission: jax.Array, weights: jax.Array | None = None,
     lengths: jax.Array | None = None, exact: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:  # fmt: skip
-    """log p(x) (N,), the expected first state (K,) and transitions (K, K), and p(z_t | x) (N, T, K), each times the
-    sequence's weight; sums over sequences but for the last. All are derivatives of log p(x)."""
+    """log p(x) (N,), the expected first state (K,) and transitions (K, K), and p(z_t | x), each times the sequence's
+    weight; sums over sequences but for the last. All are derivatives of log p(x).
+
+    Here time comes first: ``log_emission`` and p(z_t | x) are (T, N, K).
+    """
     if not exact:
         return _expectations_linear(initial, transition, log_emission, weights, lengths)
     function = partial(chain_log_prob, lengths=lengths, exact=exact)
-    log_prob, pull = jax.vjp(function, initial, transition, log_emission)
+    log_prob, pull = jax.vjp(function, initial, transition, jnp.swapaxes(log_emission, 0, 1))
     first, pairs, smoothed = pull(jnp.ones_like(log_prob) if weights is None else weights.astype(log_prob.dtype))
-    return log_prob, first * initial, pairs * transition, smoothed
+    return log_prob, first * initial, pairs * transition, jnp.swapaxes(smoothed, 0, 1)
 
 
 def _expectations_linear(
@@ -211,28 +214,52 @@ def _expectations_linear(
     lengths: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """:func:`expectations` in one sweep from both ends at once, which keeps the messages before their emissions: then
-    no product over time is left but that of the transitions. As :func:`_log_prob_jvp`, with fewer passes."""
+    no product over time is left but that of the transitions. As :func:`_log_prob_jvp`, with fewer passes.
+
+    Inside, states come first, (K, T, N): so each operation runs along the sequences, or along the time of a single
+    one, many entries at once. Measured against states last: 0.6 of the time for one sequence, 0.4 for 500.
+    """
     low_initial, low_transition = _floored(initial, transition)
-    emission, top = _scaled(log_emission)
-    num_obs, num_states = emission.shape[1:]
-    both_ways = jnp.stack([low_transition, low_transition.T])
+    top = _over_states(jnp.maximum, jnp.moveaxis(log_emission, -1, 0))
+    emission = jnp.moveaxis(jnp.exp(log_emission - top[..., None]), -1, 0)
+    by_step = jnp.swapaxes(emission, 0, 1)
 
-    def step(before: jax.Array, now: jax.Array) -> tuple[jax.Array, jax.Array]:
-        new = before * now
-        return _advance(new * (1 / new.sum(-1, keepdims=True)), both_ways), before
+    def step(before: Any, now: Any) -> tuple[Any, Any]:
+        return (_pass(before[0] * now[0], low_transition), _pass(before[1] * now[1], low_transition.T)), before
 
-    start = jnp.stack([jnp.broadcast_to(low_initial, (num_obs, num_states)), jnp.ones_like(emission[0])])
-    _, messages = jax.lax.scan(step, start, jnp.stack([emission, emission[::-1]], axis=1))
-    filtered, backward = messages[:, 0] * emission, messages[::-1, 1]  # p(x_t, z_t | x_<t), p(x_>t | z_t) to a factor
-    sums, joint = _total(filtered), filtered * backward
-    each = jnp.ones((num_obs, 1), joint.dtype) if weights is None else weights[:, None].astype(joint.dtype)
-    share = each / jnp.maximum(_total(joint), jnp.finfo(joint.dtype).tiny)
-    smoothed, ahead = joint * share, (emission * backward * share)[1:]
+    start = (jnp.broadcast_to(low_initial[:, None], by_step.shape[1:]), jnp.ones_like(by_step[0]))
+    _, messages = jax.lax.scan(step, start, (by_step, by_step[::-1]))
+    predicted, backward = jnp.swapaxes(messages[0], 0, 1), jnp.swapaxes(messages[1][::-1], 0, 1)
+    filtered = predicted * emission  # p(x_t, z_t | x_<t), and backward p(x_>t | z_t) to a factor
+    sums, joint = _over_states(jnp.add, filtered), filtered * backward
+    share = 1 / jnp.maximum(_over_states(jnp.add, joint), jnp.finfo(joint.dtype).tiny)
+    if weights is not None:
+        share = share * weights.astype(share.dtype)
+    smoothed, ahead = joint * share, (emission * backward * share)[:, 1:]
     if lengths is not None:
-        ahead = ahead * steps_inside(lengths, len(emission))[1:, :, None]
-    pairs = (filtered / sums)[:-1].reshape(-1, num_states).T @ ahead.reshape(-1, num_states)
-    log_prob = jnp.log(sums[..., 0]).sum(0) + top.sum(-1)
-    return log_prob, smoothed[0].sum(0), pairs * transition, jnp.swapaxes(smoothed, 0, 1)
+        ahead = ahead * steps_inside(lengths, len(by_step))[1:]
+    num_states = len(initial)
+    # The last step leads nowhere. Both factors keep the shape of the messages, and the right one is stored as the
+    # product reads it: XLA would else write it twice.
+    ahead = jnp.pad(ahead, [(0, 0), (0, 1), (0, 0)]).reshape(num_states, -1).T
+    pairs = (filtered * (1 / sums)).reshape(num_states, -1) @ jax.lax.optimization_barrier(ahead)
+    log_prob = jnp.log(sums).sum(0) + top.sum(0)
+    return log_prob, smoothed[:, 0].sum(-1), pairs * transition, jnp.moveaxis(smoothed, 0, -1)
+
+
+def _pass(messages: jax.Array, matrix: jax.Array) -> jax.Array:
+    """(K, N) messages through (K, K), divided by their sums, last: then no operation waits for the sum."""
+    k, n = messages.shape
+    fused = k * k * n <= 16 * SMALL
+    product = (messages[:, None] * matrix[:, :, None]).sum(0) if fused else matrix.T @ messages
+    return product * (1 / messages.sum(0))
+
+
+def _over_states(operation: Any, values: jax.Array) -> jax.Array:
+    """Reduce the first axis, term by term where it is short: XLA's own reduction of it is many times slower."""
+    if len(values) > MAX_UNROLLED:
+        return values.max(0) if operation is jnp.maximum else values.sum(0)
+    return reduce(operation, [values[k] for k in range(len(values))])
 
 
 def _forward_log(

@@ -38,24 +38,36 @@ def e_step(hyper: Hyperparameters, parameters: Sites, view: View) -> tuple[jax.A
 
     ``initial`` (K,) and ``pairs`` (K, K): expected first states and transitions; of each block of columns counts, sums
     and sums of squares by state. A missing entry of independent columns is left out of all three; of a full covariance
-    it enters by its conditional expectation (Ghahramani & Jordan 1994), so EM is exact with missing entries.
+    it enters by its conditional expectation (Ghahramani & Jordan 1994), so EM is exact with missing entries. Without a
+    mask nothing is missing, and only the lengths say where a sequence ends.
     """
-    sites = complete(hyper, parameters)
-    initial, table = first_state(hyper, sites), emission_log_prob(hyper, sites, view)
+    sites, steps, inside = complete(hyper, parameters), _time_first(view), None
+    table = emission_log_prob(hyper, sites, steps)
+    if view.mask is None and view.lengths is not None:
+        inside = chain.steps_inside(view.lengths, len(table))
+        table = jnp.where(inside[:, :, None], table, 0.0)
     log_prob, first, pairs, smoothed = chain.expectations(
-        initial, sites["transition_matrix"], table, view.weights, view.lengths, has_zeros(hyper)
+        first_state(hyper, sites), sites["transition_matrix"], table, view.weights, view.lengths, has_zeros(hyper)
     )
-    resp = smoothed.reshape(-1, hyper.num_states)
-    if view.mask is not None:  # steps where nothing was observed, and those past the end
-        resp = resp * view.mask.any(-1).reshape(-1, 1)
-    x = view.x.reshape(-1, hyper.num_columns)
-    mask = None if view.mask is None else view.mask.reshape(x.shape)
+    x, mask = steps.x.reshape(-1, hyper.num_columns), None
+    resp = smoothed.reshape(len(x), -1)
+    if steps.mask is not None:
+        mask = steps.mask.reshape(x.shape)
+        resp = resp * mask.any(-1, keepdims=True)  # without the steps where nothing was observed
+    elif inside is not None:
+        resp = resp * inside.reshape(-1, 1)
     statistics: Statistics = {"initial": first, "pairs": pairs}
     for i, block in enumerate(hyper.blocks):
         columns = jnp.array(block.columns)
         seen = None if mask is None else mask[:, columns]
-        statistics[f"block_{i}"] = _moments(block, sites, resp, x[:, columns], seen, view)
+        statistics[f"block_{i}"] = _moments(block, sites, resp, x[:, columns], seen, steps)
     return log_prob, statistics
+
+
+def _time_first(view: View) -> View:
+    """(T, N, ...): time first, so that a step of all sequences lies together."""
+    swapped = {name: getattr(view, name) for name in ("x", "mask", "pattern")}
+    return view._replace(**{name: None if a is None else jnp.swapaxes(a, 0, 1) for name, a in swapped.items()})
 
 
 def _moments(block: Block, sites: Sites, resp: jax.Array, x: jax.Array, mask: Any, view: View) -> Statistics:
