@@ -119,7 +119,7 @@ def _draw_visits(ax: Axes, k: int, found: Visits, implied: Visits) -> None:
     for prob, alpha in zip(BANDS, (0.22, 0.35), strict=True):
         low, high = np.quantile(counts, [(1 - prob) / 2, (1 + prob) / 2], axis=0)
         ax.stairs(high, edges, baseline=low, fill=True, color=SHADE, alpha=alpha, linewidth=0,
-                  label=f"{prob:.0%} of chains with geometric visits")  # fmt: skip
+                  label=f"{100 * prob:.0f} % of chains with geometric visits")  # fmt: skip
     ax.stairs(counts.mean(0), edges, baseline=None, color=SHADE, linewidth=1.1)
     seen, at = found.counts(k, edges), np.sqrt((edges[1:] - 0.5) * (edges[:-1] + 0.5))
     ax.vlines(at, *np.quantile(seen, [0.05, 0.95], axis=0), color=colour(k), linewidth=1.1, zorder=3)
@@ -127,8 +127,8 @@ def _draw_visits(ax: Axes, k: int, found: Visits, implied: Visits) -> None:
     ax.plot([], [], "o-", color=INK, markersize=3.5, label="visits given the data, 90 %")
     ax.set_xscale("log")
     ax.set_xlim(edges[0], edges[-1])
-    ax.set_ylim(0, None)
-    ax.yaxis.set_major_locator(MaxNLocator(4))
+    ax.set_ylim(0, max(1.05, ax.get_ylim()[1]))
+    ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     ticks = [t for power in range(8) for t in (10**power, 2 * 10**power, 5 * 10**power) if t < edges[-1]]
     ax.set_xticks(ticks[:: 1 if len(ticks) <= 9 else 3], [f"{t:,}" for t in ticks[:: 1 if len(ticks) <= 9 else 3]])
     ax.xaxis.set_minor_locator(NullLocator())

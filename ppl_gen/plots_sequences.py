@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_STEPS = 1_000  # of a sequence, in one picture
 MAX_STATES = 8
 DOTTED = 300  # steps up to which each has a dot of its own
+LASTING = 1_000_000  # steps beyond which a visit's expected length is no figure
 LARGE = 10  # states beyond which the cells of a matrix have no room for intervals
 
 
@@ -101,7 +102,7 @@ def draw_series(ax: Axes, column: Column, at: np.ndarray, values: np.ndarray, st
         seen = np.isfinite(values)
         size = float(np.clip(1800 / len(at), 3, 14))
         ax.scatter(at[seen], values[seen], s=size, c=[colour(int(k)) for k in states[seen]], linewidths=0.3,
-                   edgecolors="white" if numeric else "none", zorder=3)  # fmt: skip
+                   edgecolors="white" if numeric else "none", zorder=3, clip_on=False)  # fmt: skip
     plots_times.set_values_axis(ax, column)
 
 
@@ -111,7 +112,7 @@ def _draw_probability(ax: Axes, at: np.ndarray, centre: np.ndarray, band: np.nda
     ax.stairs(centre, edges, baseline=None, color=colour(k), linewidth=0.9)
     if band is not None:
         ax.stairs(band[1], edges, baseline=band[0], fill=True, color=SHADE, alpha=0.45, linewidth=0, zorder=3)
-    ax.set_ylim(0, 1)
+    ax.set_ylim(-0.05, 1.05)  # a line at the end of the scale is as thick as the others
     ax.set_yticks([0, 1])
 
 
@@ -174,12 +175,19 @@ def _label_visits(ax: Axes, centre: np.ndarray, draws: np.ndarray | None) -> Non
     with np.errstate(divide="ignore"):
         own = 1 / (1 - np.diag(centre))
         ends = None if draws is None else np.quantile(1 / (1 - np.diagonal(draws, axis1=1, axis2=2)), [0.05, 0.95], 0)
-    texts = [f"{number:,.3g}" for number in own]
+    texts = [_steps(number) for number in own]
     if ends is not None:
-        texts = [f"{text} [{a:,.3g}, {b:,.3g}]" for text, a, b in zip(texts, *ends, strict=True)]
+        texts = [f"{text} [{_steps(a)}, {_steps(b)}]" for text, a, b in zip(texts, *ends, strict=True)]
     right = ax.secondary_yaxis("right")
     right.set_yticks(range(len(own)), texts)
     ax.annotate("mean visit (steps)", (1, 1), xytext=(5, 3), xycoords="axes fraction", textcoords="offset points",
                 fontsize=8)  # fmt: skip
     right.spines["right"].set_visible(False)
     right.tick_params(length=0)
+
+
+def _steps(number: float) -> str:
+    """An expected number of steps; of a state that is next to never left, how many they are is not known."""
+    if number >= LASTING:
+        return f"> {LASTING:,}"
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -96,6 +96,7 @@ def _draw_future(
     """One column of one sequence: its end (T,), and S futures (S, H)."""
     edges = plots_times.edges_of(np.concatenate([at[-1:], then]))[1:]
     numeric = column.kind in ("real", "count")
+    ax.use_sticky_edges = False  # a band's lower edge would be the axis, and cut what is drawn there
     ax.plot(at, values, color=INK, linewidth=0.9 if numeric else 0, marker="o", markersize=2.2, label="the table")
     if column.kind == "categorical":
         size = len(column.categories or ())
@@ -114,7 +115,7 @@ def _draw_future(
     ax.axvline(float(edges[0]), color=SHADE, linewidth=0.8, linestyle="--")
     plots_times.set_values_axis(ax, column)
     if column.kind == "count":
-        ax.set_ylim(0, None)
+        ax.set_ylim(min(0.0, ax.get_ylim()[0]), None)
 
 
 def _forecast_legend(fig: Figure | SubFigure) -> None:
@@ -183,8 +184,8 @@ def _draw_residuals(ax: Axes, times: plots_times.Times, borders: np.ndarray, val
     for border in borders if len(borders) <= 60 else ():
         ax.axvline(float(border), color=SHADE, linewidth=0.4, linestyle=":")
     size, far = float(np.clip(2400 / max(len(values), 1), 1, 9)), np.abs(values) >= 3.0
-    ax.scatter(times.at[~far], values[~far], s=size, color=MODEL, linewidths=0, zorder=3)
-    ax.scatter(times.at[far], values[far], s=size + 8, color=ALARM, marker="D", linewidths=0, zorder=4)
+    for some, style in ((~far, {"s": size, "color": MODEL}), (far, {"s": size + 8, "color": ALARM, "marker": "D"})):
+        ax.scatter(times.at[some], values[some], linewidths=0, zorder=3, clip_on=False, **style)
     most = max(3.2, float(np.nanmax(np.abs(values), initial=0.0)) + 0.3)
     ax.set_ylim(-most, most)
     edges = plots_times.edges_of(times.at)
@@ -268,7 +269,7 @@ def draw_step_score(fit: Fit, data: Data, ax: Axes | None, hdi_prob: float) -> F
     for border in borders:
         ax.axvline(float(border), color=SHADE, linewidth=0.6, linestyle=":")
     ax.plot(times.at, value, "o", color=MODEL, markersize=float(np.clip(600 / len(value), 1.2, 3.5)),
-            label="log predictive density", zorder=3)  # fmt: skip
+            label="log predictive density", zorder=3, clip_on=False)  # fmt: skip
     _name_lowest(ax, data, times.at, value)
     ax.set_xlim(edges[0], edges[-1])
     times.set_axis(ax, 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -274,6 +275,32 @@ def test_forecast_picture_shows_the_forecast(fits: dict[str, Fit], mixed: Fit) -
     figure = plots.plot_forecast(mixed, horizon=4, num_draws=200)
     shares = figure.axes[3].collections[0].get_array()
     assert np.allclose(shares.sum(0), 1.0)
+
+
+def test_nothing_that_is_drawn_of_the_table_is_cut_at_an_axis(fits: dict[str, Fit], mixed: Fit) -> None:
+    """A band of futures may be the lowest thing of a panel, and a count of 0 lies on its axis."""
+    for fit in (fits["point"], mixed):
+        figure = plots.plot_forecast(fit, horizon=6, num_draws=200)
+        for ax in figure.axes:
+            low, high = ax.get_ylim()
+            room = 0.02 * (high - low)
+            values = ax.lines[0].get_ydata()
+            bands = [part.get_data() for part in ax.patches if part.get_label() == "90 % of futures"]
+            assert np.nanmin(values) > low + room, ax.get_ylabel()
+            assert np.nanmax(values) < high - room, ax.get_ylabel()
+            assert all(np.min(band.baseline) >= low for band in bands)
+            if ax.get_ylabel() == "count":  # far from 0, which the axis still begins with
+                assert low == 0
+
+
+def test_a_state_that_is_never_left_has_no_expected_visit(fits: dict[str, Fit]) -> None:
+    fit = fits["point"]
+    matrix = np.array([[1 - 2e-8, 1e-8, 1e-8], [0.0005, 0.999, 0.0005], [0.2, 0.2, 0.6]])
+    point = {**fit.draws.point, "transition_matrix": matrix}
+    draws = dataclasses.replace(fit.draws, point=point, posterior={n: v[None, None] for n, v in point.items()})
+    (ax,) = plots.plot_transitions(dataclasses.replace(fit, draws=draws)).axes
+    (right,) = ax.child_axes
+    assert [text.get_text() for text in right.get_yticklabels()] == ["> 1,000,000", "1,000", "2.5"]
 
 
 def test_residuals_of_the_true_model_stay_in_their_bands(fits: dict[str, Fit]) -> None:
