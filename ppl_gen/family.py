@@ -163,6 +163,18 @@ class Family(Settings):
         """For each site, the axes of its event shape that are indexed by an exchangeable label; {} if none is."""
         return {}
 
+    def component_axes(self) -> Mapping[str, tuple[int, int]]:
+        """For each site, the axes of its event shape that are indexed by the label and by a component within the label,
+        where those are exchangeable as well (a mixture of mixtures); {} if none is."""
+        return {}
+
+    def component_probs(
+        self, posterior: Mapping[str, np.ndarray], schema: Schema, x: np.ndarray, mask: np.ndarray | None
+    ) -> np.ndarray | None:
+        """p(component m | label k, row): (S, P, K, M) of flat draws {site: (S, *event shape)} at rows or time steps x
+        (P, d) of model space, whose missing entries are False in ``mask``; None without ``component_axes``."""
+        return None
+
     def site_dims(self) -> Mapping[str, tuple[str, ...]]:
         """For each site, the names of its event axes. ``column`` and ``column_other`` get the table's column names as
         coordinates (a site with both is a symmetric matrix), any other name (``component``, ``state``) gets numbers; a

@@ -111,39 +111,52 @@ def choose(
 
 
 def align_labels(family: Family, pair: Pair, data: Data, draws: Draws) -> Draws:
-    """Undo label switching: relabel every draw (and the point estimate) against a common pivot."""
+    """Undo label switching: relabel every draw (and the point estimate) against a common pivot, and then components
+    within labels."""
     axes = {name: ax for name, ax in family.label_axes().items() if name in draws.posterior}
-    if not axes:
+    within = {name: ax for name, ax in family.component_axes().items() if name in draws.posterior}
+    if not axes and not within:
         return draws
-    from ppl_gen.relabel import relabel
+    from ppl_gen.relabel import relabel, relabel_within
 
     chains, number = draws.num_chains, draws.num_draws
     stacked = {name: value.reshape(-1, *value.shape[2:]) for name, value in draws.posterior.items()}
     if draws.point is not None:
         stacked = {name: np.concatenate([draws.point[name][None], value]) for name, value in stacked.items()}
-    responsibilities = _label_probabilities(pair, data, stacked)
-    aligned, permutations = relabel({k: v[None] for k, v in stacked.items()}, responsibilities, axes)
-    flat = {name: value[0] for name, value in aligned.items()}
-    point = None
+    probabilities, x, mask = _label_probabilities(pair, data, stacked)
+    aligned, switched = {name: value[None] for name, value in stacked.items()}, np.zeros(probabilities.shape[::2])
+    if axes:
+        aligned, permutations = relabel(aligned, probabilities, axes)
+        probabilities = np.take_along_axis(probabilities, permutations[:, None, :], axis=2)
+        switched = permutations
+    if within:
+        flat = {name: value[0] for name, value in aligned.items()}
+        each = family.component_probs(flat, data.schema, x, mask)
+        assert each is not None
+        aligned, permutations = relabel_within(aligned, probabilities[..., None] * each, within)
+        switched = np.concatenate([switched, permutations.reshape(len(permutations), -1)], axis=1)
+    flat, point = {name: value[0] for name, value in aligned.items()}, None
     if draws.point is not None:
         point = {name: value[0] for name, value in flat.items()}
-        flat, permutations = {name: value[1:] for name, value in flat.items()}, permutations[1:]
-    moved = np.any(permutations != permutations[:1], axis=-1).mean()
+        flat, switched = {name: value[1:] for name, value in flat.items()}, switched[1:]
     return dataclasses.replace(
         draws,
         posterior={name: value.reshape(chains, number, *value.shape[1:]) for name, value in flat.items()},
         point=point,
-        figures={**draws.figures, "relabelled_fraction": float(moved)},
+        figures={**draws.figures, "relabelled_fraction": float(np.any(switched != switched[:1], axis=-1).mean())},
     )
 
 
-def _label_probabilities(pair: Pair, data: Data, draws: dict[str, np.ndarray]) -> np.ndarray:
-    """(draws, probes, K): of a few rows, or of the time steps of a few sequences, spread over the table."""
+def _label_probabilities(
+    pair: Pair, data: Data, draws: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """(draws, probes, K): of a few rows, or of the time steps of a few sequences, spread over the table; and the values
+    (probes, d) and masks of those."""
     ops = backends.ops(pair.backend)
     if data.lengths is None:
-        rows = np.linspace(0, len(data) - 1, min(NUM_PROBES, len(data))).astype(int)
-        (found,) = ops.local_posterior(pair, draws, data.take(rows).view(pair.backend)).values()
-        return found
+        some = data.take(np.linspace(0, len(data) - 1, min(NUM_PROBES, len(data))).astype(int))
+        (found,) = ops.local_posterior(pair, draws, some.view(pair.backend)).values()
+        return found, some.x, some.mask
     steps = np.cumsum(data.lengths)
     some = data.take(slice(0, max(1, int((steps <= MAX_PROBE_STEPS).sum()))))
     if some.num_steps > MAX_PROBE_STEPS:  # one long sequence: its beginning
@@ -151,9 +164,9 @@ def _label_probabilities(pair: Pair, data: Data, draws: dict[str, np.ndarray]) -
         some = dataclasses.replace(some, x=some.x[:MAX_PROBE_STEPS], mask=mask, weights=None, index=None, order=None,
                                    lengths=np.array([MAX_PROBE_STEPS]))  # fmt: skip
     assert some.lengths is not None
-    found = ops.hook_over_draws(pair, "smoothed", draws, some.view(pair.backend))
-    flat = found[:, inside(some.lengths)]
-    return flat[:, np.linspace(0, flat.shape[1] - 1, min(NUM_PROBES, flat.shape[1])).astype(int)]
+    found = ops.hook_over_draws(pair, "smoothed", draws, some.view(pair.backend))[:, inside(some.lengths)]
+    chosen = np.linspace(0, some.num_steps - 1, min(NUM_PROBES, some.num_steps)).astype(int)
+    return found[:, chosen], some.x[chosen], None if some.mask is None else some.mask[chosen]
 
 
 def versions(backend: str) -> Mapping[str, str]:

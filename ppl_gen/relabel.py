@@ -51,6 +51,36 @@ def relabel(
     return aligned, permutations
 
 
+def relabel_within(
+    draws: Mapping[str, np.ndarray], responsibilities: np.ndarray, component_axes: Mapping[str, tuple[int, int]]
+) -> tuple[Arrays, np.ndarray]:
+    """The same for components within each label, whose labels agree already: each label's components for themselves.
+
+    :param draws: {site: (chain, draw, *event shape)}.
+    :param responsibilities: (chain * draw, probe, K, M), p(z = k, component m | x) of each draw at the probe rows.
+    :param component_axes: {site: axes of its event shape that label and component index}.
+    :returns: the draws, and (chain * draw, K, M) permutations: new component m of label k is what was
+        ``permutations[s, k, m]``.
+    """
+    responsibilities = np.asarray(responsibilities, np.float64)
+    permutations = np.empty((len(responsibilities), *responsibilities.shape[2:]), np.intp)
+    for k in range(permutations.shape[1]):
+        own = responsibilities[:, :, k]
+        found = align(own, own[0])
+        permutations[:, k] = found[:, canonical_order(own, found)]
+    return {name: _permute_within(v, permutations, component_axes.get(name)) for name, v in draws.items()}, permutations
+
+
+def _permute_within(values: np.ndarray, permutations: np.ndarray, axes: tuple[int, int] | None) -> np.ndarray:
+    """Draws (chain, draw, *event) with the components reindexed by the permutations (S, K, M) of their labels."""
+    if axes is None:
+        return values
+    label, component = (axis + 1 for axis in axes)
+    flat = np.moveaxis(values.reshape(-1, *values.shape[2:]), (label, component), (1, 2))
+    index = permutations.reshape(*permutations.shape, *(1,) * (flat.ndim - 3))
+    return np.moveaxis(np.take_along_axis(flat, index, axis=2), (1, 2), (label, component)).reshape(values.shape)
+
+
 def align(responsibilities: np.ndarray, pivot: np.ndarray) -> np.ndarray:
     """(draw, K): the permutation of each draw that agrees best with the iterated mean of all, started at ``pivot``."""
     permutations = np.zeros(responsibilities.shape[::2], np.intp)

@@ -189,6 +189,23 @@ class HMM(Family):
         names = [*FIXABLE, "corr_cholesky", "correlation", *(f"category_probs_{j}" for j in range(MAX_CATEGORICAL))]
         return {**dict.fromkeys(names, (0,)), "transition_matrix": (0, 1)}
 
+    def component_axes(self) -> Mapping[str, tuple[int, int]]:
+        """Of ``"mixture"`` the second axis of locations, scales and weights; none where the prior tells components
+        apart."""
+        from ppl_gen.models.hmm.components import tells_components_apart
+
+        if self.emission != "mixture" or self.num_mixtures < 2 or tells_components_apart(self.prior):
+            return {}
+        return dict.fromkeys(("locs", "scales", "mixture_weights"), (0, 1))
+
+    def component_probs(
+        self, posterior: Mapping[str, np.ndarray], schema: Schema, x: np.ndarray, mask: np.ndarray | None
+    ) -> np.ndarray:
+        """See :func:`ppl_gen.models.hmm.components.component_probs`."""
+        from ppl_gen.models.hmm.components import component_probs
+
+        return component_probs(self, posterior, schema, x, mask)
+
     def site_dims(self) -> Mapping[str, tuple[str, ...]]:
         """See :meth:`Family.site_dims <ppl_gen.family.Family.site_dims>`."""
         each = ("state", "component") if self.emission == "mixture" else ("state",)

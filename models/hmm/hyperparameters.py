@@ -198,7 +198,7 @@ def tells_apart(prior: HMMPrior) -> bool:
     symmetric = ("stickiness", "transition_concentration")  # a matrix of these may treat all states alike
     for field in dataclasses.fields(prior):
         value = getattr(prior, field.name)
-        if value is None or np.ndim(value) == 0 or field.name == "mixture_concentration":
+        if value is None or np.ndim(value) == 0:
             continue
         array = np.asarray(value, np.float64)
         if field.name in symmetric and array.ndim == 2:
