@@ -57,11 +57,12 @@ def of_run(fit: Fit) -> Found:
                            advice="" if converged else "Allow more iterations (max_iter or max_steps)."))  # fmt: skip
     if "degenerate" in figures:
         bad = bool(figures["degenerate"])
+        where, what = ("time steps", "states") if fit.family.sequences else ("rows", "components")
         some = int(figures.get("num_starts_degenerate", 0))
         found.append(Check(
             "not degenerate", passed=not bad,
             info=f"{some} of {int(figures['num_starts'])} starts were" if some else "",
-            advice="The likelihood has run off to a spike on a few rows: use fewer components or objective='map'."
+            advice=f"The likelihood has run off to a spike on a few {where}: use fewer {what} or objective='map'."
             if bad else "",
         ))  # fmt: skip
     starts = int(figures.get("num_starts", 1))
@@ -182,7 +183,7 @@ def of_held_out(fit: Fit) -> Found:
     if not evidence.has_posterior:
         elpd = fit.held_out[np.isfinite(fit.held_out)]
         if not len(elpd):
-            why = "too few sequences to leave one out: pg.compare predicts the second half of each from the first"
+            why = "too few sequences to leave one out: a comparison predicts the second half of each from the first"
             return [Check("held-out ELPD", info=why)], {}
         how = "out-of-bag" if fit.uncertainty == "bootstrap" else "5 folds refitted"
         return [_elpd(elpd, fit, how)], {"held_out": pd.DataFrame({"elpd": fit.held_out})}
@@ -190,17 +191,18 @@ def of_held_out(fit: Fit) -> Found:
     if loo is None:
         return checks_sequences.left_future_out(fit)
     assert khat is not None
-    rows = "rows" if khat.rows == len(fit.train) else "random rows"
+    unit = fit.train.unit
+    rows = f"{unit}s" if khat.rows == len(fit.train) else f"random {unit}s"
     found = [
         Check.of(
             "LOO k-hat", khat.above / khat.rows, "at most", KHAT_SHARE,
             info=f"{khat.above} of {khat.rows:,} {rows} above {khat.limit:.2g}; highest {np.max(loo.k):.2f}",
-            advice="Leaving out single rows changes the fit too much for PSIS-LOO: compare by folds instead, "
-            "and look at those rows (details['loo']).",
+            advice=f"Leaving out single {unit}s changes the fit too much for PSIS-LOO: compare by folds instead, "
+            f"and look at those {unit}s (details['loo']).",
         ),
         _elpd(loo.elpd, fit, f"PSIS-LOO, p_loo {np.sum(loo.p) * len(fit.train) / len(loo.p):.1f}"),
     ]  # fmt: skip
-    table = pd.DataFrame({"row": evidence.rows, "elpd": loo.elpd, "k_hat": loo.k, "p_loo": loo.p})
+    table = pd.DataFrame({unit: evidence.rows, "elpd": loo.elpd, "k_hat": loo.k, "p_loo": loo.p})
     return found, {"loo": table}
 
 
@@ -222,9 +224,9 @@ def posterior_khat(fit: Fit) -> Khat | None:
 
 
 def _elpd(pointwise: np.ndarray, fit: Fit, how: str) -> Check:
-    number, what = len(fit.train), "row" if fit.train.lengths is None else "sequence"
+    number, unit = len(fit.train), fit.train.unit
     total, error = pointwise.mean() * number, np.sqrt(number) * pointwise.std(ddof=1) if len(pointwise) > 1 else np.nan
-    return Check("held-out ELPD", float(total), info=f"± {error:.1f} nats, {total / number:.3f} a {what} ({how})")
+    return Check("held-out ELPD", float(total), info=f"± {error:.1f} nats, {total / number:.3f} a {unit} ({how})")
 
 
 def of_predictions(fit: Fit) -> Found:
@@ -238,10 +240,11 @@ def of_predictions(fit: Fit) -> Found:
     replicates = evidence.replicates.reshape(-1, *evidence.observed.shape)
     ppc = predictive.check(evidence.observed, replicates, columns, evidence.entry_weights)
     worst = ppc.table.iloc[0]
+    richer = "more states or another emission" if fit.family.sequences else "a richer family or more components"
     found = [Check.of(
         "posterior predictive p", ppc.p_value, "at least", P_VALUE,
         info=f"furthest out of {len(ppc.table)}: {worst['statistic']}",
-        advice=f"The fit does not reproduce the {worst['statistic']}: use a richer family or more components.",
+        advice=f"The fit does not reproduce the {worst['statistic']}: use {richer}.",
     )]  # fmt: skip
     if fit.train.lengths is not None:
         return checks_sequences.with_residuals(fit, found, {"predictive": ppc.table})
@@ -252,7 +255,7 @@ def of_predictions(fit: Fit) -> Found:
         "LOO-PIT p" if evidence.has_posterior else "PIT p", tests[low].p_value, "at least", P_VALUE / len(columns),
         info=f"lowest of {len(columns)}: {columns[low].name}",
         advice=f"The predicted distribution of {columns[low].name} is not the observed one: "
-        "use a richer family or more components.",
+        f"use {richer}.",
     ))  # fmt: skip
     return found, {"predictive": ppc.table, "pit": pd.DataFrame(pit, columns=[c.name for c in columns])}
 

@@ -66,7 +66,8 @@ def compare(
             "refitted to the beginnings, or held-out sequences as test."
         )
     if test is None and not forward and not 2 <= folds <= len(data):
-        raise SettingError(f"The number of folds must be from 2 to the number of rows ({len(data)}), not {folds!r}.")
+        number = f"the number of {data.unit}s ({len(data)})"
+        raise SettingError(f"The number of folds must be from 2 to {number}, not {folds!r}.")
     refits = sum(isinstance(model, Family) for model in named.values()) * (folds if test is None else 1)
     with Monitor(show=progress, label="compare") as monitor:
         tick = _ticker(monitor, refits)
@@ -74,17 +75,18 @@ def compare(
             name: _held_out_rows(model, prepared[name], test, folds, _job_of(name, job), tick)
             for name, model in named.items()
         }
-    pointwise, dropped = as_table({name: values for name, (values, _) in found.items()})
+    unit = "time step" if forward else data.unit
+    pointwise, dropped = as_table({name: values for name, (values, _) in found.items()}, unit)
     weights = None if test is not None or forward or data.weights is None else np.asarray(data.weights)[pointwise.index]
     families = {name: model.family if isinstance(model, Fit) else model for name, model in named.items()}
     frame = rank(pointwise, weights, families, {name: engine for name, (_, engine) in found.items()})
-    how = _how(named, folds, test, len(pointwise))
+    how = _how(named, folds, test, f"{len(pointwise):,}", data.unit)
     if forward:
         how = f"{len(pointwise):,} time steps, predicted one ahead by fits to what came before, {folds} windows"
-    warnings = cautions(frame, prepared, len(pointwise), dropped)
+    warnings = cautions(frame, prepared, len(pointwise), dropped, unit)
     if test is None:
         warnings += tuple(filter(None, (_weak_loo(name, model) for name, model in named.items())))
-    return Comparison(frame, pointwise, how, warnings)
+    return Comparison(frame, pointwise, how, warnings, unit)
 
 
 def _named(models: Mapping[str, Family | Fit] | Sequence[Family | Fit]) -> dict[str, Family | Fit]:
@@ -134,7 +136,8 @@ def _prepare(model: Family | Fit, table: Any, data_options: Mapping[str, Any]) -
 
     if not _same_rows(encode(model, table), model.train):
         raise DataError(
-            "A fit was not made from this table: compare fits of the same table, or give held-out rows as test."
+            "A fit was not made from this table: compare fits of the same table, or give held-out "
+            f"{model.train.unit}s as test."
         )
     return model.train
 
@@ -143,8 +146,10 @@ def _require_same_rows(prepared: Mapping[str, Data]) -> None:
     (first, data), *others = prepared.items()
     for name, other in others:
         if not _same_rows(data, other):
-            counts = f"{len(data)} and {len(other)}"
-            raise DataError(f"Models {first!r} and {name!r} were not given the same rows ({counts} of them).")
+            raise DataError(
+                f"Models {first!r} and {name!r} were not given the same {data.unit}s ({data.describe()}; "
+                f"{other.describe()})."
+            )
 
 
 def _same_rows(first: Data, second: Data) -> bool:
@@ -218,7 +223,8 @@ def _score(fit: Fit, test: Any) -> np.ndarray:
 
     rows = encode(fit, test)
     if rows.fingerprint == fit.train.fingerprint:
-        raise DataError("The test rows are the rows that the model was fitted to: give rows that it has not seen.")
+        unit = rows.unit
+        raise DataError(f"The test {unit}s are those that the model was fitted to: give {unit}s that it has not seen.")
     return fit.score(rows, p_values=False, keep_draws=False).log_predictive
 
 
@@ -233,21 +239,23 @@ def _ticker(monitor: Monitor, total: int) -> Callable[[], None]:
     return tick
 
 
-def _how(models: Mapping[str, Family | Fit], folds: int, test: Any, rows: int) -> str:
+def _how(models: Mapping[str, Family | Fit], folds: int, test: Any, number: str, unit: str) -> str:
     if test is not None:
-        return f"{rows:,} test rows"
+        return f"{number} test {unit}s"
     fits = sum(isinstance(model, Fit) for model in models.values())
     ways = [f"{folds} folds refitted"] if fits < len(models) else []
-    ways += ["each fit's own held-out rows"] if fits else []
-    return f"{rows:,} rows, {' and '.join(ways)}"
+    ways += [f"each fit's own held-out {unit}s"] if fits else []
+    return f"{number} {unit}s, {' and '.join(ways)}"
 
 
 def _weak_loo(name: str, model: Family | Fit) -> str:
     """A warning where a fit's held-out densities are PSIS estimates of which many can't be trusted."""
     from ppl_gen.checks import KHAT_SHARE, posterior_khat
 
-    khat = posterior_khat(model) if isinstance(model, Fit) else None
+    if not isinstance(model, Fit):
+        return ""
+    khat = posterior_khat(model)
     if khat is None or khat.above <= KHAT_SHARE * khat.rows:
         return ""
-    share = f"{khat.above} of {khat.rows} rows"
+    share = f"{khat.above} of {khat.rows} {model.train.unit}s"
     return f"PSIS-LOO of {name} is unreliable (k-hat above {khat.limit:.2g} in {share}): compare its family by folds."

@@ -82,8 +82,8 @@ class Data:
         source = read_source(table) if sequences is None else sequences.source
         each, weight_name = read_weights(source, weights, sequences)
         fields = {} if sequences is None else sequences.fields
-        positions = select(source, columns, drop, (weight_name, fields.get("sequence"), fields.get("order")))
-        chosen = check_kinds(source, kinds)
+        others = (weight_name, fields.get("sequence"), fields.get("order"))
+        positions, chosen = select(source, columns, drop, others), check_kinds(source, kinds, others)
         if len(source) == 1:
             raise DataError("The table has a single row: nothing varies in it, so there is nothing to fit.")
         if sequences is not None:
@@ -168,7 +168,7 @@ class Data:
         try:
             train, test = train_test_split(np.arange(len(self)), test_size=test_size, random_state=seed)
         except (ValueError, TypeError) as error:
-            raise SettingError(f"Can't split {len(self)} {self._unit} with test_size={test_size!r}: {error}") from None
+            raise SettingError(f"Can't split {len(self)} {self.unit}s with test_size={test_size!r}: {error}") from None
         return self.take(np.sort(train)), self.take(np.sort(test))
 
     def folds(self, k: int = 5, seed: int = 0) -> Iterator[tuple[Data, Data]]:
@@ -179,7 +179,7 @@ class Data:
         from sklearn.model_selection import KFold
 
         if not isinstance(k, int) or not 2 <= k <= len(self):
-            number = f"the number of {self._unit} ({len(self)})"
+            number = f"the number of {self.unit}s ({len(self)})"
             raise SettingError(f"The number of folds must be from 2 to {number}, not {k!r}.")
         parts = KFold(k, shuffle=True, random_state=seed).split(np.arange(len(self)))
         return ((self.take(train), self.take(test)) for train, test in parts)
@@ -285,5 +285,6 @@ class Data:
         return np.array(logs) if self.lengths is None else np.add.reduceat(logs, starts_of(self.lengths))
 
     @property
-    def _unit(self) -> str:
-        return "rows" if self.lengths is None else "sequences"
+    def unit(self) -> str:
+        """What an observation is called."""
+        return "row" if self.lengths is None else "sequence"

@@ -83,9 +83,10 @@ class Engine(Settings):
             able = [
                 e for e in pair.family.engines if all(getattr(pair, h) is not None for h in registry.engine(e).hooks)
             ]
+            why = pair.lacking.get(missing[0]) or f"the pair has no {', '.join(missing)}"
+            others = f" Or use {' or '.join(able)}." if able else ""
             raise UnsupportedError(
-                f"Engine {self.name!r} needs {', '.join(missing)}, which {pair.family.name} does not have with these "
-                f"options; it is fitted by {', '.join(able)}."
+                f"Engine {self.name!r} can't fit {pair.family.name} with these options: {why}.{others}"
             )
         module = import_backend(type(self).__module__, f"{pair.backend}_engine", pair.backend)
         return module.run(pair, data, self, seed, monitor)

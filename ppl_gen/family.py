@@ -52,7 +52,8 @@ class Pair:
     ``forecast``            ``(parameters, view, horizon, key) -> {"z": (N, horizon), "x": (N, horizon, D)}``: a draw
                             of the continuation
 
-    ``key`` is the backend's source of randomness: a key in NumPyro, a seed in Pyro.
+    ``key`` is the backend's source of randomness: a key in NumPyro, a seed in Pyro. Of hooks that these options rule
+    out, ``lacking`` says why, and what to change.
     """
 
     family: Family
@@ -73,6 +74,7 @@ class Pair:
     most_probable_path: Callable[..., Any] | None = None
     sample_paths: Callable[..., Any] | None = None
     forecast: Callable[..., Any] | None = None
+    lacking: Mapping[str, str] = dataclasses.field(default_factory=dict)
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property

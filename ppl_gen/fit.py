@@ -55,15 +55,17 @@ def fit(
     :param data_options: ``columns``, ``drop``, ``kinds``, ``standardize``, ``weights``: see
         :meth:`Data.from_table <ppl_gen.data.Data.from_table>`.
     :raises DataError: the table can't be used for this family.
-    :raises SettingError: unknown family, engine or backend.
+    :raises SettingError: unknown family, engine or backend; a prior that fixes every parameter.
     :raises FitError: the objective stopped being a finite number.
     """
     chosen = family if isinstance(family, Family) else registry.family(str(family))()
     data = chosen.prepare(table, **data_options)
     engine, backend, reasons = choose(chosen, data, engine, backend)
     check_seed(seed)
+    if chosen.num_free(data.schema) == 0:
+        raise SettingError(f"The prior of {chosen.name} fixes every parameter, so none is left to infer: free one.")
     if checkpoint is not None and not engine.checkpoints:
-        raise SettingError(f"Engine {engine.name!r} keeps no checkpoint: it starts over quickly; leave checkpoint out.")
+        raise SettingError(f"Engine {engine.name!r} keeps no checkpoint, it is quick: leave checkpoint= out.")
     pair = chosen.build(backend, data.schema, len(data), data.view(backend))
     if checkpoint is not None and not Path(checkpoint).exists():
         check_writable(resolve(checkpoint))

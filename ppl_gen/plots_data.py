@@ -35,12 +35,7 @@ def subset(fit: Fit, limit: int = MAX_POINTS) -> tuple[np.ndarray, Data, str]:
     rows = random_rows(number, limit, fit.seed)
     if len(rows) == number:
         return rows, fit.train, ""
-    return rows, fit.train.take(rows), f"{len(rows):,} random {unit(fit.train)}s of {number:,}"
-
-
-def unit(data: Data) -> str:
-    """What an observation is called."""
-    return "row" if data.lengths is None else "sequence"
+    return rows, fit.train.take(rows), f"{len(rows):,} random {fit.train.unit}s of {number:,}"
 
 
 def names_of(data: Data, positions: Iterable[int]) -> list[Any]:

@@ -159,7 +159,9 @@ def plot_compare(comparison: Comparison, *, ax: Axes | None = None, max_models: 
     ax.set_yticks(at, [label(name, 40) for name in frame.index])
     ax.set_ylabel("model")
     ax.set_ylim(number - 0.4, -0.6)
-    ax.set_xlabel("held-out log density less that of the best\n(nats, all rows; bars: 1 and 2 standard errors)")
+    ax.set_xlabel(
+        f"held-out log density less that of the best\n(nats, all {comparison.unit}s; bars: 1 and 2 standard errors)"
+    )
     right = ax.secondary_yaxis("right")
     figures = zip(frame["elpd"], frame["weight"], strict=True)
     right.set_yticks(at, [f"ELPD {elpd:,.1f}, weight {weight:.2f}" for elpd, weight in figures])

@@ -41,7 +41,7 @@ def plot_score(fit: Fit, table: Any = None, *, ax: Axes | None = None, hdi_prob:
         return draw_step_score(fit, rows, ax, hdi_prob)
     if table is None:
         _, rows, note = plots_data.subset(fit)
-    unit = plots_data.unit(rows)
+    unit = rows.unit
     score = fit.score(rows, hdi_prob=hdi_prob, keep_draws=False, p_values=fit.uncertainty != "point")
     order = np.argsort(score.log_predictive, kind="stable")
     value, interval = score.log_predictive[order], score.hdi[order]
@@ -73,7 +73,7 @@ def plot_score(fit: Fit, table: Any = None, *, ax: Axes | None = None, hdi_prob:
 
 def _name_lowest(ax: Axes, rows: Data, order: np.ndarray, value: np.ndarray) -> None:
     """Above the lowest points of a rising curve there is room for a list."""
-    names, unit = plots_data.names_of(rows, order[:NAMED]), plots_data.unit(rows)
+    names, unit = plots_data.names_of(rows, order[:NAMED]), rows.unit
     lines = [f"{unit} {label(name, 14)}: {density:.4g}" for name, density in zip(names, value, strict=False)]
     paper = {"facecolor": "white", "alpha": 0.8, "linewidth": 0}
     ax.text(0.02, 0.98, "\n".join(["lowest", *lines]), transform=ax.transAxes, va="top", fontsize=8, color=INK,
@@ -110,7 +110,7 @@ def plot_khat(fit: Fit, *, ax: Axes | None = None) -> Figure:
         ax.annotate(label(name, 12), (evidence.rows[place], shown[place]), xytext=(4, 2), textcoords="offset points",
                     fontsize=7, color=INK)  # fmt: skip
     ax.set_ylim(min(shown.min(), 0.0) - 0.05, max(shown.max(), limit) + 0.1)
-    unit = plots_data.unit(fit.train)
+    unit = fit.train.unit
     ax.set_xlabel(f"{unit} of the training table")
     ax.set_ylabel("Pareto k-hat")
     ax.legend(loc="upper right")
@@ -224,7 +224,7 @@ def plot_posterior_predictive(
     if number < fit.schema.num_columns:
         notes += f"; first {number} of {fit.schema.num_columns} columns"
     if len(evidence.rows) < len(fit.train):
-        notes += f"; {len(evidence.rows):,} random {plots_data.unit(fit.train)}s of {len(fit.train):,}"
+        notes += f"; {len(evidence.rows):,} random {fit.train.unit}s of {len(fit.train):,}"
     return plots_style.finish(fig, f"{fit.family.name}: predicted and observed values ({notes})")
 
 

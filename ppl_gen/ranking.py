@@ -28,15 +28,17 @@ class Comparison:
     ``frame``      a row per model, best first: ``elpd`` (sum over rows, nats, original units), ``se``,
                    ``difference`` to the best, ``difference_se`` (paired by row), stacking ``weight``, ``density`` (the
                    kind of number: exact, importance, unnormalised, implicit) and ``engine``
-    ``pointwise``  (obs, model) held-out log density of each row
+    ``pointwise``  (obs, model) held-out log density of each row, sequence or time step
     ``how``        how rows were held out
     ``warnings``   what to keep in mind when reading the table
+    ``unit``       what is scored: "row", "sequence" or "time step"
     """
 
     frame: pd.DataFrame
     pointwise: pd.DataFrame
     how: str
     warnings: tuple[str, ...] = ()
+    unit: str = "row"
 
     @property
     def best(self) -> str:
@@ -72,14 +74,14 @@ class Comparison:
         return Group(table, *[Text(warning, style="yellow") for warning in self.warnings])
 
 
-def as_table(columns: Mapping[str, np.ndarray]) -> tuple[pd.DataFrame, int]:
+def as_table(columns: Mapping[str, np.ndarray], unit: str) -> tuple[pd.DataFrame, int]:
     """(obs, model), and how many rows had to go because some model has no held-out density for them."""
     import pandas as pd
 
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise DataError(f"The models were scored on different numbers of rows: {lengths}.")
-    table = pd.DataFrame(columns).rename_axis(index="row", columns="model")
+        raise DataError(f"The models were scored on different numbers of {unit}s: {lengths}.")
+    table = pd.DataFrame(columns).rename_axis(index=unit, columns="model")
     known = ~table.isna().any(axis=1)
     return table[known], int((~known).sum())
 
@@ -103,7 +105,9 @@ def rank(pointwise: pd.DataFrame, weights: np.ndarray | None, families: Mapping[
     return frame.sort_values("elpd", ascending=False, kind="stable")
 
 
-def cautions(frame: pd.DataFrame, prepared: Mapping[str, Data], rows: int, dropped: int) -> tuple[str, ...]:
+def cautions(
+    frame: pd.DataFrame, prepared: Mapping[str, Data], number: int, dropped: int, unit: str
+) -> tuple[str, ...]:
     """What to keep in mind when reading the table."""
     found = []
     if frame["density"].nunique() > 1:
@@ -115,10 +119,10 @@ def cautions(frame: pd.DataFrame, prepared: Mapping[str, Data], rows: int, dropp
     tied = [str(name) for name, row in rest.iterrows() if -row["difference"] < NOT_TOLD_APART * row["difference_se"]]
     if tied:
         found.append(f"Can't be told apart from {best} (within {NOT_TOLD_APART:g} standard errors): {', '.join(tied)}.")
-    if len(rest) and rows < FEW_ROWS:
-        found.append(f"With {rows} rows the standard errors are themselves uncertain (Sivula et al. 2020).")
+    if len(rest) and number < FEW_ROWS:
+        found.append(f"With {number} {unit}s the standard errors are themselves uncertain (Sivula et al. 2020).")
     if dropped:
-        found.append(f"{dropped} rows without a held-out density under every model are left out.")
+        found.append(f"{dropped} {unit}s without a held-out density under every model are left out.")
     return tuple(found)
 
 

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,24 +54,26 @@ class Source:
         series = self.values.iloc[:, j]
         return series if self.index is None else series.reset_index(drop=True)
 
-    def position(self, name: Any) -> int:
+    def position(self, name: Any, others: Collection[str | None] = ()) -> int:
         """Where a column stands; an array's column may be given by its number.
 
+        :param others: columns that are there for something else, and are not meant.
         :raises DataError: there is none of this name (the nearest one is named).
         """
         if self.container == "array" and isinstance(name, int) and not isinstance(name, bool):
             name = f"x{name}"
         if str(name) not in self.names:
-            raise DataError(f"The table has no column {show(name)}: {nearest(name, self.names)}")
+            candidates = [other for other in self.names if other not in others]
+            raise DataError(f"The table has no column {show(name)}: {nearest(name, candidates or self.names)}")
         return self.names.index(str(name))
 
-    def positions(self, names: Any, option: str) -> list[int]:
+    def positions(self, names: Any, option: str, others: Collection[str | None] = ()) -> list[int]:
         """Where each of the columns stands that an option names: one, several or None.
 
         :raises DataError: one is unknown, or named twice.
         """
         several = [] if names is None else [names] if isinstance(names, str | int) else list(names)
-        found = [self.position(name) for name in several]
+        found = [self.position(name, others) for name in several]
         for i, j in enumerate(found):
             if j in found[:i]:
                 raise DataError(f"Column {show(self.names[j])} is named twice in {option}.")

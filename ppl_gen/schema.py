@@ -153,8 +153,9 @@ class Schema:
         where = {source.names[j]: j for j in kept}
         for name in self.names:
             if name not in where:
-                unused = [other for other in where if other not in self.names]
-                hint = nearest(name, unused) if unused else f"the model has {some(self.names)}."
+                known = (*self.names, *self.dropped, weight_name)  # among the dropped: labels of sequences, and times
+                unused = [other for other in where if other not in known]
+                hint = nearest(name, unused) if unused else f"add it; the model has {some(self.names)}."
                 raise DataError(f"Column {show(name)} is missing from the table: {hint}")
         unknown = [n for n in where if n not in self.names and n not in self.dropped and n != weight_name]
         if unknown:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ def read_weights(
         return None, None
     name, label, where, number = None, "weights", source.where, len(source)
     if isinstance(weights, str):
-        position = source.position(weights)
+        fields = {} if sequences is None else sequences.fields
+        position = source.position(weights, (fields.get("sequence"), fields.get("order")))
         name = label = source.names[position]
         series = source.column(position)
     else:
@@ -63,13 +64,13 @@ def _of_sequences(sequences: Sequences, values: np.ndarray, name: str) -> np.nda
     return weights
 
 
-def select(source: Source, columns: Any, drop: Any, others: Iterable[str | None]) -> list[int]:
+def select(source: Source, columns: Any, drop: Any, others: Collection[str | None]) -> list[int]:
     """Positions of the columns to model; ``others`` names those that hold weights, labels of sequences or times."""
-    keep = range(len(source.names)) if columns is None else source.positions(columns, "columns")
+    keep = range(len(source.names)) if columns is None else source.positions(columns, "columns", others)
     out = set(source.positions(drop, "drop")) | {source.position(name) for name in others if name is not None}
     positions = [j for j in keep if j not in out]
     if not positions:
-        raise DataError("No column is left to model: choose others in columns, or drop fewer.")
+        raise DataError("No column is left to model: choose others in columns=, or drop fewer.")
     for j in positions:
         if source.csv_path is not None and source.names[j].startswith("Unnamed: "):
             raise DataError(
@@ -79,9 +80,9 @@ def select(source: Source, columns: Any, drop: Any, others: Iterable[str | None]
     return positions
 
 
-def check_kinds(source: Source, kinds: Mapping[Any, str] | None) -> dict[str, str]:
-    """The kinds that were asked for, by the names of the columns."""
-    chosen = {source.names[source.position(name)]: kind for name, kind in (kinds or {}).items()}
+def check_kinds(source: Source, kinds: Mapping[Any, str] | None, others: Collection[str | None]) -> dict[str, str]:
+    """The kinds that were asked for, by the names of the columns; ``others`` as in :func:`select`."""
+    chosen = {source.names[source.position(name, others)]: kind for name, kind in (kinds or {}).items()}
     for name, kind in chosen.items():
         if kind not in KINDS:
             raise DataError(f"Column {show(name)}: unknown kind {show(kind)}; {nearest(kind, KINDS)}")

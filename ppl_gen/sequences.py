@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+NONE = "The table is empty: pass an array or a table for each sequence, or one table of all time steps."
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class StepSource(Source):
     """A table whose rows are taken sequence by sequence.
@@ -136,7 +139,11 @@ def _parts(table: Any) -> Sequence[Any] | None:
         table = np.asarray(table)  # of a PPL's own array library
     if isinstance(table, np.ndarray):
         nested = table.dtype == object and table.ndim == 1 and len(table) and all(map(_is_table, table))
+        if table.ndim == 3 and not len(table):
+            raise DataError(NONE)
         return list(table) if nested or table.ndim == 3 else None
+    if isinstance(table, list | tuple) and not any(_is_table(item) or not _is_list(item) or item for item in table):
+        raise DataError(NONE)  # [] or [[], []]
     if not isinstance(table, list | tuple) or not any(_is_table(item) or _is_list(item) for item in table):
         return None
     if not any(_is_table(item) or (_is_list(item) and any(map(_is_list, item))) for item in table):

@@ -64,7 +64,7 @@ def _read_dates(name: str, series: pd.Series, where: Where) -> np.ndarray:
         row = int(np.argmax(bad))
         raise DataError(
             f"Column {show(name)}, {where(row)}: {show(series.iloc[row])} is neither a number nor a date such as "
-            "2024-01-31. Convert the column (pandas.to_datetime), or leave order out: then the table's order counts."
+            "2024-01-31. Convert the column (pandas.to_datetime), or leave order= out: then the table's order counts."
         )
     if getattr(dates.dt, "tz", None) is not None:
         dates = dates.dt.tz_convert("UTC").dt.tz_localize(None)

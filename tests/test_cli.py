@@ -371,7 +371,7 @@ MISTAKES = [
     (["score", "{run}", "no such.csv"], "no such.csv"),
     (["score", "{run}", "{table}", "-o", "scores.txt"], ".csv or .parquet"),
     (["score", "{run}", "{table}", "-o", "{tmp}"], ".csv or .parquet"),
-    (["score", "{run}", "{table}", "--hdi-prob", "2"], "hdi_prob"),
+    (["score", "{run}", "{table}", "--hdi-prob", "2"], "--hdi-prob must be"),
     (["score", "{run}", "--backend", "pyr"], "did you mean 'pyro'?"),
     (["sample", "{run}", "-n", "0"], "at least 1"),
     (["forecast", "{run}"], "families that can: hmm"),

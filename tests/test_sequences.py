@@ -196,7 +196,7 @@ def test_empty_and_single_step_sequences() -> None:
     with pytest.warns(UserWarning, match="2 of 3 sequences have a single time step"):
         data = read(ragged([1, 4, 1]))
     assert len(data.schema.encode(ragged([1]))) == 1
-    for empty in ([], np.empty((0, 2)), pd.DataFrame({"id": [], "a": []})):
+    for empty in ([], (), [[], []], np.empty((0, 2)), np.empty((0, 5, 2)), pd.DataFrame({"id": [], "a": []})):
         with pytest.raises(DataError, match="empty"):
             read(empty)
 
@@ -368,6 +368,10 @@ def test_new_tables_under_the_training_schema() -> None:
     assert several.order.tolist() == [0, 1]
     with pytest.raises(DataError, match="'b' was not in the training table"):
         schema.encode(frame.assign(b=1))
+    with pytest.raises(DataError, match="'a' is missing from the table: add it; the model has 'a'"):
+        schema.encode(frame[["id", "t"]])
+    with pytest.raises(DataError, match="'a' is missing from the table: choose one of width"):
+        schema.encode(frame.rename(columns={"a": "width"}))
     labelled = read(np.array([[7, 1.5], [7, 2.5], [8, 0.5], [8, 2.0]]), sequence=0)
     assert labelled.sequence_ids == (7.0, 8.0)
     assert labelled.schema.encode(np.array([[1, 2.0], [2, 2.0], [1, 2.0]])).lengths.tolist() == [2, 1]
@@ -499,7 +503,7 @@ def test_command_line_passes_the_columns_on(command: list[str], tmp_path: Path, 
     path.write_text("id,t,a\n1,1,0.5\n1,2,1.5\n")
     for option in ("sequence", "order"):
         assert main([part.format(path) for part in command] + [f"--{option}", "id"]) != 0
-        assert f"{option}= is for families that model sequences" in " ".join(capsys.readouterr().err.split())
+        assert f"--{option} is for families that model sequences" in " ".join(capsys.readouterr().err.split())
 
 
 @SINGLE

@@ -42,9 +42,13 @@ class Hyperparameters:
         return self.covariance == "tied"
 
     @property
-    def has_closed_form(self) -> bool:
-        """Whether EM's M-step is closed: not where only one of scales and correlations is fixed."""
-        return not self.dense or ("scales" in self.fixed) == ("corr_cholesky" in self.fixed)
+    def obstacle(self) -> str:
+        """Why EM has no M-step, and what to change; empty where it has. There is none where only one of scales and
+        correlations is fixed."""
+        if not self.dense or ("scales" in self.fixed) == ("corr_cholesky" in self.fixed):
+            return ""
+        one, other = ("scales", "correlation")[:: 1 if "scales" in self.fixed else -1]
+        return f"with {one} fixed alone, {other} has no update in closed form: fix both in the prior, or neither"
 
 
 def resolve(family: GMM, num_columns: int, num_obs: int) -> Hyperparameters:

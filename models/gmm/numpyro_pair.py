@@ -26,13 +26,14 @@ def build_pair(family: GMM, schema: Schema, num_obs: int) -> Pair:
     """The pair for tables of this schema; the prior of ``"auto"`` depends on ``num_obs``, the training rows."""
     hyper = resolve(family, len(schema.columns), num_obs)
     make = partial(make_guide, partial(collapsed, hyper), partial(initialize, hyper))
-    closed = hyper.has_closed_form
+    obstacle = hyper.obstacle
     return Pair(
         family=family, backend="numpyro", model=partial(model, hyper), guide=make("mean_field"),
         collapsed=partial(collapsed, hyper), initialize=partial(initialize, hyper), make_guide=make,
         log_prior=partial(numpyro_em.log_prior, hyper), is_degenerate=partial(numpyro_em.is_degenerate, hyper),
-        e_step=partial(numpyro_em.e_step, hyper) if closed else None,
-        m_step=partial(numpyro_em.m_step, hyper) if closed else None,
+        e_step=partial(numpyro_em.e_step, hyper) if not obstacle else None,
+        m_step=partial(numpyro_em.m_step, hyper) if not obstacle else None,
+        lacking=dict.fromkeys(("e_step", "m_step"), obstacle) if obstacle else {},
     )  # fmt: skip
 
 

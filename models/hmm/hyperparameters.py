@@ -50,11 +50,15 @@ class Hyperparameters:
     fixed: dict[str, np.ndarray]
 
     @property
-    def has_closed_form(self) -> bool:
-        """Whether EM's M-step exists: it does not of degrees of freedom (an EM of its own would be needed), nor of
-        correlations given the scales."""
+    def obstacle(self) -> str:
+        """Why EM has no M-step, and what to change; empty where it has. There is none of degrees of freedom (an EM of
+        its own would be needed), nor of correlations given the scales."""
         inferred = self.sites.keys() - self.fixed.keys()
-        return "df" not in inferred and not ("corr_cholesky" in inferred and "scales" in self.fixed)
+        if "df" in inferred:
+            return "degrees of freedom have no update in closed form: fix them, as in prior=HMMPrior(df=4)"
+        if "corr_cholesky" in inferred and "scales" in self.fixed:
+            return "correlations have no update in closed form given fixed scales: leave scales out of the prior"
+        return ""
 
 
 def blocks_of(family: HMM, schema: Schema) -> tuple[Block, ...]:

@@ -28,15 +28,16 @@ def build_pair(family: HMM, schema: Schema, num_obs: int) -> Pair:
     """The pair for sequences of this schema."""
     hyper = resolve(family, schema)
     make = partial(make_guide, partial(collapsed, hyper), partial(initialize, hyper))
-    closed = hyper.has_closed_form
+    obstacle = hyper.obstacle
     names = ("step_log_prob", "filtered", "smoothed", "most_probable_path", "sample_paths", "forecast")
     hooks: dict[str, Any] = {name: partial(getattr(pyro_paths, name), hyper) for name in names}
     return Pair(
         family=family, backend="pyro", model=partial(model, hyper), guide=make("mean_field"),
         collapsed=partial(collapsed, hyper), initialize=partial(initialize, hyper), make_guide=make,
         log_prior=partial(pyro_em.log_prior, hyper), is_degenerate=partial(pyro_em.is_degenerate, hyper),
-        e_step=partial(pyro_em.e_step, hyper) if closed else None,
-        m_step=partial(pyro_em.m_step, hyper) if closed else None,
+        e_step=partial(pyro_em.e_step, hyper) if not obstacle else None,
+        m_step=partial(pyro_em.m_step, hyper) if not obstacle else None,
+        lacking=dict.fromkeys(("e_step", "m_step"), obstacle) if obstacle else {},
         **hooks,
     )  # fmt: skip
 

@@ -6,11 +6,7 @@ Results go to stdout, notes and progress to stderr. Exit status: 0 done; 1 a che
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import os
-import re
-import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ppl_gen import __version__
-from ppl_gen.cli import compiled, fitting, using
+from ppl_gen.cli import compiled, fitting, using, wording
 
 INTERRUPTED, USER_ERROR, BROKEN_PIPE = 130, 2, 141
 
@@ -108,19 +104,9 @@ def _describe(error: Exception) -> str:
     from ppl_gen.files import reason
 
     if isinstance(error, PPLGenError):
-        text = re.sub(r"\bdrop=\[(?=['\"])(.*?['\"])\]", _as_drop_option, str(error))
-        return re.sub(r"\bkinds=\{(['\"])(.*?)\1: '?([\w.]+)'?\}", r"--kind '\2=\3'", text)
+        return wording.in_options(str(error))
     name = getattr(error, "filename", None)
     return f"{name}: {reason(error)}." if name else f"{reason(error)}."
-
-
-def _as_drop_option(found: re.Match[str]) -> str:
-    """``drop=['a', 'b,c']`` as ``--drop 'a,"b,c"'``: a name that holds a comma goes in double quotes."""
-    try:
-        names = ast.literal_eval(f"[{found[1]}]")
-    except (SyntaxError, ValueError):  # a long name, cut short
-        return f"--drop {found[1]}"
-    return "--drop " + shlex.quote(",".join(f'"{name}"' if "," in name else name for name in names))
 
 
 def _usage(error: typer.TyperException) -> str:
@@ -128,22 +114,11 @@ def _usage(error: typer.TyperException) -> str:
     from ppl_gen.errors import did_you_mean
 
     near, name = getattr(error, "possibilities", None), getattr(error, "option_name", "")
-    if (setting := _setting_of(name)) is not None:
-        return f"{error.message}: it is an option of {setting}."
+    name = name.lstrip("-").replace("-", "_")
+    if (place := wording.place_of(name)) is not None:
+        return f"{error.message}: it is an option of {', '.join(place[1])}: {place[0]} {name}=..."
     text = f"{error.message}: {did_you_mean(name, near)}" if near else error.format_message().rstrip()
     return text if text.endswith((".", "?", "!")) else f"{text}."
-
-
-def _setting_of(option: str) -> str | None:
-    """Where ``--num-components`` belongs: ``--set num_components=...`` of a family, ``--engine-set`` of an engine."""
-    from ppl_gen import registry
-
-    name = option.lstrip("-").replace("-", "_")
-    for flag, table in (("--set", registry.families()), ("--engine-set", registry.engines())):
-        owners = [owner for owner, kind in table.items() if any(f.name == name for f in dataclasses.fields(kind))]
-        if owners:
-            return f"{', '.join(owners)}: {flag} {name}=..."
-    return None
 
 
 def _command(arguments: list[str]) -> str:
@@ -156,4 +131,4 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as one note, without the file and line of a library."""
     lines = str(message).strip().splitlines()
     if lines:
-        sys.stderr.write(f"note: {lines[0]}\n")
+        sys.stderr.write(f"note: {wording.in_options(lines[0])}\n")

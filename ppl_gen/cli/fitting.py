@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ppl_gen.cli import options as o
+from ppl_gen.cli.wording import diagnosis_in_options
 
 if TYPE_CHECKING:
     from ppl_gen.diagnostics import Diagnosis
@@ -106,7 +107,7 @@ def _fit_and_show(
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(str(error) or _lost(job)) from None
     with report.working("diagnosing"):
-        diagnosis = result.diagnose()
+        diagnosis = diagnosis_in_options(result.diagnose())
     if as_json:
         report.emit_json(_fit_json(result, diagnosis, run_folder))
     else:

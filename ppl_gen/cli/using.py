@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ppl_gen.cli import options as o
+from ppl_gen.cli.wording import diagnosis_in_options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,7 @@ def diagnose(
 
     fit = o.load_fit(run, backend)
     with report.working("diagnosing"):
-        diagnosis = fit.diagnose()
+        diagnosis = diagnosis_in_options(fit.diagnose())
     if as_json:
         document = diagnosis.to_dict()
         report.emit_json(document | {"summary": fit.summary().reset_index()} if summary else document)
