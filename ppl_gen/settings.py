@@ -33,17 +33,21 @@ class Settings:
 
     def with_options(self, options: Mapping[str, str]) -> Self:
         """A copy changed by ``name=value`` strings; ``prior.loc_scale`` reaches into a nested field."""
-        result = self
+        changes: dict[str, Any] = {}
+        nested: dict[str, dict[str, str]] = {}
         for path, text in options.items():
             head, _, rest = path.partition(".")
             if rest:
-                inner = getattr(result, head, None)
-                if not isinstance(inner, Settings):
-                    raise self._no_group(head)
-                result = result.replace(**{head: inner.with_options({rest: text})})
+                nested.setdefault(head, {})[rest] = text
             else:
-                result = result.replace(**{head: parse_value(text)})
-        return result
+                changes[head] = parse_value(text)
+        for head, inner_options in nested.items():
+            inner = getattr(self, head, None)
+            if not isinstance(inner, Settings):
+                raise self._no_group(head)
+            if head not in changes:  # else it was set to a value as well, which is no group: refused below
+                changes[head] = inner.with_options(inner_options)
+        return self.replace(**changes)  # all at once: one may make sense only with another
 
     def _no_group(self, name: str) -> SettingError:
         """The error for ``name.inner=value`` where ``name`` holds no options of its own."""

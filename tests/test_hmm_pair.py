@@ -17,6 +17,7 @@ from numpyro.infer.util import potential_energy, unconstrain_fn
 from scipy.special import logsumexp
 from scipy.stats import bernoulli, multivariate_normal, norm, poisson
 from scipy.stats import t as student
+from zoo import effective
 
 from ppl_gen.data import Data, View
 from ppl_gen.family import Pair
@@ -136,9 +137,9 @@ def paths_of(family: HMM, sites: Any, emission: np.ndarray) -> tuple[np.ndarray,
 
 
 CASES = [
-    *((HMM(3, e, "free", prior=PRIOR), missing) for e in EMISSIONS for missing in (False, True)),
-    *((HMM(2, "gaussian", i, prior=PRIOR), True) for i in ("stationary", "uniform", "none")),
-    (HMM(1, "gaussian", prior=PRIOR), True),
+    *((HMM(3, e, "free", prior=effective(PRIOR, e)), missing) for e in EMISSIONS for missing in (False, True)),
+    *((HMM(2, "gaussian", i, prior=effective(PRIOR, initial=i)), True) for i in ("stationary", "uniform", "none")),
+    (HMM(1, "gaussian", prior=effective(PRIOR)), True),
 ]
 
 
@@ -182,7 +183,7 @@ def density(pair: Pair, view: View, point: Any, enumerated: bool) -> Any:
 
 ENUMERATED = [
     *((family, missing, False) for family, missing in CASES if missing or family.emission == "gaussian_full"),
-    (HMM(3, prior=PRIOR), True, True),
+    (HMM(3, prior=effective(PRIOR)), True, True),
 ]
 
 
@@ -287,7 +288,7 @@ def ragged(emission: str, lengths: tuple[int, ...] = (5, 2, 4)) -> tuple[Any, di
 @pytest.mark.parametrize("emission", EMISSIONS)
 def test_ragged_is_each_sequence_by_itself(emission: str) -> None:
     schema, fields = ragged(emission)
-    family = HMM(2, emission, prior=PRIOR.replace(**({"df": 4.0} if emission == "student_t" else {})))
+    family = HMM(2, emission, prior=effective(PRIOR.replace(df=4.0), emission))
     pair, view = family.build("numpyro", schema, N), view_of(fields)
     sites = {n: v for n, v in drawn(pair).items() if n not in hyper_of(pair).fixed}
     hooks = (pair.step_log_prob, pair.filtered, pair.smoothed, pair.most_probable_path, pair.e_step)
@@ -313,7 +314,7 @@ def test_ragged_is_each_sequence_by_itself(emission: str) -> None:
 
 def test_a_missing_step_leaves_only_its_own_factor_out() -> None:
     schema, fields = fields_of("gaussian", missing=True)
-    pair = HMM(3, prior=PRIOR).build("numpyro", schema, N)
+    pair = HMM(3, prior=effective(PRIOR)).build("numpyro", schema, N)
     sites = complete(hyper_of(pair), drawn(pair))
     before = emission_log_prob(hyper_of(pair), sites, view_of(fields))
     gone = {**fields, "mask": fields["mask"].copy(), "x": fields["x"].copy()}
@@ -324,7 +325,7 @@ def test_a_missing_step_leaves_only_its_own_factor_out() -> None:
     np.testing.assert_array_equal(after, expected)
     # The density is then the sum over all values of that step: of binary ones, two.
     schema, fields = fields_of("bernoulli")
-    pair = HMM(3, "bernoulli", prior=PRIOR).build("numpyro", schema, N)
+    pair = HMM(3, "bernoulli", prior=effective(PRIOR, "bernoulli")).build("numpyro", schema, N)
     sites, x = drawn(pair), fields["x"][:1]
     mask = np.ones(x.shape, bool)
     mask[0, 2] = False
@@ -335,11 +336,10 @@ def test_a_missing_step_leaves_only_its_own_factor_out() -> None:
 
 
 EM_CASES = [
-    *((HMM(2, e, prior=PRIOR), True) for e in EMISSIONS if e != "student_t"),
-    (HMM(2, "student_t", prior=PRIOR.replace(df=4.0)), True),
-    *((HMM(3, "gaussian_full", i, prior=PRIOR), False) for i in ("stationary", "none")),
-    (HMM(3, "poisson", "stationary", prior=PRIOR), True),
-    (HMM(1, "mixture", prior=PRIOR), False),
+    *((HMM(2, e, prior=effective(PRIOR.replace(df=4.0), e)), True) for e in EMISSIONS),
+    *((HMM(3, "gaussian_full", i, prior=effective(PRIOR, "gaussian_full", i)), False) for i in ("stationary", "none")),
+    (HMM(3, "poisson", "stationary", prior=effective(PRIOR, "poisson", "stationary")), True),
+    (HMM(1, "mixture", prior=effective(PRIOR, "mixture")), False),
 ]
 
 
@@ -367,7 +367,7 @@ def test_em_never_lowers_its_objective(family: HMM, missing: bool, objective: st
 
 def test_weights_are_repetitions() -> None:
     schema, fields = fields_of("auto", missing=True, weighted=True)
-    pair = HMM(2, "auto", prior=PRIOR).build("numpyro", schema, N)
+    pair = HMM(2, "auto", prior=effective(PRIOR, "auto")).build("numpyro", schema, N)
     sites = drawn(pair)
     rows = np.array([0, 0, 2])
     twice = {n: v if n == "patterns" else v[rows] for n, v in fields.items() if n != "weights"}
@@ -406,7 +406,7 @@ def test_single_precision_is_close() -> None:
 
 def test_paths_are_drawn_from_their_posterior() -> None:
     schema, fields = fields_of("gaussian", missing=True)
-    pair, view = HMM(2, prior=PRIOR).build("numpyro", schema, N), view_of(fields)
+    pair, view = HMM(2, prior=effective(PRIOR)).build("numpyro", schema, N), view_of(fields)
     sites, number = drawn(pair), 4000
     keys = jax.random.split(jax.random.key(0), number)
     draws = compiled(jax.vmap(lambda key: pair.sample_paths(sites, view, key)), keys)
@@ -425,7 +425,7 @@ def test_paths_are_drawn_from_their_posterior() -> None:
 @pytest.mark.parametrize("emission", EMISSIONS)
 def test_sequences_are_drawn(emission: str) -> None:
     schema, _ = fields_of(emission)
-    pair = HMM(2, emission, prior=PRIOR).build("numpyro", schema, N)
+    pair = HMM(2, emission, prior=effective(PRIOR, emission)).build("numpyro", schema, N)
     for form, shape in (("collapsed", (4, 6)), ("model", (6, 4))):
         function = numpyro.handlers.seed(getattr(pair, form), 0)
         sites = numpyro.handlers.trace(function).get_trace(None, num_obs=4, num_steps=6)
@@ -436,7 +436,7 @@ def test_sequences_are_drawn(emission: str) -> None:
 @pytest.mark.parametrize("kind", ["mean_field", "multivariate"])
 def test_a_users_own_svi_and_nuts(kind: str) -> None:
     schema, fields = ragged("gaussian")
-    pair, view = HMM(2, prior=PRIOR).build("numpyro", schema, N), view_of(fields)
+    pair, view = HMM(2, prior=effective(PRIOR)).build("numpyro", schema, N), view_of(fields)
     svi = numpyro.infer.SVI(pair.collapsed, pair.make_guide(kind), numpyro.optim.Adam(0.01), numpyro.infer.Trace_ELBO())
     state = svi.init(jax.random.key(0), view)
     np.testing.assert_allclose(

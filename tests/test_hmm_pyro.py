@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from numpyro.infer.util import potential_energy
+from zoo import effective
 
 from ppl_gen.data import Data
 from ppl_gen.family import Pair
@@ -112,9 +113,9 @@ def draw(pair: Pair, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 CASES = [
-    *((HMM(3, emission, "free", prior=PRIOR), True, True) for emission in EMISSIONS),
-    *((HMM(2, emission, "free", prior=PRIOR), False, False) for emission in EMISSIONS),
-    *((HMM(3, "gaussian", initial, prior=PRIOR), True, True) for initial in INITIALS[1:]),
+    *((HMM(3, emission, "free", prior=effective(PRIOR, emission)), True, True) for emission in EMISSIONS),
+    *((HMM(2, emission, "free", prior=effective(PRIOR, emission)), False, False) for emission in EMISSIONS),
+    *((HMM(3, "gaussian", initial, prior=effective(PRIOR, initial=initial)), True, True) for initial in INITIALS[1:]),
     (HMM(1, "poisson"), True, False),
     (HMM(3, "poisson", "uniform", prior=LEFT_TO_RIGHT), True, True),
 ]

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 import ppl_gen as pg
-from ppl_gen.models.hmm import HMM
+from ppl_gen.models.hmm import HMM, HMMPrior
+from ppl_gen.models.hmm.effects import BY_KIND, FIELDS
 
 
 def clusters(num_rows: int = 120, seed: int = 0) -> pd.DataFrame:
@@ -64,6 +65,14 @@ def visits(kind: str = "gaussian", lengths: tuple[int, ...] = (50, 30, 40), seed
             frame["sky"] = np.array(["clear", "cloud", "rain"])[np.minimum(rng.integers(0, 4, length) + state, 3) % 3]
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def effective(prior: HMMPrior, emission: str = "gaussian", initial: str = "free") -> HMMPrior:
+    """The prior without what an HMM of this emission and start would refuse, since it has no effect there."""
+    own = {name for each in (BY_KIND if emission == "auto" else (emission,)) for name in FIELDS[each]}
+    others = {name for names in FIELDS.values() for name in names} - own
+    others |= set() if initial == "free" else {"initial_probs", "initial_concentration"}
+    return prior.replace(**{f.name: f.default for f in dataclasses.fields(prior) if f.name in others})
 
 
 def hmm(emission: str, table: str = "gaussian", **options: object) -> Case:

@@ -116,6 +116,8 @@ class HMM(Family):
     (K, D), ``corr_cholesky`` (K, D, D), ``df`` (K,), ``mixture_weights`` (K, M) with ``locs``, ``scales`` (K, M, D),
     ``rates`` (K, D), ``probs`` (K, D), ``category_probs_<column number>`` (K, C); local: ``z``. A fixed site is
     ``deterministic``.
+
+    :raises SettingError: a value is out of range, or has no effect beside the others.
     """
 
     name: ClassVar[str] = "hmm"
@@ -133,6 +135,8 @@ class HMM(Family):
     covariance_floor: float = 1e-6
 
     def __post_init__(self) -> None:
+        from ppl_gen.models.hmm.effects import check_effects
+
         super().__post_init__()
         self.require_integer("num_states", 1)
         self.require_choice("emission", EMISSIONS)
@@ -140,6 +144,7 @@ class HMM(Family):
         self.require_integer("num_mixtures", 1)
         self.require("prior", isinstance(self.prior, HMMPrior), "an HMMPrior")
         self.require_number("covariance_floor", 0.0)
+        check_effects(self)
 
     @property
     def num_labels(self) -> int:
@@ -155,7 +160,8 @@ class HMM(Family):
         """There must be at least as many time steps, and different ones, as there are states.
 
         :raises DataError: too few time steps.
-        :raises SettingError: an array in the prior does not fit the number of states or columns.
+        :raises SettingError: an array in the prior does not fit the number of states or columns, or a hyperparameter
+            is of a kind of column that the table has none of.
         """
         from ppl_gen.models.hmm.hyperparameters import resolve
 

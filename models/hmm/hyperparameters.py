@@ -10,6 +10,7 @@ import numpy as np
 
 from ppl_gen.errors import DataError, SettingError
 from ppl_gen.models.hmm import FIXABLE, KIND_OF, MAX_CATEGORICAL
+from ppl_gen.models.hmm.effects import check_effects_on_kinds
 
 if TYPE_CHECKING:
     from ppl_gen.data import Schema
@@ -74,11 +75,13 @@ def blocks_of(family: HMM, schema: Schema) -> tuple[Block, ...]:
 def resolve(family: HMM, schema: Schema) -> Hyperparameters:
     """Every hyperparameter at its full shape.
 
-    :raises SettingError: an array has a shape that does not fit the states and columns.
+    :raises SettingError: an array has a shape that does not fit the states and columns, or would be ignored.
     :raises DataError: more categorical columns than can be modelled.
     """
     k, prior = family.num_states, family.prior
     blocks = blocks_of(family, schema)
+    if family.emission == "auto":
+        check_effects_on_kinds(family, schema.kinds)
     categories = {j: len(c.categories or ()) for j, c in enumerate(schema.columns) if c.kind == "categorical"}
     if len(categories) > MAX_CATEGORICAL:
         raise DataError(f"hmm models at most {MAX_CATEGORICAL} categorical columns, the table has {len(categories)}.")
@@ -148,11 +151,8 @@ def _fixed(family: HMM, sites: dict[str, tuple[str, tuple[Any, ...]]]) -> dict[s
     fixed = {}
     for name in FIXABLE:
         value = getattr(prior, name)
-        if value is None:
-            continue
-        if name not in shapes or (name == "initial_probs" and family.initial != "free"):
-            raise SettingError(f"HMMPrior: emission {family.emission!r} with initial {family.initial!r} has no {name}.")
-        fixed[name] = _fill(name, value, shapes[name])
+        if value is not None:
+            fixed[name] = _fill(name, value, shapes[name])
     for name in ("initial_probs", "transition_matrix", "mixture_weights"):
         if name in fixed:
             fixed[name] = fixed[name] / fixed[name].sum(-1, keepdims=True)

@@ -25,7 +25,7 @@ def in_options(text: str) -> str:
     text = re.sub(r"\bkinds=\{(['\"])(.*?)\1: '?([\w.]+)'?\}", r"--kind '\2=\3'", text)
     text = re.sub(r"\bprior=\w+Prior\((\w+)=([^()]+)\)", _prior, text)
     text = re.sub(r"\b([a-z_]+)='(\w+)'", _setting, text)
-    text = re.sub(rf"(?<!['\w])({'|'.join(OPTIONS)})=(?![^\s.,:;)])", _option, text)
+    text = re.sub(rf"(?<!['\w])({'|'.join(OPTIONS)}|kinds)=(?![^\s.,:;)])", _option, text)
     return re.sub(rf"^({'|'.join(OPTIONS)})(?= (?:must be|is for)\b)", _option, text)
 
 
@@ -66,4 +66,4 @@ def _setting(found: re.Match[str]) -> str:
 
 
 def _option(found: re.Match[str]) -> str:
-    return "--" + found[1].replace("_", "-")
+    return "--kind" if found[1] == "kinds" else "--" + found[1].replace("_", "-")
