@@ -220,7 +220,8 @@ def groups(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
     columns = [column.name for column in fit.schema.columns]
     coords: dict[str, Any] = {COLUMN: columns, "column_other": columns}
     obs = {"log_likelihood": rows, "posterior_predictive": evidence.rows, "observed_data": evidence.rows}
-    coords |= {f"{kind}_column": fit.schema.axis_names(f"{kind}_column") for kind in set(fit.schema.kinds)}
+    named = [*(f"{kind}_column" for kind in fit.schema.kinds), *(f"category_{j}" for j in range(len(columns)))]
+    coords |= {axis: fit.schema.axis_names(axis) for axis in named}
     coords["step"] = range(len(evidence.observed))
     datasets = {
         group: _dataset(variables, dims.get(group, {}), coords | {"obs": obs.get(group)}, group != "observed_data")

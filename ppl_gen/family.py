@@ -179,8 +179,9 @@ class Family(Settings):
 
     def site_dims(self) -> Mapping[str, tuple[str, ...]]:
         """For each site, the names of its event axes. ``column`` and ``column_other`` get the table's column names as
-        coordinates (a site with both is a symmetric matrix), any other name (``component``, ``state``) gets numbers; a
-        site that is not named gets both."""
+        coordinates (a site with both is a symmetric matrix), ``real_column`` those of the columns of a kind,
+        ``category_<j>`` the labels of column j; any other name (``component``, ``state``) gets numbers; a site that is
+        not named gets both."""
         return {}
 
     def to_original(self, posterior: Mapping[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:

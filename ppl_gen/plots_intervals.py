@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -82,7 +83,8 @@ def panels_of(fit: Fit) -> list[Panel]:
     for site, values in posterior.items():
         draws = np.asarray(values, np.float64)
         axes = dims.get(site, ("",) * (draws.ndim - 1))
-        columns = next(filter(None, map(fit.schema.axis_names, axes)), [])
+        texts = [fit.schema.axis_names(axis) for axis in axes]
+        columns = next(filter(None, texts), [])
         axes = tuple("column" if axis.endswith("_column") else axis for axis in axes)
         where = [a for a, name in enumerate(axes) if name.startswith("column")]
         estimate = None if point is None else np.asarray(point[site], np.float64)
@@ -90,12 +92,12 @@ def panels_of(fit: Fit) -> list[Panel]:
         for cut in cuts:
             unit = "value" if cut is None else columns[cut]
             index = [(..., cut) if a in where and cut is not None else None for a in range(len(axes))]
-            found.append(_panel((site, unit), draws, estimate, index, axes, columns, labels.get(site, ())))
+            found.append(_panel((site, unit), draws, estimate, index, axes, texts, labels.get(site, ())))
     return sorted((panel for panel in found if panel.names), key=lambda panel: len(panel.names))
 
 
 def _panel(title: tuple[str, str], draws: np.ndarray, point: np.ndarray | None, index: list[Any], axes: tuple[str, ...],
-           columns: list[str], label_axes: tuple[int, ...]) -> Panel:  # fmt: skip
+           names_of: list[list[str] | None], label_axes: tuple[int, ...]) -> Panel:  # fmt: skip
     """The elements of one site (or of one of its columns), labels innermost so that like stands beside like."""
     kept, names, marks = [], [], []
     free = [a for a in range(len(axes)) if index[a] is None]
@@ -110,11 +112,11 @@ def _panel(title: tuple[str, str], draws: np.ndarray, point: np.ndarray | None, 
         if mirrored or np.ptp(values) <= ROUNDING * np.abs(values).max():
             continue
         kept.append((values, None if point is None else point[tuple(at)]))
-        texts = [columns[at[a]] if axes[a].startswith("column") else str(at[a]) for a in order]
+        texts = [str((names_of[a] or range(draws.shape[1 + a]))[at[a]]) for a in order]
         names.append(", ".join(label(text, 18) for text in texts))
         marks.append(at[label_axes[0]] if label_axes else 0)
     stacked = np.stack([values for values, _ in kept], axis=1) if kept else np.empty((len(draws), 0))
-    what = ", ".join(dict.fromkeys(axes[a].removesuffix("_other") or "element" for a in order)) or "value"
+    what = ", ".join(dict.fromkeys(re.sub(r"_(other|\d+)$", "", axes[a]) or "element" for a in order)) or "value"
     return Panel(*title, stacked, None if point is None else np.array([p for _, p in kept]), names, marks, what)
 
 

@@ -64,11 +64,14 @@ class Schema:
         return np.array([c.scale for c in self.columns])
 
     def axis_names(self, axis: str) -> list[str] | None:
-        """The columns that an axis of :meth:`Family.site_dims` runs over: all of ``column`` and ``column_other``, those
-        of a kind of ``real_column`` and the like; None of any other axis."""
+        """What an axis of :meth:`Family.site_dims` runs over: all columns (``column``, ``column_other``), those of a
+        kind (``real_column`` and the like), the labels of column j as ``sky=rain`` (``category_<j>``); else None."""
         if axis in ("column", "column_other"):
             return list(self.names)
         kind, _, rest = axis.partition("_")
+        if kind == "category" and rest.isdigit():
+            column = self.columns[int(rest)]
+            return [f"{column.name}={value}" for value in column.categories or ()]
         return [c.name for c in self.columns if c.kind == kind] if rest == "column" and kind in KINDS else None
 
     def without_units(self) -> Schema:

@@ -13,9 +13,11 @@ from scipy.stats import norm
 
 import ppl_gen as pg
 from ppl_gen import plots, plots_durations, plots_steps, plots_times
+from ppl_gen.arviz_bridge import groups
 from ppl_gen.engine import Draws
 from ppl_gen.errors import UnsupportedError
 from ppl_gen.models.hmm import HMM
+from ppl_gen.plots_intervals import panels_of
 from ppl_gen.result import Fit
 
 CHAINS, DRAWS = 2, 30
@@ -223,6 +225,21 @@ def test_a_long_sequence_is_cut_and_says_so() -> None:
     assert np.allclose(cut, fit.latents()["z=0"][:1000], atol=1e-6)
     check(plots.plot_residuals(fit))
     check(plots.plot_durations(fit))
+
+
+def test_categories_go_by_their_column_and_label(mixed: Fit) -> None:
+    """In the summary, the ArviZ object and the picture; the site keeps the name that the model gives it."""
+    rows = [f"category_probs_3[{k}, ward={name}]" for k in range(3) for name in ("intensive care", "north", "south")]
+    assert [name for name in mixed.summary().index if name.startswith("category")] == rows
+    posterior = groups(mixed)[0]["posterior"]
+    assert posterior["category_probs_3"].dims == ("chain", "draw", "state", "category_3")
+    assert posterior["category_3"].values.tolist() == ["ward=intensive care", "ward=north", "ward=south"]
+    north = posterior["category_probs_3"].sel(category_3="ward=north", state=0)
+    assert float(north.mean()) == pytest.approx(mixed.summary().loc["category_probs_3[0, ward=north]", "mean"])
+    (panel,) = [panel for panel in panels_of(mixed) if panel.title == "category_probs_3"]
+    assert panel.axis == "category, state"
+    assert panel.names[3:6] == [f"ward=north, {k}" for k in range(3)]
+    assert np.allclose(panel.draws[:, 3], mixed.posterior["category_probs_3"][:, 0, 1])
 
 
 def test_transitions_picture_writes_the_matrix(fits: dict[str, Fit]) -> None:

@@ -222,7 +222,7 @@ class HMM(Family):
             "initial_probs": ("state",), "transition_matrix": ("state", "next_state"), "locs": (*each, real),
             "scales": (*each, real), "correlation": ("state", "column", "column_other"), "df": ("state",),
             "mixture_weights": each, "rates": ("state", count), "probs": ("state", binary),
-        } | {f"category_probs_{j}": ("state", "category") for j in range(MAX_CATEGORICAL)}  # fmt: skip
+        } | {f"category_probs_{j}": ("state", f"category_{j}") for j in range(MAX_CATEGORICAL)}  # fmt: skip
 
     def to_original(self, posterior: Mapping[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:
         """Locations and standard deviations in the units of the table, and correlations."""
