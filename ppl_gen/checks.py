@@ -185,7 +185,7 @@ def of_held_out(fit: Fit) -> Found:
         if not len(elpd):
             why = "too few sequences to leave one out: a comparison predicts the second half of each from the first"
             return [Check("held-out ELPD", info=why)], {}
-        how = "out-of-bag" if fit.uncertainty == "bootstrap" else "5 folds refitted"
+        how = "5 folds refitted" if fit.draws.held_out is None else "out-of-bag"
         return [_elpd(elpd, fit, how)], {"held_out": pd.DataFrame({"elpd": fit.held_out})}
     loo, khat = evidence.loo, posterior_khat(fit)
     if loo is None:

@@ -160,7 +160,7 @@ def diagnose(fit: Fit) -> Diagnosis:
     engine = f"{fit.engine.name} in {fit.backend}"
     chains, number = fit.draws.num_chains, f"{fit.draws.num_draws:,}"
     draws = {"posterior": f"{chains} chains x {number} draws", "guide": f"{number} draws from the guide",
-             "bootstrap": f"{number} bootstrap refits"}.get(fit.uncertainty, "a point estimate")  # fmt: skip
+             "bootstrap": f"{number} {fit.draws.refits}"}.get(fit.uncertainty, "a point estimate")  # fmt: skip
     return Diagnosis(f"{fit.family.name} by {engine}, {fit.train.describe()}, {draws}", tuple(found), details)
 
 

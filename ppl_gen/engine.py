@@ -26,7 +26,8 @@ class Draws:
 
     ``posterior``     {site: (chain, draw, *event shape)}, constrained values of the non-enumerated latents
     ``uncertainty``   what the spread of the draws means: ``"posterior"`` (MCMC), ``"guide"`` (draws from a fitted
-                      guide), ``"bootstrap"`` (refits to resampled rows) or ``"point"`` (no spread)
+                      guide), ``"bootstrap"`` (refits to resampled rows, or to data simulated from the point
+                      estimate where ``figures["parametric"]``) or ``"point"`` (no spread)
     ``point``         {site: event shape}: the point estimate, where the engine is an optimizer
     ``sample_stats``  {name: (chain, draw)}, named as ArviZ names them (diverging, energy, tree_depth, ...)
     ``losses``        (step,): the trace of the objective that was minimised (nats); EM: minus the log joint
@@ -56,6 +57,11 @@ class Draws:
     def num_draws(self) -> int:
         """Draws per chain."""
         return next(iter(self.posterior.values())).shape[1]
+
+    @property
+    def refits(self) -> str:
+        """What the draws of a bootstrap are, in words."""
+        return "parametric bootstrap refits" if self.figures.get("parametric") else "bootstrap refits"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -206,7 +206,7 @@ def facts(result: Fit) -> list[tuple[str, str]]:
     """What was fitted, by what, and why so."""
     chains = f"{result.draws.num_chains} x {result.draws.num_draws}".removeprefix("1 x ")
     spread = {"posterior": f"{chains} draws from the posterior", "guide": f"{chains} draws from the guide",
-              "bootstrap": f"a point estimate, and {chains} bootstrap refits for its intervals",
+              "bootstrap": f"a point estimate, and {chains} {result.draws.refits} for its intervals",
               "point": "a point estimate, without intervals"}  # fmt: skip
     return [
         ("family", describe(result.family)),

@@ -164,7 +164,8 @@ class Fit:
     @cached_property
     def held_out(self) -> np.ndarray:
         """(obs,) log predictive density of each training row under fits that left it out (nats, original units):
-        PSIS leave-one-out where the draws are a posterior, out-of-bag for a bootstrap, else 5-fold refits."""
+        PSIS leave-one-out where the draws are a posterior, out-of-bag for a bootstrap of the rows, else 5-fold
+        refits; NaN for a point estimate of fewer than 10 sequences."""
         from ppl_gen.scoring import held_out
 
         return held_out(self)

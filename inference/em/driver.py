@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy.special import logsumexp
 
+from ppl_gen import backends
 from ppl_gen.engine import Draws
 from ppl_gen.progress import Monitor
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from ppl_gen.inference.em import EM
 
 
+# The sampling error of an estimate is worth half a nat of the whole log likelihood for each parameter, however long the
+# table: a refit that stopped at a rise per row would stay near where it began in those directions in which EM creeps.
+REFIT_RISE = 1e-3
 DOUBLE_LIMIT = 100_000  # steps x columns of sequences up to which they are worked on in double precision
 
 
@@ -35,8 +39,19 @@ class Solutions:
 class Solver(Protocol):
     """EM on one pair and one table, in one backend."""
 
-    def __call__(self, parameters: Mapping[str, Any], weights: np.ndarray, monitor: Monitor) -> Solutions:
-        """Run EM from each of the stacked starting values; ``weights`` is (runs or 1, obs)."""
+    def __call__(
+        self, parameters: Mapping[str, Any], weights: np.ndarray, monitor: Monitor, rise: float = np.inf,
+        x: np.ndarray | None = None,
+    ) -> Solutions:  # fmt: skip
+        """Run EM from each of the stacked starting values; ``weights`` is (runs or 1, obs).
+
+        :param rise: a run ends when the whole objective rises by less than this (nats), or than the tolerance per row,
+            whichever is less.
+        :param x: (runs, ...) data of each run's own in the place of the table's; missing entries stay missing.
+        """
+
+    def batch(self, runs: int) -> int:
+        """How many of these runs go side by side."""
 
     def row_log_prob(self, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
         """(runs, obs): log density of every row under each of the stacked parameters."""
@@ -49,38 +64,69 @@ def fit(solve: Solver, pair: Pair, view: View, settings: EM, seed: int, monitor:
     """The best solution of several starts, and bootstrap refits of it; see :class:`ppl_gen.inference.em.EM`."""
     assert pair.initialize is not None  # one of the engine's hooks, which were asked for before
     num_obs, weights = len(view.x), row_weights(view)
+    kind, members = settings.bootstraps(num_obs, int(steps_of(view).sum()) if view.x.ndim == 3 else None)
     starts = solve(pair.initialize(view, seed, settings.num_starts), weights[None], monitor)
     order, degenerate = rank(solve, starts)
     best = order[0]
     point = {name: np.asarray(value[best]) for name, value in starts.parameters.items()}
 
-    members = settings.bootstraps(num_obs, sequences=view.x.ndim == 3)
-    interrupted, held_out = False, None
+    interrupted, held_out, spread = False, None, "point"
     posterior = {name: value[None, None] for name, value in point.items()}
     monitor.worth_keeping = True
     if members:
-        counts = np.random.default_rng(seed).multinomial(num_obs, np.full(num_obs, 1 / num_obs), size=members)
-        tiled = {name: np.repeat(value[None], members, axis=0) for name, value in point.items()}
         try:
-            refits = solve(tiled, counts * weights, monitor).parameters
-            # The point goes along, so that one program serves this and the scores of the finished fit.
-            with_point = {name: np.concatenate([point[name][None], value]) for name, value in refits.items()}
-            held_out = out_of_bag(solve.row_log_prob(with_point)[1:], counts)
-            posterior = {name: value[None] for name, value in refits.items()}
+            if kind == "parametric":
+                refits = simulated_refits(solve, pair, view, point, members, seed, monitor)
+            else:
+                refits, held_out = resampled_refits(solve, view, point, members, seed, monitor)
+            posterior, spread = {name: value[None] for name, value in refits.items()}, "bootstrap"
         except KeyboardInterrupt:
             interrupted = True
     near = 1e-3 * max(1.0, float(np.prod(view.x.shape[:-1])) ** 0.5)  # by rows, or time steps
     agree = np.abs(starts.objective - starts.objective[best]) < near
     return Draws(
-        posterior=posterior, uncertainty="bootstrap" if members and not interrupted else "point", point=point,
+        posterior=posterior, uncertainty=spread, point=point,
         losses=-starts.trace[best, : starts.iterations[best]], held_out=held_out, interrupted=interrupted,
         figures={
             "objective": float(starts.objective[best]), "num_iterations": int(starts.iterations[best]),
             "converged": bool(starts.converged[best]), "num_starts": len(starts.objective),
             "num_starts_agreeing": int(agree.sum()), "num_starts_degenerate": int(degenerate.sum()),
-            "degenerate": bool(degenerate[best]),
+            "degenerate": bool(degenerate[best]), "parametric": spread != "point" and kind == "parametric",
         },
     )  # fmt: skip
+
+
+def resampled_refits(
+    solve: Solver, view: View, point: Mapping[str, np.ndarray], members: int, seed: int, monitor: Monitor
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Refits to rows drawn with replacement, {site: (members, ...)}, and the rows' out-of-bag log densities (obs,)."""
+    num_obs = len(view.x)
+    counts = np.random.default_rng(seed).multinomial(num_obs, np.full(num_obs, 1 / num_obs), size=members)
+    refits = solve(_repeated(point, members), counts * row_weights(view), monitor, REFIT_RISE).parameters
+    # The point goes along, so that one program serves this and the scores of the finished fit.
+    with_point = {name: np.concatenate([point[name][None], value]) for name, value in refits.items()}
+    return dict(refits), out_of_bag(solve.row_log_prob(with_point)[1:], counts)
+
+
+def simulated_refits(
+    solve: Solver, pair: Pair, view: View, point: Mapping[str, np.ndarray], members: int, seed: int, monitor: Monitor
+) -> dict[str, np.ndarray]:
+    """Refits, {site: (members, ...)}, to data drawn from the model at the point: as many rows or sequences, as long,
+    with the same entries missing and the same weights. As many data sets are held as are worked on side by side."""
+    size, num_obs = solve.batch(members), len(view.x)
+    options = {"num_steps": view.x.shape[1]} if view.x.ndim == 3 else {}
+    starts, weights, parts = _repeated(point, size), row_weights(view)[None], []
+    for number in np.random.default_rng(seed).integers(2**31, size=-(-members // size)):
+        drawn = backends.ops(pair.backend).sample_table(pair, point, size * num_obs, int(number), **options)
+        x = np.asarray(drawn).reshape(size, *view.x.shape)
+        if view.mask is not None:
+            x = np.where(np.asarray(view.mask), x, x.dtype.type(0))
+        parts.append(solve(starts, weights, monitor, REFIT_RISE, x).parameters)
+    return {name: np.concatenate([part[name] for part in parts])[:members] for name in point}
+
+
+def _repeated(point: Mapping[str, np.ndarray], times: int) -> dict[str, np.ndarray]:
+    return {name: np.repeat(value[None], times, axis=0) for name, value in point.items()}
 
 
 def chain_starts(
@@ -99,6 +145,12 @@ def rank(solve: Solver, solutions: Solutions) -> tuple[np.ndarray, np.ndarray]:
     """Indices from best to worst, degenerate solutions last; and which ones are degenerate."""
     degenerate = solve.is_degenerate(solutions.parameters)
     return np.lexsort((-np.nan_to_num(solutions.objective, nan=-np.inf), degenerate)), degenerate
+
+
+def steps_of(view: View) -> np.ndarray:
+    """(obs,): time steps of each observation: 1 of a row."""
+    steps = np.full(len(view.x), view.x.shape[1] if view.x.ndim == 3 else 1)
+    return steps if view.lengths is None else np.asarray(view.lengths)
 
 
 def row_weights(view: View) -> np.ndarray:

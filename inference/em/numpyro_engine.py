@@ -57,7 +57,7 @@ class Solver:
     def __init__(self, pair: Pair, view: View, objective: str, tolerance: float, max_iter: int) -> None:
         self.tolerance, self.max_iter, self.num_obs = tolerance, max_iter, len(view.x)
         self.num_numbers = int(np.prod(view.x.shape))
-        self.steps = steps_of(view)
+        self.steps = driver.steps_of(view)
         size = min(BLOCK, self.num_obs)
         if view.x.ndim == 3:  # sequences: a recursion serves all of a block at once
             size = max(1, min(size, BLOCK_STEPS // view.x.shape[1]))
@@ -71,21 +71,28 @@ class Solver:
         self.patterns = view.patterns
         self.programs = pair.cached(("em", objective), lambda: _Programs(pair, objective))
 
-    def __call__(self, parameters: Parameters, weights: np.ndarray, monitor: Monitor) -> Solutions:
-        """Run EM from each of the stacked starting values; ``weights`` is (runs or 1, obs).
+    def batch(self, runs: int) -> int:
+        """How many of these runs go together."""
+        return BATCH if runs > 1 and BATCH * self.num_numbers <= SIDE_BY_SIDE_LIMIT else 1
+
+    def __call__(
+        self, parameters: Parameters, weights: np.ndarray, monitor: Monitor, rise: float = np.inf,
+        x: np.ndarray | None = None,
+    ) -> Solutions:  # fmt: skip
+        """Run EM from each of the stacked starting values; see :class:`ppl_gen.inference.em.driver.Solver`.
 
         Small problems run side by side, ``BATCH`` at a time (the last batch is filled up, so that every call of every
         fit is served by one compiled program); large ones in turn.
         """
         runs = len(next(iter(parameters.values())))
-        batch = BATCH if runs > 1 and BATCH * self.num_numbers <= SIDE_BY_SIDE_LIMIT else 1
+        batch = self.batch(runs)
         weights = np.broadcast_to(weights, (runs, self.num_obs))
         parts = []
         for start in range(0, runs, batch):
             rows = np.minimum(np.arange(start, start + batch), runs - 1)
             chosen = {name: np.asarray(value)[rows] for name, value in parameters.items()}
             with self._precision():
-                part = self._solve_batch(chosen, weights[rows], monitor)
+                part = self._solve_batch(chosen, weights[rows], monitor, rise, None if x is None else x[rows])
             parts.append(jax.tree.map(lambda leaf, start=start: leaf[: runs - start], part))
         longest = max(trace.shape[1] for *_, trace in parts)
         pad = [((0, 0), (0, longest - trace.shape[1])) for *_, trace in parts]
@@ -110,12 +117,15 @@ class Solver:
             return np.zeros(len(next(iter(parameters.values()))), bool)
         return np.asarray(self.pair.cached("is_degenerate", lambda: jax.jit(jax.vmap(hook)))(parameters))
 
-    def _solve_batch(self, parameters: Parameters, weights: np.ndarray, monitor: Monitor) -> tuple[Any, ...]:
+    def _solve_batch(
+        self, parameters: Parameters, weights: np.ndarray, monitor: Monitor, rise: float, own: np.ndarray | None
+    ) -> tuple[Any, ...]:
         """The fields of :class:`Solutions`."""
         dtype, size = self.blocks.x.dtype, self.blocks.x.shape[1]
         runs = len(weights)
         blocked = np.stack([_in_blocks(one, size) for one in weights]).astype(dtype)
-        smallest_rise = (self.tolerance * (weights * self.steps).sum(1)).astype(dtype)
+        x = self.blocks.x if own is None else np.stack([_in_blocks(one, size) for one in own]).astype(dtype)
+        smallest_rise = np.minimum(self.tolerance * (weights * self.steps).sum(1), rise).astype(dtype)
         state = (
             {name: value.astype(dtype) for name, value in parameters.items()}, np.full(runs, -np.inf, dtype),
             np.zeros(runs, bool), np.zeros(runs, np.int32),
@@ -125,7 +135,7 @@ class Solver:
         traces, done = [], 0
         while done < self.max_iter and not np.all(state[2]):
             limit = min(CHUNK, self.max_iter - done)
-            state, trace = advance(state, blocked, smallest_rise, self.blocks, self.patterns, limit)
+            state, trace = advance(state, blocked, smallest_rise, x, self.blocks, self.patterns, limit, own is not None)
             traces.append(np.asarray(trace)[:, :limit])
             done += limit
             monitor.update(done, self.max_iter, objective=float(np.max(state[1])))
@@ -139,8 +149,8 @@ class _Programs:
     def __init__(self, pair: Pair, objective: str) -> None:
         self.pair, self.objective = pair, objective
         # Small problems: compiling with all optimizations would take longer than the run.
-        self.advance_small = jax.jit(self._over_runs, compiler_options=numpyro_ops.QUICK)
-        self.advance_large = jax.jit(self._over_runs)
+        self.advance_small = jax.jit(self._over_runs, static_argnums=7, compiler_options=numpyro_ops.QUICK)
+        self.advance_large = jax.jit(self._over_runs, static_argnums=7)
 
     def _e_step(self, parameters: Parameters, block: View, weights: jax.Array, patterns: Any) -> Any:
         assert self.pair.e_step is not None
@@ -166,9 +176,11 @@ class _Programs:
         return self.pair.m_step(parameters, statistics, self.objective), log_likelihood + prior
 
     def _advance_one(
-        self, state: Any, weights: jax.Array, smallest_rise: jax.Array, blocks: View, patterns: Any, limit: int
-    ) -> Any:
+        self, state: Any, weights: jax.Array, smallest_rise: jax.Array, x: jax.Array, blocks: View, patterns: Any,
+        limit: int,
+    ) -> Any:  # fmt: skip
         """Up to ``limit`` iterations of one run. The last parameters are those whose objective is reported."""
+        blocks = blocks._replace(x=x)
 
         def body(carry: Any) -> Any:
             (parameters, objective, _, iterations), trace, i = carry
@@ -186,20 +198,15 @@ class _Programs:
         return state, trace
 
     def _over_runs(
-        self, state: Any, weights: jax.Array, rise: jax.Array, blocks: View, patterns: Any, limit: int
-    ) -> Any:
+        self, state: Any, weights: jax.Array, rise: jax.Array, x: jax.Array, blocks: View, patterns: Any, limit: int,
+        own: bool,
+    ) -> Any:  # fmt: skip
         if len(rise) == 1:  # alone, not as a batch of one: XLA fuses the recursions of sequences better
             one_state, one_weights, one_rise = jax.tree.map(lambda leaf: leaf[0], (state, weights, rise))
-            result = self._advance_one(one_state, one_weights, one_rise, blocks, patterns, limit)
+            result = self._advance_one(one_state, one_weights, one_rise, x[0] if own else x, blocks, patterns, limit)
             return jax.tree.map(lambda leaf: leaf[None], result)
-        in_axes = (0, 0, 0, None, None, None)
-        return jax.vmap(self._advance_one, in_axes)(state, weights, rise, blocks, patterns, limit)
-
-
-def steps_of(view: View) -> np.ndarray:
-    """(obs,): time steps of each observation: 1 of a row."""
-    steps = np.full(len(view.x), view.x.shape[1] if view.x.ndim == 3 else 1)
-    return steps if view.lengths is None else np.asarray(view.lengths)
+        in_axes = (0, 0, 0, 0 if own else None, None, None, None)
+        return jax.vmap(self._advance_one, in_axes)(state, weights, rise, x, blocks, patterns, limit)
 
 
 def _in_blocks(leaf: Any, size: int) -> np.ndarray:

@@ -88,22 +88,31 @@ class Solver:
         if view.lengths is not None:
             self.steps = torch.as_tensor(view.lengths, dtype=torch.get_default_dtype())
 
-    def __call__(self, parameters: Mapping[str, Any], weights: np.ndarray, monitor: Monitor) -> Solutions:
-        """Run EM from each of the stacked starting values; ``weights`` is (runs or 1, obs)."""
+    def batch(self, runs: int) -> int:
+        """How many of these runs go together."""
+        return runs if runs * self.view.x.numel() <= VMAP_LIMIT else 1
+
+    def __call__(
+        self, parameters: Mapping[str, Any], weights: np.ndarray, monitor: Monitor, rise: float = np.inf,
+        x: np.ndarray | None = None,
+    ) -> Solutions:  # fmt: skip
+        """Run EM from each of the stacked starting values; see :class:`ppl_gen.inference.em.driver.Solver`."""
         stacked = {name: as_tensor(value) for name, value in parameters.items()}
         runs = len(next(iter(stacked.values())))
         rows = as_tensor(np.asarray(weights, np.float64)).expand(runs, -1)
-        limits = self.tolerance * (rows * self.steps).sum(1, dtype=torch.float64)
-        batch = runs if runs * self.view.x.numel() <= VMAP_LIMIT else 1
+        limits = (self.tolerance * (rows * self.steps).sum(1, dtype=torch.float64)).clamp(max=rise)
+        batch = self.batch(runs)
+        own = None if x is None else as_tensor(x)
         objective = np.full(runs, -np.inf)
         iterations, converged = np.zeros(runs, int), np.zeros(runs, bool)
         trace = np.full((runs, self.max_iter), np.nan)
         for first in range(0, runs, batch):
             active = torch.arange(first, min(first + batch, runs))
+            data = None if own is None else own[active]
             for step in range(self.max_iter):
-                proposed, value = self._iterate({k: v[active] for k, v in stacked.items()}, rows[active])
-                rise = value - torch.as_tensor(objective[active])
-                going = rise >= limits[active]  # False where the objective is not a number
+                proposed, value = self._iterate({k: v[active] for k, v in stacked.items()}, rows[active], data)
+                gain = value - torch.as_tensor(objective[active])
+                going = gain >= limits[active]  # False where the objective is not a number
                 objective[active], trace[active, step] = value, value
                 iterations[active] = step + 1
                 converged[active] = ~going
@@ -113,6 +122,8 @@ class Solver:
                 active = active[going]
                 if not len(active):
                     break
+                if data is not None and not going.all():
+                    data = data[going]
                 if step % 10 == 0:
                     monitor.update(*self._progress(first, batch, runs, step), objective=float(np.max(objective)))
         values = {name: value.numpy() for name, value in stacked.items()}
@@ -126,7 +137,7 @@ class Solver:
         stacked = {name: as_tensor(value) for name, value in parameters.items()}
         runs = len(next(iter(stacked.values())))
         ones = torch.ones(self.num_obs, dtype=self.view.x.dtype).expand(runs, -1)
-        parts = [self._over_runs(self._e_step, stacked, ones, rows)[0] for rows in self._blocks(runs)]
+        parts = [self._over_runs(self._e_step, stacked, ones, None, rows)[0] for rows in self._blocks(runs)]
         return torch.cat(parts, dim=1).double().numpy()
 
     def is_degenerate(self, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -142,17 +153,19 @@ class Solver:
         size = max(min(max(BLOCK // runs, 256), MAX_STEPS // steps), 1)
         return [slice(start, start + size) for start in range(0, self.num_obs, size)]
 
-    def _e_step(self, parameters: Parameters, weights: torch.Tensor, rows: slice) -> Any:
-        view = self.view
+    def _e_step(self, parameters: Parameters, weights: torch.Tensor, x: torch.Tensor | None, rows: slice) -> Any:
+        view = self.view if x is None else self.view._replace(x=x)
         names = [name for name in ("x", "mask", "pattern", "lengths") if getattr(view, name) is not None]
         part = {name: getattr(view, name)[rows] for name in names}
         return self.e_step(parameters, view._replace(**part, weights=weights[rows]))
 
-    def _iterate(self, parameters: Parameters, weights: torch.Tensor) -> tuple[Parameters, torch.Tensor]:
+    def _iterate(
+        self, parameters: Parameters, weights: torch.Tensor, x: torch.Tensor | None
+    ) -> tuple[Parameters, torch.Tensor]:
         """One EM iteration of each run; the objective returned, in double precision, is of the parameters given."""
         total, statistics = torch.zeros(len(weights), dtype=torch.float64), None
         for rows in self._blocks(len(weights)):
-            log_prob, new = self._over_runs(self._e_step, parameters, weights, rows)
+            log_prob, new = self._over_runs(self._e_step, parameters, weights, x, rows)
             # A row of weight 0 counts for nothing even where its density underflows.
             weighted = torch.where(weights[:, rows] == 0, 0.0, log_prob.double() * weights[:, rows].double())
             total += weighted.sum(1)
@@ -168,16 +181,16 @@ class Solver:
         return self.m_step(parameters, statistics, self.objective)
 
     def _over_runs(self, function: Callable, *stacked: Any) -> Any:
-        """``function`` over the leading axis of its arguments; a slice is shared by all runs."""
+        """``function`` over the leading axis of its arguments; a slice, or None, is shared by all runs."""
         runs = len(pytree.tree_leaves(stacked[0])[0])
         if runs > 1 and self.side_by_side:
             try:
-                in_dims = tuple(None if isinstance(arg, slice) else 0 for arg in stacked)
+                in_dims = tuple(None if isinstance(arg, slice | None) else 0 for arg in stacked)
                 return torch.func.vmap(function, in_dims)(*stacked)
             except RuntimeError as error:
                 if "vmap" not in str(error):
                     raise
                 self.side_by_side = False  # a hook branches on a value, say: one run at a time from here on
-        pick = [[arg if isinstance(arg, slice) else pytree.tree_map(lambda leaf, i=i: leaf[i], arg) for arg in stacked]
-                for i in range(runs)]  # fmt: skip
+        pick = [[arg if isinstance(arg, slice | None) else pytree.tree_map(lambda leaf, i=i: leaf[i], arg)
+                 for arg in stacked] for i in range(runs)]  # fmt: skip
         return pytree.tree_map(lambda *leaves: torch.stack(leaves), *(function(*args) for args in pick))

@@ -177,6 +177,23 @@ def sample_rows(
     return np.asarray(program(len(index) * options.get("num_steps", 1), chosen, keys))
 
 
+def sample_table(
+    pair: Pair, parameters: Mapping[str, np.ndarray], num_obs: int, seed: int, **options: int
+) -> np.ndarray:
+    """(num_obs, d): new observations under one set of parameters, drawn at once, in model space.
+
+    :param options: for a model of sequences ``num_steps``; they are then (num_obs, num_steps, d).
+    """
+
+    def run(parameters: Mapping[str, jax.Array], key: Any) -> jax.Array:
+        model = handlers.seed(handlers.substitute(pair.density, data=parameters), key)
+        return handlers.trace(model).get_trace(None, num_obs=num_obs, **options)["x"]["value"]
+
+    program = pair.cached(("sample_table", num_obs, *options.values()), lambda: _Program(run, limit=100_000))  # values
+    size = num_obs * options.get("num_steps", 1)
+    return np.asarray(program(size, _as_jax(parameters), jax.random.key(seed)))
+
+
 def hook_over_draws(
     pair: Pair, hook: str, posterior: Mapping[str, np.ndarray], view: View, seed: int | None = None, **options: int
 ) -> Any:

@@ -219,6 +219,18 @@ def sample_rows(
     return rows
 
 
+def sample_table(
+    pair: Pair, parameters: Mapping[str, np.ndarray], num_obs: int, seed: int, **options: int
+) -> np.ndarray:
+    """(num_obs, d): new observations under one set of parameters, drawn at once, in model space.
+
+    :param options: for a model of sequences ``num_steps``; they are then (num_obs, num_steps, d).
+    """
+    with sandbox(seed), torch.no_grad():
+        trace = _trace(pair.density, _as_tensors(parameters), None, num_obs=num_obs, **options)
+        return trace.nodes["x"]["value"].numpy()
+
+
 def hook_over_draws(
     pair: Pair, hook: str, posterior: Mapping[str, np.ndarray], view: View, seed: int | None = None, **options: int
 ) -> Any:
