@@ -29,6 +29,7 @@ CHUNK = 50  # iterations per call of the compiled program
 BATCH = 16  # runs side by side
 SMALL = 20_000  # runs x rows up to which compile time outweighs run time
 SIDE_BY_SIDE_LIMIT = 2_000_000  # runs x rows x columns up to which they run side by side rather than in turn
+SIDE_BY_SIDE_STEPS = 200_000  # runs x time steps, likewise: with more, the recursions' messages leave the cache
 
 
 def run(pair: Pair, data: Data, settings: EM, seed: int, monitor: Monitor) -> Draws:
@@ -73,7 +74,10 @@ class Solver:
 
     def batch(self, runs: int) -> int:
         """How many of these runs go together."""
-        return BATCH if runs > 1 and BATCH * self.num_numbers <= SIDE_BY_SIDE_LIMIT else 1
+        small = BATCH * self.num_numbers <= SIDE_BY_SIDE_LIMIT
+        if self.view.x.ndim == 3:
+            small &= BATCH * int(np.prod(self.view.x.shape[:2])) <= SIDE_BY_SIDE_STEPS
+        return BATCH if runs > 1 and small else 1
 
     def __call__(
         self, parameters: Parameters, weights: np.ndarray, monitor: Monitor, rise: float = np.inf,
