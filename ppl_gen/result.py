@@ -138,14 +138,14 @@ class Fit:
             sequence), ``"filtering"`` (given what came so far), ``"viterbi"`` (the most probable path) or ``"draws"``
             (``num_draws`` paths drawn from the posterior).
         :raises UnsupportedError: the family has no discrete latents.
+        :raises SettingError: unknown method, or one that is for sequences only.
         """
+        from ppl_gen import scoring, timeseries
+
         if self.family.sequences:
-            from ppl_gen import timeseries
-
             return timeseries.latents(self, table, method, num_draws, seed)
-        from ppl_gen.scoring import latents
-
-        return latents(self, table)
+        scoring.refuse_method(self, method)
+        return scoring.latents(self, table)
 
     def forecast(self, horizon: int, table: Any = None, *, num_draws: int = 1000, hdi_prob: float = 0.9, seed: int = 0,
                  draws: bool = False) -> pd.DataFrame:  # fmt: skip

@@ -238,6 +238,12 @@ def latents(fit: Fit, table: Any) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def refuse_method(fit: Fit, method: str) -> None:
+    """Raise a :class:`SettingError` where a way of telling the states of sequences is asked for of rows."""
+    if method != "smoothing":
+        raise SettingError(f"method is for families that model sequences; {fit.family.name} models rows.")
+
+
 def held_out(fit: Fit) -> np.ndarray:
     """See :attr:`ppl_gen.result.Fit.held_out`."""
     jacobian = fit.train.log_jacobian()

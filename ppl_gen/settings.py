@@ -40,7 +40,9 @@ class Settings:
             if rest:
                 nested.setdefault(head, {})[rest] = text
             else:
-                changes[head] = parse_value(text)
+                value = parse_value(text)
+                # Of an option that is a word, "none" is a word as well.
+                changes[head] = text if value is None and isinstance(getattr(self, head, None), str) else value
         for head, inner_options in nested.items():
             inner = getattr(self, head, None)
             if not isinstance(inner, Settings):

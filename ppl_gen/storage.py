@@ -221,6 +221,8 @@ def _read_document(path: Path) -> dict[str, Any]:
     """fit.json, checked: a fit, of a version that we read, as it was written."""
     if not path.exists():
         raise StorageError(f"No fit at {path}: there is no such folder.")
+    if not path.is_dir():
+        raise StorageError(f"{path} is no fit but a file: give the folder of a fit.")
     if not (path / JSON).is_file():
         raise StorageError(f"{path} is no fit: it has no {JSON}.")
     try:

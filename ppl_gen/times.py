@@ -145,7 +145,10 @@ def label_future(
     """The labels and times of ``horizon`` steps after the end of each sequence (N * horizon, 2)."""
     future = None if lengths is None else np.full(len(lengths), horizon)
     if order is not None and lengths is not None and len(lengths):
-        order = _continue(order, lengths, horizon)
+        last, order = order[starts_of(lengths) + lengths - 1], _continue(order, lengths, horizon)
+        if order is not None:
+            whole = np.concatenate([last[:, None].astype(order.dtype), order.reshape(-1, horizon)], axis=1)
+            order = order if (whole[:, 1:] > whole[:, :-1]).all() else None  # times beyond what the dtype holds
     return label_steps(None, schema, future, ids, order, number=True, first=lengths)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 METHODS = ("smoothing", "filtering", "viterbi", "draws")
 MAX_DRAWS = 400  # draws that paths and futures are found under, evenly spread; more would only cost time
+MAX_VALUES = 100_000_000  # drawn entries that are held at once: some gigabytes while they are made into a table
 MAX_BACK = 100  # steps that the future is left out of, at most, in each sequence
 
 
@@ -120,6 +121,7 @@ def latents(fit: Fit, table: Any, method: str, num_draws: int, seed: int) -> pd.
     frame = data.step_labels()
     size = fit.family.num_labels
     if method == "draws":
+        _require_room(data.num_steps, num_draws, f"{data.num_steps:,} time steps", "paths")
         chosen = spread(fit, num_draws, repeat=True)
         paths = over_draws(fit, "sample_paths", data, chosen, seed=seed)
         return pd.concat([frame, pd.DataFrame({f"draw {s}": path for s, path in enumerate(paths)})], axis=1)
@@ -141,10 +143,17 @@ def latents(fit: Fit, table: Any, method: str, num_draws: int, seed: int) -> pd.
     return frame.assign(**columns)
 
 
+def _require_room(each: int, num_draws: Any, what: str, draws: str) -> None:
+    """Raise a :class:`SettingError` unless there is a whole number of draws, that fit in memory."""
+    if isinstance(num_draws, bool) or not isinstance(num_draws, int | np.integer) or num_draws < 1:
+        raise SettingError(f"num_draws must be a whole number of at least 1, not {num_draws!r}.")
+    if each * int(num_draws) > MAX_VALUES:
+        too_much = f"{what} in {num_draws:,} {draws} would not fit in memory"
+        raise SettingError(f"{too_much}: lower num_draws=, or ask for less.")
+
+
 def spread(fit: Fit, number: int, repeat: bool = False) -> dict[str, np.ndarray]:
     """At most ``number`` draws, evenly spread; exactly so many with ``repeat``."""
-    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
-        raise SettingError(f"The number of draws must be a whole number of at least 1, not {number!r}.")
     total = len(next(iter(fit.posterior.values())))
     chosen = np.linspace(0, total - 1, number if repeat else min(number, total)).astype(int)
     return {name: value[chosen] for name, value in fit.posterior.items()}
@@ -156,7 +165,10 @@ def sample(fit: Fit, num_samples: int, length: int | None, seed: int) -> pd.Data
     assert lengths is not None
     if length is not None and (isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1):
         raise SettingError(f"length must be a whole number of at least 1, not {length!r}.")
-    rng = np.random.default_rng(seed)
+    rng, longest = np.random.default_rng(seed), int(length or lengths.max())
+    if num_samples * longest * fit.schema.num_columns > MAX_VALUES:
+        too_much = f"{num_samples:,} sequences of {longest:,} time steps would not fit in memory"
+        raise SettingError(f"{too_much}: ask for fewer, or for shorter ones.")
     sizes = np.full(num_samples, length) if length else rng.choice(lengths, size=num_samples)
     posterior = point_draw(fit) or fit.posterior
     index = rng.integers(len(next(iter(posterior.values()))), size=num_samples)
@@ -246,6 +258,8 @@ def forecast(
         raise SettingError(f"hdi_prob must be between 0 and 1, not {hdi_prob!r}.")
     check_seed(seed)
     data = encode(fit, table)
+    what = f"{horizon:,} steps of {len(data):,} sequence{'s' * (len(data) != 1)}"
+    _require_room(horizon * len(data) * (data.num_columns + 1), num_draws, what, "futures")
     found = backends.ops(fit.backend).hook_over_draws(
         fit.pair, "forecast", spread(fit, num_draws, repeat=True), data.view(fit.backend), seed=seed, horizon=horizon
     )
@@ -259,11 +273,11 @@ def forecast(
     columns: dict[str, Any] = {}
     for column in fit.schema.columns:
         name = column.name
-        values = table[name].to_numpy(object).reshape(number, -1)
         if column.kind == "categorical":
+            values = table[name].to_numpy(object).reshape(number, -1)
             columns |= {f"{name}={label}": (values == label).mean(0) for label in column.categories or ()}
             continue
-        numbers = values.astype(np.float64)
+        numbers = table[name].to_numpy(np.float64).reshape(number, -1)
         low, high = highest_density_interval(numbers, hdi_prob).T
         columns |= {f"{name}_mean": numbers.mean(0), f"{name}_sd": numbers.std(0), f"{name}_low": low,
                     f"{name}_high": high}  # fmt: skip

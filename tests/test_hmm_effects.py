@@ -82,5 +82,7 @@ def test_the_order_of_options_does_not_matter() -> None:
     expected = HMM(3, "student_t", prior=HMMPrior(df=4, scale=2))
     for order in itertools.permutations(options):
         assert HMM().with_options({name: options[name] for name in order}) == expected
+    assert HMM().with_options({"initial": "none"}).initial == "none"  # a word, not Python's None
+    assert pg.EM(num_bootstraps=3).with_options({"num_bootstraps": "none"}).num_bootstraps is None
     with pytest.raises(SettingError, match="prior"):
         HMM().with_options({"prior": "3", "prior.scale": "2"})

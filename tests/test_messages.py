@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,10 @@ def test_a_diagnosis_advises_in_options() -> None:
         (["--order", "who"], "or leave --order out"),
         (["--sequence", "who", "--set", "emission=student_t", "--engine", "em"], "--set prior.df=4"),
         (["--sequence", "who", "--engine", "em", "--checkpoint", "c"], "leave --checkpoint out"),
+        (
+            ["--sequence", "who", "--set", "initial=none", "--set", "prior.initial_probs=[1, 0]"],
+            "take --set initial=free",
+        ),
     ],
 )
 def test_errors_of_the_command_line_name_its_options(
@@ -181,3 +186,75 @@ def test_errors_of_the_command_line_name_its_options(
     table(3).to_csv(path := tmp_path / "t.csv", index=False)
     assert main(["fit", str(path), "hmm", *options, "-o", str(tmp_path / "run")]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Saved fits, of sequences and of rows, and a table."""
+    folder = tmp_path_factory.mktemp("runs")
+    fit_of().save(folder / "hmm")
+    family = pg.GMM(1)
+    data = family.prepare(np.random.default_rng(0).normal(size=(20, 1)))
+    point = {"locs": np.zeros((1, 1)), "scales": np.ones((1, 1)), "weights": np.ones(1)}
+    draws = Draws({name: value[None, None] for name, value in point.items()}, "point", point=point)
+    Fit(family, pg.EM(), "numpyro", 0, data.schema, draws, data, versions={}, seconds=1.0).save(folder / "gmm")
+    table().to_csv(folder / "t.csv", index=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("forecast {runs}/none", "there is no such folder"),
+        ("forecast {runs}/t.csv", "is no fit but a file"),
+        ("forecast {runs}/gmm -n 3", "families that can: hmm"),
+        ("score {runs}/gmm --per-step", "families that can: hmm"),
+        ("latents {runs}/gmm --method viterbi", "--method is for families that model sequences; gmm models rows"),
+        ("forecast {runs}/hmm -n 0", "--horizon must be a whole number of at least 1, not 0."),
+        ("forecast {runs}/hmm -n -3", "--horizon must be"),
+        ("forecast {runs}/hmm -n 2.5", "'--horizon' / '-n': it must be a whole number"),
+        ("forecast {runs}/hmm --hdi-prob much", "'--hdi-prob': it must be a number"),
+        ("forecast {runs}/hmm --hdi-prob 90", "--hdi-prob must be between 0 and 1, not 90.0."),
+        ("forecast {runs}/hmm --num-draws 0", "--num-draws must be a whole number of at least 1"),
+        ("forecast {runs}/hmm -n 1000000000", "1,000,000,000 steps of 12 sequences in 1,000 futures would not fit"),
+        ("forecast {runs}/hmm --num-draws 1000000000000", "lower --num-draws, or ask for less"),
+        ("latents {runs}/hmm --method draws --num-draws 1000000000", "180 time steps in 1,000,000,000 paths"),
+        ("latents {runs}/hmm --method draws --num-draws 0", "--num-draws must be"),
+        ("latents {runs}/hmm --method vitterbi", "did you mean 'viterbi'?"),
+        ("sample {runs}/hmm -n 3 --length 1000000000", "3 sequences of 1,000,000,000 time steps would not fit"),
+        ("sample {runs}/hmm --length 0", "--length must be"),
+        ("forecast {runs}/hmm -o f.txt", "'f.txt': the name must end in .csv or .parquet"),
+        ("forecast {runs}/hmm --horzon 3", "did you mean '--horizon'?"),
+        ("forecast {runs}/hmm --steps 3", "No such option: --steps. See ppl-gen forecast --help."),
+        ("score {runs}/hmm --perstep", "did you mean '--per-step'?"),
+        (
+            "forecast {runs}/hmm {runs}/t.csv --drop x",
+            "Column 'x' is missing from the table: add it; the model",
+        ),
+    ],
+)
+def test_mistakes_at_sequences_take_a_line(arguments: str, told: str, runs: Path, capsys: Any) -> None:
+    from ppl_gen.cli import main
+
+    assert main([part.format(runs=runs) for part in arguments.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert told in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "title"),
+    [
+        ("forecast {runs}/hmm -n 1 --num-draws 20", "The next 1 time step of 12 sequences"),
+        ("latents {runs}/hmm --method viterbi", "Latents of 180 time steps"),
+        ("sample {runs}/hmm -n 2 --length 3", "6 time steps of 2 new sequences"),
+        ("score {runs}/hmm --per-step", "180 time steps, exact log density"),
+        ("score {runs}/hmm", "12 sequences, exact log density"),
+    ],
+)
+def test_tables_of_sequences_say_what_they_hold(arguments: str, title: str, runs: Path, capsys: Any) -> None:
+    from ppl_gen.cli import main
+
+    assert main([part.format(runs=runs) for part in arguments.split()]) == 0
+    assert any(line.startswith(title) for line in capsys.readouterr().out.splitlines())

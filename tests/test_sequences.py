@@ -454,6 +454,16 @@ def test_times_go_on_in_their_own_spacing(when: str) -> None:
         assert future.tolist() == pd.Series(expected).astype(times.dtype).tolist()
 
 
+def test_times_beyond_what_their_dtype_holds_become_numbers() -> None:
+    """Nanoseconds end in 2262; a count of 16 bits goes on in 64."""
+    days = pd.date_range("2025-01-01", periods=9).astype("datetime64[ns]")
+    data = read(pd.DataFrame({"day": days, "x": np.arange(9.0) ** 2}), order="day")
+    assert data.future_labels(3)["day"].dt.year.tolist() == [2025] * 3
+    assert data.future_labels(100_000)["step"].tolist()[-1] == 100_008
+    data = read(pd.DataFrame({"t": np.arange(0, 250, 50, dtype="uint8"), "x": np.arange(5.0) ** 2}), order="t")
+    assert data.future_labels(3)["t"].tolist() == [250, 300, 350]
+
+
 def test_a_long_sequence_is_not_copied() -> None:
     values = np.random.default_rng(0).normal(size=(1_000_000, 2))
     tracemalloc.start()

@@ -117,7 +117,10 @@ def _usage(error: typer.TyperException) -> str:
     name = name.lstrip("-").replace("-", "_")
     if (place := wording.place_of(name)) is not None:
         return f"{error.message}: it is an option of {', '.join(place[1])}: {place[0]} {name}=..."
-    text = f"{error.message}: {did_you_mean(name, near)}" if near else error.format_message().rstrip()
+    text = wording.in_options(error.format_message().rstrip())
+    if near:
+        hint = did_you_mean(name, near)
+        text = f"{error.message}: {hint}" if hint.startswith("did") else str(error.message)
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 

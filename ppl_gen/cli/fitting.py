@@ -152,8 +152,8 @@ def _fit_json(result: Fit, diagnosis: Diagnosis, run_folder: str) -> dict[str, A
 def compare(
     table: o.TableArg,
     specs: Annotated[list[str], typer.Argument(metavar="SPEC", help="'FAMILY name=value ...', one or more.")],
-    folds: Annotated[int, typer.Option(metavar="INT", help="Refits per model; each row is scored unseen.")] = 5,
-    test: Annotated[str | None, typer.Option(metavar="TABLE", help="Score these rows instead of folds.")] = None,
+    folds: Annotated[int, typer.Option(metavar="INT", help="Refits per model; each part is scored unseen.")] = 5,
+    test: Annotated[str | None, typer.Option(metavar="TABLE", help="Score this table instead of folds.")] = None,
     engine: o.EngineOption = None,
     engine_settings: o.EngineSetOption = None,
     backend: o.BackendOption = None,

@@ -194,7 +194,7 @@ def check_output(output: str | None, *, overwrite: bool) -> Path | None:
         return None
     path = Path(output).expanduser()
     if path.suffix.lower() not in (".csv", ".parquet"):
-        raise SettingError(f"{output}: the name must end in .csv or .parquet, which says how to write the table.")
+        raise SettingError(f"{output!r}: the name must end in .csv or .parquet, which says how to write the table.")
     check_output_file(path, overwrite=overwrite)
     return path
 

@@ -75,7 +75,7 @@ def score(
         rows = o.read_rows(fit, table, drop)
         found = fit.score(rows, hdi_prob=hdi_prob, keep_draws=False, per_step=per_step)
     frame = found.to_frame()
-    what = ("time step" if per_step else "sequence" if fit.family.sequences else "row") + "s" * (len(found) != 1)
+    what = _several(len(found), "time step" if per_step else "sequence" if fit.family.sequences else "row")
     if path is not None:
         o.write_table(frame, path, overwrite=overwrite)
     if as_json:
@@ -84,9 +84,9 @@ def score(
                           "uncertainty": found.uncertainty, "hdi_prob": hdi_prob, **extra})  # fmt: skip
         return
     if path is None:
-        title = f"{len(found):,} {what}, {found.kind} log density (nats, original units)"
+        title = f"{what}, {found.kind} log density (nats, original units)"
         report.table(frame, limit=SHOWN, title=title)
-    report.say(f"mean log_prob {found.total / len(found):.4f} nats over {len(found):,} {what}")
+    report.say(f"mean log_prob {found.total / len(found):.4f} nats over {what}")
     if found.p_value is not None and (not fit.family.sequences or (found.p_value > 0).any()):
         report.show_anomalies(frame, what="sequences" if fit.family.sequences else "rows")
     _say_where(path, len(frame), "score")
@@ -94,7 +94,7 @@ def score(
 
 def sample(
     run: o.RunArg,
-    num_samples: Annotated[int, typer.Option("--num-samples", "-n", metavar="INT", help="How many rows.")] = 1000,
+    num_samples: Annotated[int, typer.Option("--num-samples", "-n", metavar="INT", help="Rows, or sequences.")] = 1000,
     length: Annotated[
         int | None,
         typer.Option(metavar="INT", help="Of sequences: time steps of each.", show_default="as training sequences"),
@@ -118,7 +118,10 @@ def sample(
     fit = o.load_fit(run, backend)
     with report.working("sampling"):
         frame = fit.sample(num_samples, seed=seed, length=length)
-    _deliver(frame, path, overwrite, as_json, run, f"{len(frame):,} new rows")
+    title = _several(len(frame), "new row")
+    if fit.family.sequences:
+        title = f"{_several(len(frame), 'time step')} of {_several(num_samples, 'new sequence')}"
+    _deliver(frame, path, overwrite, as_json, run, title)
 
 
 def latents(
@@ -148,7 +151,8 @@ def latents(
     fit = o.load_fit(run, backend)
     with report.working("inferring latents"):
         frame = fit.latents(o.read_rows(fit, table, drop), method=method, num_draws=num_draws, seed=seed)
-    _deliver(frame, path, overwrite, as_json, run, f"Latents of {len(frame):,} rows")
+    what = _several(len(frame), "time step" if fit.family.sequences else "row")
+    _deliver(frame, path, overwrite, as_json, run, f"Latents of {what}")
 
 
 def forecast(
@@ -178,7 +182,9 @@ def forecast(
     with report.working("forecasting"):
         rows = o.read_rows(fit, table, drop)
         frame = fit.forecast(horizon, rows, num_draws=num_draws, hdi_prob=hdi_prob, seed=seed)
-    _deliver(frame, path, overwrite, as_json, run, f"The next {horizon:,} time steps")
+    number = len(frame) // horizon
+    whose = f" of {number:,} sequences" if number > 1 else ""
+    _deliver(frame, path, overwrite, as_json, run, f"The next {_several(horizon, 'time step')}{whose}")
 
 
 def plot(
@@ -226,11 +232,15 @@ def _deliver(frame: pd.DataFrame, path: Any, overwrite: bool, as_json: bool, run
     _say_where(None if as_json else path, len(frame), "row")
 
 
+def _several(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def _say_where(path: Any, number: int, what: str) -> None:
     from ppl_gen import report
 
     if path is not None:
-        report.say(f"{number:,} {what}s in {path}", style="bold")
+        report.say(f"{_several(number, what)} in {path}", style="bold")
 
 
 COMMANDS = (diagnose, score, sample, latents, forecast, plot)

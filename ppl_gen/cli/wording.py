@@ -13,9 +13,13 @@ if TYPE_CHECKING:
 
 # Arguments of functions that are options of the same name.
 OPTIONS = (
-    "backend", "checkpoint", "columns", "drop", "engine", "folds", "hdi_prob", "horizon", "length", "num_draws",
-    "num_samples", "order", "seed", "sequence", "test", "weights",
+    "backend", "checkpoint", "columns", "drop", "engine", "folds", "hdi_prob", "horizon", "length", "method",
+    "num_draws", "num_samples", "order", "seed", "sequence", "test", "weights",
 )  # fmt: skip
+PLAIN = {  # what the parser of arguments says
+    "Input should be a valid integer, unable to parse string as an integer": "it must be a whole number",
+    "Input should be a valid number, unable to parse string as a number": "it must be a number",
+}  # fmt: skip
 
 
 def in_options(text: str) -> str:
@@ -26,6 +30,8 @@ def in_options(text: str) -> str:
     text = re.sub(r"\bprior=\w+Prior\((\w+)=([^()]+)\)", _prior, text)
     text = re.sub(r"\b([a-z_]+)='(\w+)'", _setting, text)
     text = re.sub(rf"(?<!['\w])({'|'.join(OPTIONS)}|kinds)=(?![^\s.,:;)])", _option, text)
+    for python, words in PLAIN.items():
+        text = text.replace(python, words)
     return re.sub(rf"^({'|'.join(OPTIONS)})(?= (?:must be|is for)\b)", _option, text)
 
 
