@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MIN_PROB = 1e-8
 MIN_RATE = 1e-8
+EDGE = float(np.finfo(np.float32).eps)  # from 1: a probability nearer to it is 1 in single precision, infinite as logit
 EMPTY = 1e-6  # time steps
 ROUNDS = 4  # of the M-step with a stationary start
 Statistics = Mapping[str, Any]
@@ -89,12 +90,12 @@ def gamma_mode(statistics: Statistics, prior: tuple[Any, ...], old: jax.Array, o
 
 
 def beta_mode(statistics: Statistics, prior: tuple[Any, ...], old: jax.Array, objective: str) -> jax.Array:
-    """Probabilities: (ones + a - 1) / (count + a + b - 2)."""
+    """Probabilities: (ones + a - 1) / (count + a + b - 2), as far from 0 and 1 as single precision can hold."""
     count, ones = statistics["count"], statistics["first"]
     both = jnp.stack([ones, count - ones], -1)
     concentration = np.stack([np.asarray(value) for value in prior], -1)
     probs = simplex_mode(both, concentration, jnp.stack([old, 1 - old], -1), objective)[..., 0]
-    return jnp.clip(probs, MIN_PROB, 1 - jnp.finfo(probs.dtype).eps)
+    return jnp.clip(probs, EDGE, 1 - EDGE)
 
 
 def normal_sites(hyper: Hyperparameters, statistics: Statistics, old: Statistics, objective: str) -> dict[str, Any]:

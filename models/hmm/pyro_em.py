@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ppl_gen.data import View
 
 NEVER = 1e-6  # the probability below which a state counts as never entered
+EDGE = torch.finfo(torch.float32).eps  # from 1: a probability nearer to it is 1 in single precision, infinite as logit
 STEPS = (1.0, 0.5, 0.25, 0.0625, 0.0)
 MAX_ASCENT = 8
 Statistics = dict[str, torch.Tensor]
@@ -135,8 +136,7 @@ def _probs(statistics: Statistics, old: torch.Tensor, prior: Any, objective: str
         no = (count - yes + as_float(prior[1]) - 1).clamp(min=0.0)
         yes = (yes + as_float(prior[0]) - 1).clamp(min=0.0)
         count = yes + no
-    least = max(MIN_WEIGHT, torch.finfo(old.dtype).eps)
-    return torch.where(count > EMPTY, yes / count.clamp(min=EMPTY), old).clamp(least, 1 - least)
+    return torch.where(count > EMPTY, yes / count.clamp(min=EMPTY), old).clamp(EDGE, 1 - EDGE)
 
 
 def _normals(hyper: Hyperparameters, old: Sites, statistics: Statistics, objective: str) -> Statistics:
