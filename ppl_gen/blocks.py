@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ppl_gen.parsing import (
     read_labels,
     read_numbers,
     show,
+    some,
 )
 
 if TYPE_CHECKING:
@@ -54,10 +56,11 @@ class Block:
 
 
 def fit_column(name: str, series: pd.Series, kind: str, standardize: bool, weights: np.ndarray | None,
-               where: Where) -> tuple[Column, np.ndarray]:  # fmt: skip
-    """The column as it will be modelled, and its values (n,) in the table's units, NaN where missing.
+               where: Where) -> tuple[Column, np.ndarray, bool]:  # fmt: skip
+    """The column as it will be modelled, its values (n,) in the table's units, NaN where missing, and whether it
+    :func:`is_constant`.
 
-    :raises DataError: all-missing, constant, not of its kind, or too large.
+    :raises DataError: all-missing, constant but neither count nor binary, not of its kind, or too large.
     """
     series, dtype = normalise(series)
     categories = None
@@ -66,15 +69,39 @@ def fit_column(name: str, series: pd.Series, kind: str, standardize: bool, weigh
     else:
         raw = read_numbers(name, series, where)
         check_kind(name, kind, raw, where)
+    constant = is_constant(name, kind, raw, weights, categories)
+    loc, scale = moments(name, raw, weights) if standardize and kind == "real" else (0.0, 1.0)
+    return Column(name, kind, dtype, loc, scale, categories), raw, constant
+
+
+def is_constant(
+    name: str, kind: str, raw: np.ndarray, weights: np.ndarray | None, categories: Sequence[Any] | None = None
+) -> bool:
+    """Whether a column holds one value only, in the rows that have a weight. A count or a truth value may: its
+    probability is then learnt to be near 1.
+
+    :raises DataError: a real column does, which gives it no scale, or a column of labels; or all values are missing.
+    """
     counted = raw if weights is None else raw[weights > 0]
     low, high = float(np.fmin.reduce(counted)), float(np.fmax.reduce(counted))
     if np.isnan(low):
         raise DataError(f"Column {show(name)} has no values, all are missing: drop it with drop=[{show(name)}].")
-    if low == high:
+    if low == high and kind not in ("count", "binary"):
         value = categories[int(low)] if categories else low
         raise DataError(f"Column {show(name)} is constant, {show(value)} in every row: drop it, drop=[{show(name)}].")
-    loc, scale = moments(name, raw, weights) if standardize and kind == "real" else (0.0, 1.0)
-    return Column(name, kind, dtype, loc, scale, categories), raw
+    return low == high
+
+
+def tell_constant(names: Sequence[str], number: int) -> None:
+    """Warn of the columns, of ``number`` that are modelled, that hold one value only.
+
+    :raises DataError: all do.
+    """
+    if len(names) == number:
+        raise DataError(f"Nothing varies in the table (columns {some(names)}), so there is nothing to fit.")
+    if names:
+        what = f"Column {some(names)} never varies" if len(names) == 1 else f"Columns {some(names)} never vary"
+        warnings.warn(f"{what}: only the one value is learnt. Drop what says nothing.", stacklevel=3)
 
 
 def choose_kind(name: str, series: pd.Series, chosen: str | None, accept: Iterable[str], accept_for: str,

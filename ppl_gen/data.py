@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_gen.blocks import Block, choose_kind, fit_column, float_dtype, widen
+from ppl_gen.blocks import Block, choose_kind, fit_column, float_dtype, is_constant, tell_constant, widen
 from ppl_gen.columns import KINDS, Column
 from ppl_gen.errors import DataError, SettingError
 from ppl_gen.padding import pad, pad_patterns, starts_of, steps_of
@@ -60,7 +60,8 @@ class Data:
 
         Kinds are inferred unless given in ``kinds``: whole numbers >= 0 are counts, binary if all are 0 or 1 (as are
         truth values); negative whole numbers and floats are real; text and categories are categorical. A numeric kind
-        that is not in ``accept`` is read as the next wider one that is (binary -> count -> real).
+        that is not in ``accept`` is read as the next wider one that is (binary -> count -> real). A column that holds
+        one value only is refused, or if it ends as count or binary warned of.
 
         :param table: a DataFrame, a 1-d or 2-d array, or the path of a .csv, .parquet, .npy or .npz file
             (``file.npz:name`` picks one array of several).
@@ -95,11 +96,13 @@ class Data:
         }
         block = Block(len(source), len(entries), float_dtype(entries.values(), kind_of.values()))
         row_weights = each if each is None or sequences is None else np.repeat(each, sequences.lengths)
-        fitted = []
+        fitted, constant = [], []
         for j, (name, series) in enumerate(entries.items()):
-            column, raw = fit_column(name, series, kind_of[name], standardize, row_weights, source.where)
+            column, raw, same = fit_column(name, series, kind_of[name], standardize, row_weights, source.where)
             block.put(j, column, raw, source.where)
             fitted.append(column)
+            constant += [name] * same
+        tell_constant(constant, len(fitted))
         dropped = tuple(name for name in source.names if name not in kind_of)
         schema = Schema(tuple(fitted), source.container, standardize, dropped, source.integer_names, **fields)
         if sequences is None:
@@ -133,8 +136,10 @@ class Data:
             row_weights = np.repeat(row_weights, self.lengths)
         for j, (column, kind) in enumerate(zip(self.schema.columns, wide, strict=True)):
             new = dataclasses.replace(column, kind=kind)
-            if kind == "real" != column.kind and self.schema.standardize:
+            if kind == "real" != column.kind:
                 raw = x[:, j] if self.mask is None else np.where(self.mask[:, j], x[:, j], np.nan)
+                is_constant(column.name, kind, raw, row_weights)
+            if kind == "real" != column.kind and self.schema.standardize:
                 loc, scale = moments(column.name, raw, row_weights)
                 new = dataclasses.replace(new, loc=loc, scale=scale)
                 x[:, j] = np.nan_to_num(new.to_model(raw), nan=0.0)

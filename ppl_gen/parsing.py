@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -207,6 +207,12 @@ def show(value: Any, limit: int = 60) -> str:
         text = f"<{type(value).__name__}: {type(error).__name__} in repr>"
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def some(names: Iterable[str]) -> str:
+    """Names for a message: the first ten of them."""
+    shown = [show(name) for name in names]
+    return ", ".join(shown[:10]) + (f", ... ({len(shown)} in all)" if len(shown) > 10 else "")
 
 
 def nearest(name: Any, valid: Sequence[Any]) -> str:

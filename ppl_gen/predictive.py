@@ -38,7 +38,8 @@ def check(observed: np.ndarray, replicates: np.ndarray, columns: tuple[Column, .
               p = \frac{1 + \#\{r: m_r \ge m_{\mathrm{obs}}\}}{R + 1}
 
     one p-value holds for all statistics together, whatever their correlation (maxT; Westfall & Young 1993,
-    Resampling-Based Multiple Testing). s is the distance from the median to the 16 % or the 84 % quantile.
+    Resampling-Based Multiple Testing). s is the distance from the median to the 16 % or the 84 % quantile, or the
+    standard deviation where that is 0.
 
     :param observed: (n, d), NaN where missing; replicates are masked alike.
     :param replicates: (R, n, d). :param weights: (n,) row weights.
@@ -52,11 +53,12 @@ def check(observed: np.ndarray, replicates: np.ndarray, columns: tuple[Column, .
     parts = [replicates[start : start + size] for start in range(0, len(replicates), size)]
     drawn = np.concatenate([statistics(part, present, columns, weights) for part in parts])
     low, centre, high = np.quantile(drawn, [0.16, 0.5, 0.84], axis=0)
-    tiny = 1e-9 * (1.0 + np.abs(centre))
+    tiny, sd = 1e-9 * (1.0 + np.abs(centre)), drawn.std(0)
 
     def distance(values: np.ndarray) -> np.ndarray:
         spread = np.where(values >= centre, high - centre, centre - low)
-        return (values - centre) / np.maximum(spread, tiny)
+        # The same in most replicates, as of a column that hardly varies: quantiles then have no width.
+        return (values - centre) / np.maximum(np.where(spread > tiny, spread, sd), tiny)
 
     worst, worst_drawn = np.abs(distance(truth)).max(), np.abs(distance(drawn)).max(1)
     above, below = (drawn >= truth).sum(0), (drawn <= truth).sum(0)
@@ -94,6 +96,7 @@ def statistics(values: np.ndarray, present: np.ndarray, columns: tuple[Column, .
     share = share / np.maximum(share.sum(0), 1e-300)
     mean = np.einsum("rnd,nd->rd", values, share)
     centred = (values - mean[:, None]) * present
+    centred[np.abs(centred) <= 1e-12 * (1 + np.abs(mean[:, None]))] = 0.0  # rounding, of a column that does not vary
     sd = np.sqrt(np.einsum("rnd,rnd,nd->rd", centred, centred, share))
     scaled = centred / np.maximum(sd, 1e-300)[:, None]
     results: list[np.ndarray] = []

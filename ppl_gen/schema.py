@@ -11,7 +11,7 @@ import numpy as np
 from ppl_gen.blocks import Block, float_dtype
 from ppl_gen.columns import KINDS, Column
 from ppl_gen.errors import DataError
-from ppl_gen.parsing import check_kind, nearest, normalise, read_labels, read_numbers, show
+from ppl_gen.parsing import check_kind, nearest, normalise, read_labels, read_numbers, show, some
 from ppl_gen.readers import Source, read_source
 
 if TYPE_CHECKING:
@@ -223,9 +223,3 @@ class Schema:
         """
         logs = -np.log(self.scales)
         return float(logs.sum()) if mask is None else np.asarray(mask, dtype=np.float64) @ logs
-
-
-def some(names: Iterable[str]) -> str:
-    """Names for a message: the first ten of them."""
-    shown = [show(name) for name in names]
-    return ", ".join(shown[:10]) + (f", ... ({len(shown)} in all)" if len(shown) > 10 else "")

@@ -19,6 +19,8 @@ from hypothesis.extra import numpy as npst
 from ppl_gen.data import Data
 from ppl_gen.errors import DataError
 
+pytestmark = pytest.mark.filterwarnings("ignore:Columns? .* never var:UserWarning")  # of counts and truth values
+
 MANY = settings(max_examples=max(150, settings().max_examples))
 NUMBERS = pd.DataFrame({"age": [31, 45, 27, 60], "height": [1.62, 1.81, 1.75, 1.70], "town": ["A", "B", "A", "C"]})
 
@@ -203,9 +205,11 @@ TRAINING_ERRORS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "empty array": (np.empty((0, 3)), {}, "empty: it has no rows"),
     "one row": (NUMBERS.iloc[:1], {}, "a single row"),
     "all missing": (frame_with(z=np.nan), {}, r"'z' has no values.*drop=\['z'\]"),
-    "constant": (frame_with(z=7), {}, r"'z' is constant, 7\.0 in every row: drop it"),
+    "constant": (frame_with(z=7.5), {}, r"'z' is constant, 7\.5 in every row: drop it"),
     "constant label": (frame_with(z="same"), {}, "'z' is constant, 'same' in every row"),
-    "constant where weighed": (frame_with(z=[1, 1, 1, 2]), {"weights": [1, 1, 1, 0]}, "'z' is constant"),
+    "constant where weighed": (frame_with(z=[1.5, 1.5, 1.5, 2]), {"weights": [1, 1, 1, 0]}, "'z' is constant"),
+    "constant count read as real": (frame_with(z=7)[["age", "z"]], {"accept": ("real",)}, r"'z' is constant, 7\.0"),
+    "nothing varies": (pd.DataFrame({"a": [0, 0], "b": True}), {}, r"Nothing varies in the table \(columns 'a', 'b'\)"),
     "text among numbers": (frame_with(z=["1", "2", "abc", "4"]), {}, r"'z', row 2: 'abc' is not a number.*kinds={'z'"),
     "text read as real": (NUMBERS, {"kinds": {"town": "real"}}, "'town', row 0: 'A' is not a number"),
     "infinite": (frame_with(z=[1.0, 2.0, 3.0, -np.inf]), {}, "'z', row 3: -inf is infinite"),
