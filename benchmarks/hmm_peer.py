@@ -128,8 +128,7 @@ def run_memory() -> dict[str, float]:
 def run_chorales(num_states: int) -> dict[str, float]:
     """Held-out log density of a frame, all 88 keys.
 
-    A key that is never played in training is constant there, and a table's schema refuses it; so the schema is that
-    of a roll on which every key is on once, and a pseudo-count keeps unheard notes possible.
+    Some keys are never played in training. A pseudo-count keeps possible what a state was never heard to play.
     """
     import ppl_gen as pg
     from ppl_gen.backends import numpyro_ops
@@ -137,12 +136,13 @@ def run_chorales(num_states: int) -> dict[str, float]:
     from ppl_gen.progress import Monitor
 
     parts = {part: chorales(part) for part in ("train", "valid", "test")}
-    schema = pg.HMM(2, emission="bernoulli").prepare(np.arange(2)[:, None].repeat(88, 1)).schema
-    views = {part: schema.encode(rolls).view("numpyro") for part, rolls in parts.items()}
     frames = {part: sum(map(len, rolls)) for part, rolls in parts.items()}
     num_obs, never = len(parts["train"]), ~np.concatenate(parts["train"]).any(0)
     prior = pg.HMMPrior(prob_concentration=1 + PSEUDO_COUNT, transition_concentration=1 + PSEUDO_COUNT)
-    pair = pg.HMM(num_states, emission="bernoulli", prior=prior).build("numpyro", schema, num_obs)
+    family = pg.HMM(num_states, emission="bernoulli", prior=prior)
+    schema = family.prepare(parts["train"]).schema
+    views = {part: schema.encode(rolls).view("numpyro") for part, rolls in parts.items()}
+    pair = family.build("numpyro", schema, num_obs)
     begin = pair.initialize(views["train"], 0, CHORALE_STARTS)
     solve = Solver(pair, views["train"], "map", 1e-4, 300)
     elapsed, found = seconds(lambda: solve(begin, np.ones((1, num_obs)), Monitor()))
