@@ -217,7 +217,7 @@ def groups(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
     dims["posterior"] = {
         site: [renamed.get(name, name) for name in names] for site, names in fit.family.site_dims().items()
     }
-    columns = [column.name for column in fit.schema.columns]
+    columns = list(fit.schema.targets)
     coords: dict[str, Any] = {COLUMN: columns, "column_other": columns}
     obs = {"log_likelihood": rows, "posterior_predictive": evidence.rows, "observed_data": evidence.rows}
     named = [*(f"{kind}_column" for kind in fit.schema.kinds), *(f"category_{j}" for j in range(len(columns)))]

@@ -12,8 +12,10 @@ MCSE / sd              0.1          Gelman et al. 2013, Bayesian Data Analysis, 
 divergences            0.1 %        Betancourt 2017 (arXiv:1701.02434), section 6.2: a few may be false positives
 E-BFMI                 0.3          Betancourt 2016 (arXiv:1604.00695)
 tree depth             1 %          Betancourt 2017, appendix A.3: costs time, not truth
+step (SGLD)            10 %         of the variance: see ppl_gen.inference.sgld
 guide k-hat            0.7          Yao, Vehtari, Simpson & Gelman 2018 (arXiv:1802.02538), section 2.1
 LOO k-hat              5 % of rows  above min(1 - 1/log10 S, 0.7) of Vehtari et al. 2024 (JMLR 25), section 3.2.4
+density k-hat          5 % of rows  above 0.7 (Vehtari et al. 2024), where log p(x) is an estimate
 posterior predictive   p 0.01       Gelman et al. 2013, section 6.3; one p-value for all statistics: predictive.check
 LOO-PIT                p 0.01       Gelman et al. 2013, section 6.3; Kolmogorov-Smirnov, Bonferroni over columns
 =====================  ===========  ==================================================================================
@@ -38,8 +40,10 @@ if TYPE_CHECKING:
 Found = tuple[list[Check], dict[str, "pd.DataFrame"]]
 
 RHAT, ESS_PER_CHAIN, MCSE_OVER_SD = 1.01, 100, 0.1
+STEP_EXCESS = 0.1  # of the variance; 5 % of an sd
 DIVERGENT_SHARE, BFMI, DEEP_SHARE = 0.001, 0.3, 0.01
 KHAT_SHARE = 0.05  # of the rows may have a k-hat above the limit; their densities are uncertain, the sum is not much
+LOCAL_KHAT = 0.7  # of the weights of a row's latents
 P_VALUE = 0.01
 MIN_DRAWS = 4  # per chain, below which R-hat and ESS are not defined
 
@@ -156,6 +160,13 @@ def _sampler(fit: Fit) -> list[Check]:
             info=f"share of draws at max_tree_depth = {deepest}",
             advice="Trajectories are cut short, so draws are correlated: raise max_tree_depth or num_warmup.",
         ))  # fmt: skip
+    excess = fit.draws.figures.get("variance_inflation")
+    if excess is not None:
+        found.append(Check.of(
+            "variance added by the step", float(excess), "at most", STEP_EXCESS,
+            info="share, in the stiffest direction; less elsewhere",
+            advice="The step is too long for the posterior's curvature: lower step_size.",
+        ))  # fmt: skip
     moved = fit.draws.figures.get("relabelled_fraction")
     if moved is not None:
         found.append(Check("draws relabelled", float(moved), info="share whose labels were switched, mended already"))
@@ -186,6 +197,7 @@ def of_held_out(fit: Fit) -> Found:
             why = "too few sequences to leave one out: a comparison predicts the second half of each from the first"
             return [Check("held-out ELPD", info=why)], {}
         how = "5 folds refitted" if fit.draws.held_out is None else "out-of-bag"
+        how = "validation rows" if fit.uncertainty == "ensemble" else how
         return [_elpd(elpd, fit, how)], {"held_out": pd.DataFrame({"elpd": fit.held_out})}
     loo, khat = evidence.loo, posterior_khat(fit)
     if loo is None:
@@ -229,6 +241,27 @@ def _elpd(pointwise: np.ndarray, fit: Fit, how: str) -> Check:
     return Check("held-out ELPD", float(total), info=f"± {error:.1f} nats, {total / number:.3f} a {unit} ({how})")
 
 
+def of_density(fit: Fit) -> Found:
+    """Where log p(x) is estimated by importance sampling: whether its weights allow it, and how sure it is."""
+    import pandas as pd
+
+    if not fit.pair.local:
+        return [], {}
+    evidence = Evidence.of(fit)
+    score = fit.score(evidence.train, p_values=False, keep_draws=False)
+    assert score.error is not None
+    assert score.k_hat is not None
+    above = int(np.sum(~(score.k_hat <= LOCAL_KHAT)))
+    found = Check.of(
+        "density k-hat", above / len(score), "at most", KHAT_SHARE,
+        info=f"{above} of {len(score):,} rows above {LOCAL_KHAT:g}; Monte Carlo error a row {score.error.mean():.2g}",
+        advice="The guide proposes latents too far from where they are: raise num_particles, or fit a better guide.",
+    )  # fmt: skip
+    table = pd.DataFrame({"row": evidence.rows, "log_prob_error": score.error, "elbo": score.elbo,
+                          "k_hat": score.k_hat})  # fmt: skip
+    return [found], {"density": table}
+
+
 def of_predictions(fit: Fit) -> Found:
     """Whether tables drawn from the fit look like the table that it was fitted to."""
     import pandas as pd
@@ -236,7 +269,7 @@ def of_predictions(fit: Fit) -> Found:
     from ppl_gen import metrics, predictive
 
     evidence = Evidence.of(fit)
-    columns = fit.schema.columns
+    columns = fit.schema.target_columns
     replicates = evidence.replicates.reshape(-1, *evidence.observed.shape)
     ppc = predictive.check(evidence.observed, replicates, columns, evidence.entry_weights)
     worst = ppc.table.iloc[0]

@@ -71,6 +71,7 @@ def with_residuals(fit: Fit, found: list[Check], details: dict[str, pd.DataFrame
     found.append(Check.of(
         "pseudo-residual p", tests[worst].p_value, "at least", P_VALUE / len(columns),
         info=f"lowest of {len(columns)}: {columns[worst].name}",
-        advice=f"The one-step-ahead predictions of {columns[worst].name} are off: use more states or another emission.",
+        advice=f"The one-step-ahead predictions of {columns[worst].name} are off: use a richer family, with more "
+        "states or layers, or another emission.",
     ))  # fmt: skip
     return found, details | {"pit": pd.DataFrame(pit, columns=[c.name for c in columns])}

@@ -79,7 +79,8 @@ def compare(
     pointwise, dropped = as_table({name: values for name, (values, _) in found.items()}, unit)
     weights = None if test is not None or forward or data.weights is None else np.asarray(data.weights)[pointwise.index]
     families = {name: model.family if isinstance(model, Fit) else model for name, model in named.items()}
-    frame = rank(pointwise, weights, families, {name: engine for name, (_, engine) in found.items()})
+    densities = {name: family.density_for(prepared[name].schema) for name, family in families.items()}
+    frame = rank(pointwise, weights, densities, {name: engine for name, (_, engine) in found.items()})
     how = _how(named, folds, test, f"{len(pointwise):,}", data.unit)
     if forward:
         how = f"{len(pointwise):,} time steps, predicted one ahead by fits to what came before, {folds} windows"

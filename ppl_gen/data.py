@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppl_gen import conditions
 from ppl_gen.blocks import Block, choose_kind, fit_column, float_dtype, is_constant, tell_constant, widen
 from ppl_gen.columns import KINDS, Column
 from ppl_gen.errors import DataError, SettingError
@@ -55,7 +56,7 @@ class Data:
     def from_table(cls, table: Any, *, columns: Any = None, drop: Any = None, kinds: Mapping[Any, str] | None = None,
                    standardize: bool = True, weights: Any = None, accept: Iterable[str] = KINDS,
                    accept_for: str = "", sequence: Any = None, order: Any = None,
-                   as_sequence: bool = False) -> Data:  # fmt: skip
+                   as_sequence: bool = False, condition_on: Any = None) -> Data:  # fmt: skip
         """Read a training table.
 
         Kinds are inferred unless given in ``kinds``: whole numbers >= 0 are counts, binary if all are 0 or 1 (as are
@@ -76,6 +77,8 @@ class Data:
             counts.
         :param as_sequence: read sequences in any case: a table without ``sequence`` is one, a list of arrays or of
             tables (or an (N, T, d) array) is several.
+        :param condition_on: columns that are conditioned on, not modelled; they may be of any kind, and of these counts
+            are read as real numbers.
         :raises DataError: the table can't be used; the message names column, row and value.
         """
         is_sequence = as_sequence or sequence is not None or order is not None
@@ -85,15 +88,17 @@ class Data:
         fields = {} if sequences is None else sequences.fields
         others = (weight_name, fields.get("sequence"), fields.get("order"))
         positions, chosen = select(source, columns, drop, others), check_kinds(source, kinds, others)
+        positions, given = conditions.add_conditions(source, positions, condition_on, drop)
         if len(source) == 1:
             raise DataError("The table has a single row: nothing varies in it, so there is nothing to fit.")
         if sequences is not None:
             sequences.check_training()
         entries = {source.names[j]: source.column(j) for j in positions}  # these share the table's memory
         kind_of = {
-            name: choose_kind(name, series, chosen.get(name), accept, accept_for, source.where)
+            name: choose_kind(name, series, chosen.get(name), conditions.KINDS if name in given else accept, accept_for,
+                              source.where)
             for name, series in entries.items()
-        }
+        }  # fmt: skip
         block = Block(len(source), len(entries), float_dtype(entries.values(), kind_of.values()))
         row_weights = each if each is None or sequences is None else np.repeat(each, sequences.lengths)
         fitted, constant = [], []
@@ -104,9 +109,11 @@ class Data:
             constant += [name] * same
         tell_constant(constant, len(fitted))
         dropped = tuple(name for name in source.names if name not in kind_of)
-        schema = Schema(tuple(fitted), source.container, standardize, dropped, source.integer_names, **fields)
+        schema = Schema(tuple(fitted), source.container, standardize, dropped, source.integer_names, conditions=given,
+                        **fields)  # fmt: skip
+        conditions.refuse_missing_conditions(schema, block.mask, source)
         if sequences is None:
-            refuse_missing_rows(block.mask, source)
+            refuse_missing_rows(block.mask if block.mask is None else block.mask[:, schema.is_target], source)
             return cls(schema, block.x, block.mask, each, source.index)
         return cls(schema, block.x, block.mask, each, source.index, sequences.lengths, sequences.ids, sequences.order)
 
@@ -128,7 +135,8 @@ class Data:
         :raises DataError: a column's kind is not accepted, nor is a wider one.
         """
         accept = tuple(accept)
-        wide = [widen(c.name, c.kind, accept, accept_for) for c in self.schema.columns]
+        accepted = (conditions.KINDS if c.name in self.schema.conditions else accept for c in self.schema.columns)
+        wide = [widen(c.name, c.kind, each, accept_for) for c, each in zip(self.schema.columns, accepted, strict=True)]
         if tuple(wide) == self.schema.kinds:
             return self
         x, columns, row_weights = self.x.copy(), [], self.weights
@@ -206,6 +214,7 @@ class Data:
     def describe(self) -> str:
         """How many rows or sequences, and columns, in words."""
         width = f"{self.num_columns} column{'s' * (self.num_columns != 1)}"
+        width += f" ({len(self.schema.conditions)} conditioned on)" if self.schema.conditions else ""
         if self.lengths is None:
             return f"{len(self):,} rows x {width}"
         return f"{len(self):,} sequence{'s' * (len(self) != 1)} of {self.num_steps:,} time steps x {width}"
@@ -266,7 +275,7 @@ class Data:
             for j, column in enumerate(self.schema.columns):
                 if np.abs(self.x[:, j]).max(initial=0.0) > largest:
                     raise DataError(f"Column {show(column.name)} is too large for 32-bit floats: rescale the column.")
-        convert = {"x": floats, "weights": floats}
+        convert = {"x": floats, "weights": floats, "context": floats}
         arrays = view._asdict().items()
         return View(**{name: None if array is None else convert.get(name, others)(array) for name, array in arrays})
 
@@ -274,7 +283,8 @@ class Data:
         """The view, in numpy."""
         patterns, pattern = self._patterns
         if self.lengths is None:
-            return View(self.x, self.mask, self.weights, patterns, pattern)
+            view = View(self.x, self.mask, self.weights, patterns, pattern)
+            return conditions.split(view, self.schema) if self.schema.conditions else view
         lengths, mask, ragged = self.lengths, self.mask, len(np.unique(self.lengths)) > 1
         if ragged:
             patterns, pattern = pad_patterns(patterns, pattern, lengths, self.num_columns)

@@ -59,8 +59,9 @@ class Diagnosis:
     """The checks of one fit, with a verdict. Printing it shows the table.
 
     ``details`` holds what the figures were taken from, as DataFrames: ``parameters`` and ``log_prob`` (R-hat, ESS and
-    MCSE of each quantity), ``loo`` or ``held_out`` (each row's held-out density, with its k-hat), ``predictive`` (each
-    statistic observed and replicated), ``pit`` (a column each). Only those that apply are there.
+    MCSE of each quantity), ``loo`` or ``held_out`` (each row's held-out density, with its k-hat), ``density`` (the
+    error and k-hat of each row's, where it is estimated), ``predictive`` (each statistic observed and replicated),
+    ``pit`` (a column each). Only those that apply are there.
     """
 
     title: str
@@ -153,14 +154,16 @@ def diagnose(fit: Fit) -> Diagnosis:
 
     found: list[Check] = []
     details: dict[str, pd.DataFrame] = {}
-    for part in (checks.of_run, checks.of_chains, checks.of_guide, checks.of_held_out, checks.of_predictions):
+    for part in (checks.of_run, checks.of_chains, checks.of_guide, checks.of_held_out, checks.of_density,
+                 checks.of_predictions):  # fmt: skip
         new, tables = part(fit)
         found += new
         details |= tables
     engine = f"{fit.engine.name} in {fit.backend}"
     chains, number = fit.draws.num_chains, f"{fit.draws.num_draws:,}"
     draws = {"posterior": f"{chains} chains x {number} draws", "guide": f"{number} draws from the guide",
-             "bootstrap": f"{number} {fit.draws.refits}"}.get(fit.uncertainty, "a point estimate")  # fmt: skip
+             "bootstrap": f"{number} {fit.draws.refits}",
+             "ensemble": f"{chains} members"}.get(fit.uncertainty, "a point estimate")  # fmt: skip
     return Diagnosis(f"{fit.family.name} by {engine}, {fit.train.describe()}, {draws}", tuple(found), details)
 
 
@@ -181,6 +184,8 @@ def elements(fit: Fit) -> tuple[list[str], np.ndarray]:
         for index in kept:
             names.append(f"{site}[{', '.join(str(labels[a][i]) for a, i in enumerate(index))}]" if shape else site)
         parts.append(np.stack([np.asarray(values[(..., *index)], np.float64) for index in kept], axis=-1))
+    if not parts:  # a family whose parameters have no meaning of their own, such as a network's weights
+        return [], np.empty((fit.draws.num_chains, fit.draws.num_draws, 0))
     draws = np.concatenate(parts, axis=2)
     # An entry that is constant but for rounding (a correlation of a column with itself) is no parameter.
     rounding = 2 * np.finfo(np.float32).eps * np.abs(draws).max((0, 1))

@@ -27,7 +27,8 @@ class Draws:
     ``posterior``     {site: (chain, draw, *event shape)}, constrained values of the non-enumerated latents
     ``uncertainty``   what the spread of the draws means: ``"posterior"`` (MCMC), ``"guide"`` (draws from a fitted
                       guide), ``"bootstrap"`` (refits to resampled rows, or to data simulated from the point
-                      estimate where ``figures["parametric"]``) or ``"point"`` (no spread)
+                      estimate where ``figures["parametric"]``), ``"ensemble"`` (members trained from starts of their
+                      own) or ``"point"`` (no spread)
     ``point``         {site: event shape}: the point estimate, where the engine is an optimizer
     ``sample_stats``  {name: (chain, draw)}, named as ArviZ names them (diverging, energy, tree_depth, ...)
     ``losses``        (step,): the trace of the objective that was minimised (nats); EM: minus the log joint
@@ -76,12 +77,18 @@ class Engine(Settings):
     title: ClassVar[str]
     checkpoints: ClassVar[bool] = True  # whether it can write its state and resume from it
     hooks: ClassVar[tuple[str, ...]] = ()  # the optional hooks of a pair that it can't do without
+    trains_weights: ClassVar[bool] = False  # whether it fits network weights that have no priors
 
     def run(self, pair: Pair, data: Data, *, seed: int, monitor: Monitor) -> Draws:
         """Fit the pair to the data.
 
-        :raises UnsupportedError: the pair lacks a hook that this engine needs.
+        :raises UnsupportedError: the pair lacks a hook, or priors, that this engine needs.
         """
+        if not pair.has_priors and not self.trains_weights:
+            raise UnsupportedError(
+                f"Engine {self.name!r} needs priors, which the weights of {pair.family.name} have with bayesian=True "
+                "alone; without them it is fitted by svi."
+            )
         missing = [hook for hook in self.hooks if getattr(pair, hook) is None]
         if missing:
             from ppl_gen import registry

@@ -25,7 +25,8 @@ class Evidence:
     ``rows``            (m,) indices of the training rows looked at
     ``log_likelihood``  (chain, draw, m) log p(x | theta), nats, original units
     ``loo``             PSIS leave-one-out of those rows, where the draws stand for a posterior, else None
-    ``observed``        (m, d) those rows in model space, NaN where missing; of sequences their time steps, stacked
+    ``observed``        (m, d) those rows in model space, NaN where missing; of sequences their time steps, stacked;
+                        only the columns that are modelled, given the others
     ``replicates``      (chain, R, m, d) in model space: tables like ``observed``, each drawn under one draw
     """
 
@@ -91,7 +92,8 @@ class Evidence:
     @cached_property
     def observed(self) -> np.ndarray:
         values = np.asarray(self.train.x, np.float64)
-        return values if self.train.mask is None else np.where(self.train.mask, values, np.nan)
+        whole = values if self.train.mask is None else np.where(self.train.mask, values, np.nan)
+        return whole[:, self.fit.schema.is_target] if self.fit.schema.conditions else whole
 
     @property
     def entry_weights(self) -> np.ndarray | None:
@@ -101,8 +103,11 @@ class Evidence:
 
     @cached_property
     def chosen_draws(self) -> np.ndarray:
-        """(chain, R): which draw of each chain every replicated table comes from; zeros for a point estimate."""
+        """(chain, R): which draw of each chain every replicated table comes from; zeros for a point estimate, of an
+        ensemble which member."""
         number = max(20, min(NUM_REPLICATES, MAX_REPLICATED // max(self.observed.size, 1)))
+        if self.fit.uncertainty == "ensemble":  # whose density is the mean over its members
+            return np.arange(number)[None] % self.fit.draws.num_chains
         if not self.has_posterior:
             return np.zeros((1, number), int)
         chains, draws = self.fit.draws.num_chains, self.fit.draws.num_draws
@@ -124,8 +129,11 @@ class Evidence:
         # Calls of one length, the last filled up, so that the backend compiles one program.
         calls = -(-len(draws) * length // SAMPLED_AT_ONCE)
         filled = np.resize(draws, -(-len(draws) // calls) * calls)
+        context = self.fit.schema.context(self.train.x)  # each table has the conditions of the observed one
+        if context is not None:
+            context = np.tile(context, (len(filled) // calls, 1))
         parts = [
-            sample_at(self.fit, posterior, np.repeat(part, length), (self.fit.seed + number) % 2**31)
+            sample_at(self.fit, posterior, np.repeat(part, length), (self.fit.seed + number) % 2**31, context)
             for number, part in enumerate(np.split(filled, calls))
         ]
         values = np.concatenate(parts)[: len(draws) * length]
@@ -139,7 +147,7 @@ class Evidence:
 
     def in_original_units(self, values: np.ndarray) -> np.ndarray:
         """Model-space rows (..., d) in the table's units, as float32 (categories stay codes)."""
-        columns = self.fit.schema.columns
+        columns = self.fit.schema.target_columns
         loc, scale = (np.array([getattr(column, name) for column in columns]) for name in ("loc", "scale"))
         return (values * scale + loc).astype(np.float32)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from ppl_gen.errors import DataError, SettingError, did_you_mean
 from ppl_gen.registry import import_backend
 from ppl_gen.settings import Settings
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ppl_gen.data import Data, Schema, View
 
 BACKENDS = ("numpyro", "pyro")
@@ -25,7 +26,8 @@ class Pair:
 
     ``model(data, *, num_obs=None, subsample_size=None)`` is a plain function of the PPL: ``data`` is a
     :class:`~ppl_gen.data.View` of arrays (or None to draw ``num_obs`` new observations), the observed site is
-    ``x``, the plate over observations is ``obs``. ``guide`` takes the same arguments.
+    ``x``, the plate over observations is ``obs``. ``guide`` takes the same arguments. A conditional model p(x | y)
+    draws a row for each row of ``View(None, context=y)``.
 
     Optional hooks; an engine asks for the hook, never for the family. Parameters are dictionaries of constrained
     site values, without a batch dimension:
@@ -41,6 +43,16 @@ class Pair:
     ``is_degenerate``  ``(parameters) -> bool array``: whether a solution sits on the boundary of its space
     ``make_guide``     ``(kind, values=None) -> guide``: a guide of the kind ``"mean_field"`` or ``"multivariate"``
                        over the non-enumerated latents, centred on the given constrained values at first
+
+    ``log_prob_error`` ``(parameters, view) -> (n,)``: how far the log density of each row may be off, in nats, where
+                       it is computed by a solver or an estimate; None where it is exact
+    ``has_weights``    whether its parameters are network weights, ``param`` sites that SVI fits by maximum likelihood,
+                       an ensemble of members at once; their starts are those of ``initialize``
+    ``from_uniform``   ``(parameters, u) -> x``: rows, or sequences, from uniform numbers u in [0, 1) of their shape
+    ``to_uniform``     ``(parameters, view) -> (*x.shape, 2)``: between which numbers each entry's u lies, F(x-) and
+                       F(x) given the entries before it; equal of real columns
+    ``local``          sites inside ``obs`` that the guide proposes: log p(x) is then estimated by importance sampling
+    ``bayesian``       whether those weights have priors and are sample sites instead, for any engine
 
     Of a family of sequences, N of up to T steps with K hidden states (backends map them over draws):
 
@@ -68,6 +80,12 @@ class Pair:
     log_prior: Callable[..., Any] | None = None
     is_degenerate: Callable[..., Any] | None = None
     make_guide: Callable[..., Callable[..., Any]] | None = None
+    has_weights: bool = False
+    from_uniform: Callable[..., Any] | None = None
+    to_uniform: Callable[..., Any] | None = None
+    local: tuple[str, ...] = ()
+    bayesian: bool = False
+    log_prob_error: Callable[..., Any] | None = None
     step_log_prob: Callable[..., Any] | None = None
     filtered: Callable[..., Any] | None = None
     smoothed: Callable[..., Any] | None = None
@@ -81,6 +99,11 @@ class Pair:
     def density(self) -> Callable[..., Any]:
         """The form of the model that engines use: collapsed where there is one."""
         return self.collapsed or self.model
+
+    @property
+    def has_priors(self) -> bool:
+        """Whether the parameters have priors: all have, but for network weights that are fitted by likelihood alone."""
+        return self.bayesian or not self.has_weights
 
     def cached(self, key: Any, make: Callable[[], Any]) -> Any:
         """``make()``, or what it gave when it was last asked for under this key: a program compiles once a pair."""
@@ -103,11 +126,31 @@ class Family(Settings):
     kinds: ClassVar[tuple[str, ...]]  # the column kinds that it models
     engines: ClassVar[tuple[str, ...]]  # those that fit it, the preferred one first
     sequences: ClassVar[bool] = False  # whether an observation is a sequence of time steps, not a row
+    allows_missing: ClassVar[bool] = True  # whether missing entries are integrated out
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names: Any = self.condition_on
+        if isinstance(names, str):  # several in one text, as the command line has them
+            names = tuple(next(csv.reader([names], skipinitialspace=True), []))
+            object.__setattr__(self, "condition_on", names)
+        ok = isinstance(names, tuple) and all(isinstance(name, str | int) and name != "" for name in names)
+        self.require("condition_on", ok and len(set(names)) == len(names), "different names of columns")
+
+    @property
+    def condition_on(self) -> tuple[str | int, ...]:
+        """The columns that are conditioned on: a family of conditional densities p(x | y) has a field of this name. A
+        text may name several, ``"dose, site"``; a name with a comma in it goes in a tuple, or in double quotes."""
+        return ()
 
     @property
     def num_labels(self) -> int:
         """How many values a discrete local latent has; 0 where there is none."""
         return 0
+
+    def density_for(self, schema: Schema) -> str:
+        """The kind of density that it has for these columns: :attr:`density` as a rule."""
+        return self.density
 
     @property
     def accepts(self) -> tuple[str, ...]:
@@ -135,19 +178,22 @@ class Family(Settings):
 
         :raises SettingError: ``sequence`` or ``order`` is given, but this family models rows.
         """
+        from ppl_gen.conditions import condition
         from ppl_gen.data import Data
 
+        if self.sequences and self.condition_on:
+            raise SettingError("condition_on is for tables whose rows are observations, not for sequences.")
         if isinstance(table, Data):
             if table.schema.is_sequence != self.sequences:
                 given, wanted = ("sequences", "rows")[:: -1 if self.sequences else 1]
                 how = f"pass the table itself, or Data.from_table(..., as_sequence={self.sequences})"
                 raise DataError(f"{self.name} models {wanted}, but these data were read as {given}: {how}.")
-            data = table.promote(self.accepts, self.name)
+            data = condition(table, self.condition_on).promote(self.accepts, self.name)
         else:
             for name in ("sequence", "order", "as_sequence"):
                 if not self.sequences and data_options.get(name):
                     raise SettingError(f"{name}= is for families that model sequences; {self.name} models rows.")
-            options = {**data_options, "as_sequence": self.sequences}
+            options = {**data_options, "as_sequence": self.sequences, "condition_on": self.condition_on}
             data = Data.from_table(table, accept=self.accepts, accept_for=self.name, **options)
         self.check(data)
         return data
@@ -156,6 +202,20 @@ class Family(Settings):
         """Raise a :class:`DataError` where the data can't be fitted (too few rows, say)."""
         if len(data) < 2:
             raise DataError(f"{self.name} needs at least 2 rows, the table has {len(data)}.")
+
+    def refuse_missing(self, data: Data) -> None:
+        """Raise a :class:`DataError` where an entry is missing and this family can't integrate it out."""
+        if self.allows_missing or data.mask is None or data.mask.all():
+            return
+        from ppl_gen import registry
+
+        row, column = np.argwhere(~np.asarray(data.mask))[0]
+        able = ", ".join(name for name in registry.families() if registry.family(name).allows_missing)
+        raise DataError(
+            f"{self.name} has no density of a row with missing values (row {row}, column "
+            f"{data.schema.names[column]!r} and {int((~data.mask).sum()) - 1:,} more); families that have: {able}; or "
+            "drop or fill those rows."
+        )
 
     def default_engine(self, data: Data) -> tuple[str, str]:
         """The name of the engine to use on this data, and the reason in a few words."""

@@ -202,16 +202,17 @@ def plot_posterior_predictive(
     from ppl_gen.evidence import Evidence
 
     evidence = Evidence.of(fit)
-    observed = plots_data.original_units(fit, evidence.observed, None)
+    columns = fit.schema.target_columns
+    observed = evidence.observed * [c.scale for c in columns] + [c.loc for c in columns]
     replicates = evidence.replicates.reshape(-1, *observed.shape)
     weights = None if evidence.entry_weights is None else np.asarray(evidence.entry_weights, np.float64)
     unit = "rows" if fit.train.lengths is None else "time steps"
-    number = min(fit.schema.num_columns, max_columns)
+    number = min(len(columns), max_columns)
     across = {1: 1, 2: 2, 4: 2}.get(number, 3 if number <= 9 else 4)
     fig = plots_style.figure_of(fig, max(2.9 * across, 5.2), 2.4 * -(-number // across) + 0.8)
     axes = plots_style.panels(fig, number, across)
     for j, ax in enumerate(axes):
-        column = fit.schema.columns[j]
+        column = columns[j]
         drawn = replicates[:, :, j].astype(np.float64) * column.scale + column.loc
         _draw_counts(ax, column, observed[:, j], drawn, weights)
         ax.set_xlabel(label(column.name))
@@ -221,8 +222,8 @@ def plot_posterior_predictive(
     fig.legend(handles, names, loc="outside lower center", ncols=len(names))
     source = "the point estimate" if not evidence.has_posterior else plots_style.interval_name(fit)
     notes = f"{len(replicates)} tables drawn from {source}"
-    if number < fit.schema.num_columns:
-        notes += f"; first {number} of {fit.schema.num_columns} columns"
+    if number < len(columns):
+        notes += f"; first {number} of {len(columns)} columns"
     if len(evidence.rows) < len(fit.train):
         notes += f"; {len(evidence.rows):,} random {fit.train.unit}s of {len(fit.train):,}"
     return plots_style.finish(fig, f"{fit.family.name}: predicted and observed values ({notes})")
@@ -289,5 +290,5 @@ def plot_pit(fit: Fit, *, ax: Axes | None = None, max_columns: int = MAX_COLUMNS
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     loo = "Leave-one-out calibration" if fit.uncertainty in ("posterior", "guide") else "Calibration"
     loo = "One-step-ahead calibration" if steps else loo
-    more = "" if table.shape[1] == fit.schema.num_columns else f"; first {max_columns} columns"
+    more = "" if table.shape[1] == len(fit.schema.targets) else f"; first {max_columns} columns"
     return plots_style.finish(ax, f"{loo} of each column: curves should stay in the band{more}")

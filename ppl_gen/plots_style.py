@@ -101,6 +101,7 @@ def label(name: Any, limit: int = MAX_LABEL) -> str:
 def interval_name(fit: Any) -> str:
     """What an interval of this fit means, for a legend."""
     return {"posterior": "posterior draws", "guide": "draws from the guide", "bootstrap": fit.draws.refits,
+            "ensemble": "members of the ensemble",
             "point": "the point estimate"}[fit.uncertainty]  # fmt: skip
 
 

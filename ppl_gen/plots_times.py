@@ -204,6 +204,8 @@ def why_not(fit: Fit, kind: str) -> str:
 
 def _has_cdf(fit: Fit) -> bool:
     """Asked of one draw at the first two steps, the states being anything."""
+    if fit.pair.to_uniform is not None:
+        return True
     data, posterior = windows(fit.train.take([0]), 2), plots_data.thinned(fit, 1).posterior
     size = fit.family.num_labels
     filtered = np.full((1, data.num_steps, size), 1 / max(size, 1))

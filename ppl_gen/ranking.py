@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ppl_gen.data import Data
-    from ppl_gen.family import Family
 
 NOT_TOLD_APART = 2.0  # standard errors of the difference
 FEW_ROWS = 100  # below which a standard error of a difference tends to be too small (Sivula et al. 2020)
@@ -86,7 +85,7 @@ def as_table(columns: Mapping[str, np.ndarray], unit: str) -> tuple[pd.DataFrame
     return table[known], int((~known).sum())
 
 
-def rank(pointwise: pd.DataFrame, weights: np.ndarray | None, families: Mapping[str, Family],
+def rank(pointwise: pd.DataFrame, weights: np.ndarray | None, densities: Mapping[str, str],
          engines: Mapping[str, str]) -> pd.DataFrame:  # fmt: skip
     """The table of a comparison, best first, from held-out densities (obs, model) and row weights (obs,)."""
     import pandas as pd
@@ -99,7 +98,7 @@ def rank(pointwise: pd.DataFrame, weights: np.ndarray | None, families: Mapping[
     frame = pd.DataFrame({
         "elpd": [t[0] for t in totals], "se": [t[1] for t in totals],
         "difference": [d[0] for d in differences], "difference_se": [d[1] for d in differences],
-        "weight": stacking_weights(values, share), "density": [families[name].density for name in pointwise],
+        "weight": stacking_weights(values, share), "density": [densities[name] for name in pointwise],
         "engine": [engines[name] for name in pointwise],
     }, index=pd.Index(list(pointwise), name="model"))  # fmt: skip
     return frame.sort_values("elpd", ascending=False, kind="stable")
@@ -115,6 +114,8 @@ def cautions(
         found.append(f"These are not the same kind of number ({kinds}): a bound or a surrogate can't rank a density.")
     if len({data.schema.kinds for data in prepared.values()}) > 1:
         found.append("Columns are read as different kinds: a density and a probability mass can't be ranked together.")
+    if len({data.schema.targets for data in prepared.values()}) > 1:
+        found.append("Models of different columns (condition_on differs): their densities can't be ranked together.")
     best, rest = frame.index[0], frame.iloc[1:]
     tied = [str(name) for name, row in rest.iterrows() if -row["difference"] < NOT_TOLD_APART * row["difference_se"]]
     if tied:

@@ -181,9 +181,9 @@ def show_fit(result: Fit, diagnosis: Diagnosis, run_folder: str, source: str) ->
     run = shlex.quote(run_folder)
     pictures = (f"ppl-gen plot {run}", "pictures")
     if result.family.sequences:
+        states = (f"ppl-gen latents {run} --method viterbi -o states.csv", "the state of each time step")
         try_next([
-            (f"ppl-gen forecast {run} -n 24", "how it goes on"),
-            (f"ppl-gen latents {run} --method viterbi -o states.csv", "the state of each time step"),
+            (f"ppl-gen forecast {run} -n 24", "how it goes on"), *([states] if result.family.num_labels else []),
             (f"ppl-gen score {run} --per-step -o scores.csv", "log p(x) of each step, given the steps before it"),
             pictures,
         ])  # fmt: skip
@@ -207,6 +207,7 @@ def facts(result: Fit) -> list[tuple[str, str]]:
     chains = f"{result.draws.num_chains} x {result.draws.num_draws}".removeprefix("1 x ")
     spread = {"posterior": f"{chains} draws from the posterior", "guide": f"{chains} draws from the guide",
               "bootstrap": f"a point estimate, and {chains} {result.draws.refits} for its intervals",
+              "ensemble": f"an ensemble of {result.draws.num_chains} members, whose spread is the interval",
               "point": "a point estimate, without intervals"}  # fmt: skip
     return [
         ("family", describe(result.family)),

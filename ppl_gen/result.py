@@ -31,9 +31,13 @@ class Score:
     ``log_prob``        DataArray (chain, draw, obs) of log p(x | theta), or None where it would not fit in memory
     ``kind``            exact, importance, unnormalised or implicit
     ``error``           (obs,) standard error of the number itself (Monte Carlo), or None where it is exact
+    ``elbo``            (obs,) where it is estimated by importance sampling, its lower bound, the ELBO; else None
+    ``k_hat``           (obs,) likewise, Pareto k-hat of the weights: above 0.7 number and error are not to be trusted
     ``p_value``         (obs,) anomaly p-value: the rank of the row's density among densities of training rows that
                         were held out (conformal p-value; Vovk, Gammerman & Shafer 2005), or None
     ``steps``           of sequences: which one each number is of, and of its time steps which; else None
+    ``num_entries``     (obs,) how many entries of the table (columns, of all its time steps) each density is of
+    ``discrete``        whether all columns are discrete, so that densities are probabilities
     """
 
     log_predictive: np.ndarray
@@ -44,8 +48,12 @@ class Score:
     uncertainty: str
     log_prob: xr.DataArray | None = None
     error: np.ndarray | None = None
+    elbo: np.ndarray | None = None
+    k_hat: np.ndarray | None = None
     p_value: np.ndarray | None = None
     steps: pd.DataFrame | None = None
+    num_entries: np.ndarray | None = None
+    discrete: bool = False
 
     def __len__(self) -> int:
         return len(self.log_predictive)
@@ -55,16 +63,41 @@ class Score:
         """Sum of the rows' log predictive densities, nats."""
         return float(np.sum(self.log_predictive, dtype=np.float64))
 
+    @property
+    def bits_per_dim(self) -> float:
+        r"""Mean negative log density an entry, in bits: :math:`-\sum_i \log p(x_i) / (\sum_i D_i \log 2)`, where D_i
+        is the number of entries of row i: its columns, of a sequence columns times time steps (nats / (D log 2)).
+
+        For discrete columns the length of an ideal code (Shannon 1948), at least 0. The density of real columns is per
+        unit of the table: rescaling a column by c moves it by :math:`\log_2 c / D`. NaN without an entry.
+        """
+        return float(-self.total / (self._entries * np.log(2))) if self._entries else float("nan")
+
+    @property
+    def perplexity(self) -> float:
+        r"""The exponential of the mean negative log probability a token, :math:`\exp(-\sum_i \log p(x_i) / \sum_i
+        D_i)`: among how many equally likely values a token would be as hard to foretell (Jelinek, Mercer, Bahl & Baker
+        1977, J. Acoust. Soc. Am. 62). A token is one entry: of a sequence of one column, a time step. NaN where a
+        column is real, since a density has no such meaning.
+        """
+        return float(np.exp(-self.total / self._entries)) if self.discrete and self._entries else float("nan")
+
+    @property
+    def _entries(self) -> int:
+        return 0 if self.num_entries is None else int(np.sum(self.num_entries))
+
     def to_frame(self) -> pd.DataFrame:
-        """Columns row, log_prob, log_prob_sd, hdi_low, hdi_high, anomaly_p_value (where known), kind."""
+        """Columns row, log_prob, log_prob_sd, hdi_low, hdi_high, anomaly_p_value (where known), kind; where the density
+        is estimated also log_prob_error, elbo and k_hat."""
         import pandas as pd
 
         frame = pd.DataFrame({
             "row": np.arange(len(self)), "log_prob": self.log_predictive, "log_prob_sd": self.sd,
             "hdi_low": self.hdi[:, 0], "hdi_high": self.hdi[:, 1],
         })  # fmt: skip
-        if self.error is not None:
-            frame["log_prob_error"] = self.error
+        for name, values in (("log_prob_error", self.error), ("elbo", self.elbo), ("k_hat", self.k_hat)):
+            if values is not None:
+                frame[name] = values
         if self.p_value is not None:
             frame["anomaly_p_value"] = self.p_value
         frame["kind"] = self.kind
@@ -104,11 +137,14 @@ class Fit:
         return {k: v.reshape(-1, *v.shape[2:]) for k, v in self.draws.posterior.items()}
 
     def score(self, table: Any = None, *, hdi_prob: float = 0.9, keep_draws: bool | None = None,
-              p_values: bool = True, per_step: bool = False) -> Score:  # fmt: skip
+              p_values: bool = True, per_step: bool = False, num_particles: int = 64,
+              seed: int = 0) -> Score:  # fmt: skip
         """Log density of each row or sequence (of the training rows by default), with its interval. See :class:`Score`.
 
         :param per_step: of sequences, one number for each time step: its density given the steps before it, the
             one-step-ahead log predictive density. Those of a sequence sum to the sequence's own.
+        :param num_particles: where the density is estimated by importance sampling, particles of each row, rounded up
+            to a multiple of 8; ``seed`` decides which. They are not used where it is exact.
         :raises DataError: the table lacks a column of the training table, or a value has the wrong kind.
         """
         from ppl_gen.scoring import score
@@ -117,17 +153,22 @@ class Fit:
             from ppl_gen.timeseries import score_steps
 
             return score_steps(self, table, hdi_prob)
-        return score(self, table, hdi_prob=hdi_prob, keep_draws=keep_draws, p_values=p_values)
+        return score(self, table, hdi_prob=hdi_prob, keep_draws=keep_draws, p_values=p_values,
+                     num_particles=num_particles, seed=seed)  # fmt: skip
 
-    def sample(self, num_samples: int, *, seed: int = 0, length: int | None = None) -> pd.DataFrame:
+    def sample(self, num_samples: int, *, seed: int = 0, length: int | None = None, given: Any = None) -> pd.DataFrame:
         """New rows from the posterior predictive distribution, with the columns, dtypes and units that came in.
 
         :param num_samples: how many rows; of a family that models sequences, how many whole sequences.
         :param length: time steps of each sequence; by default those of training sequences picked at random.
+        :param given: of a conditional model p(x | y), a table of y: ``num_samples`` rows are drawn for each row of it,
+            in order, and keep its row labels. Other columns of it are not looked at. Without it each new row is drawn
+            for the y of a training row picked at random (in proportion to the row weights).
+        :raises DataError: ``given`` lacks a column that is conditioned on, or a value of one.
         """
         from ppl_gen.scoring import sample
 
-        return sample(self, num_samples, seed, length)
+        return sample(self, num_samples, seed, length, given)
 
     def latents(
         self, table: Any = None, *, method: str = "smoothing", num_draws: int = 100, seed: int = 0

@@ -31,6 +31,7 @@ class Schema:
     ``is_sequence``    the rows are the time steps of sequences, not observations of their own
     ``sequence``       the column that tells the sequences apart, if there is one; ``sequence_dtype``: its dtype
     ``order``          the column by which time steps are in order, if there is one; ``order_dtype``: its dtype
+    ``conditions``     columns that are conditioned on, not modelled; the others are the targets
     ``order_start``    in each sequence that column numbers the steps from here on, without gaps; else None
     """
 
@@ -45,6 +46,7 @@ class Schema:
     order: str | None = None
     order_dtype: str = "int64"
     order_start: int | None = None
+    conditions: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,6 +55,40 @@ class Schema:
     @property
     def kinds(self) -> tuple[str, ...]:
         return tuple(c.kind for c in self.columns)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The columns that are modelled."""
+        return tuple(c.name for c in self.target_columns)
+
+    @property
+    def target_columns(self) -> tuple[Column, ...]:
+        return tuple(c for c in self.columns if c.name not in self.conditions)
+
+    @property
+    def is_target(self) -> np.ndarray:
+        """(d,): True for a column that is modelled, False for one that is conditioned on."""
+        return np.array([c.name not in self.conditions for c in self.columns], dtype=bool)
+
+    @property
+    def num_context(self) -> int:
+        """The width of :meth:`context`."""
+        return sum(len(c.categories or ()) or 1 for c in self.columns if c.name in self.conditions)
+
+    def context(self, x: np.ndarray) -> np.ndarray | None:
+        """The columns of model-space rows (n, d) that are conditioned on, (n, c) as a network reads them: real and
+        binary ones as they are, a categorical one as an indicator per label (one-hot). None where there are none."""
+        parts = [
+            x[:, [j]] if c.categories is None else (x[:, [j]] == np.arange(len(c.categories))).astype(x.dtype)
+            for j, c in enumerate(self.columns)
+            if c.name in self.conditions
+        ]
+        return np.concatenate(parts, axis=1) if parts else None
+
+    def only_conditions(self) -> Schema:
+        """The schema of tables that hold the columns that are conditioned on, and perhaps the others too."""
+        kept = tuple(c for c in self.columns if c.name in self.conditions)
+        return dataclasses.replace(self, columns=kept, dropped=(*self.dropped, *self.targets))
 
     @property
     def num_columns(self) -> int:
@@ -77,7 +113,8 @@ class Schema:
     def without_units(self) -> Schema:
         """What a pair may depend on: the kinds and categories of the columns, not their names or units."""
         columns = tuple(Column(f"x{j}", c.kind, c.dtype, categories=c.categories) for j, c in enumerate(self.columns))
-        return Schema(columns, "array", standardize=False, is_sequence=self.is_sequence)
+        conditions = tuple(f"x{j}" for j, c in enumerate(self.columns) if c.name in self.conditions)
+        return Schema(columns, "array", standardize=False, is_sequence=self.is_sequence, conditions=conditions)
 
     def to_config(self) -> dict[str, Any]:
         """The schema as plain JSON values."""
@@ -86,7 +123,9 @@ class Schema:
             column["categories"] = None if column["categories"] is None else list(column["categories"])
         if not self.is_sequence:  # as it was before there were sequences, and so are the fingerprints of plain tables
             config = {name: value for name, value in config.items() if not name.startswith(("is_seq", "seq", "order"))}
-        return {**config, "columns": list(config["columns"]), "dropped": list(self.dropped)}
+        if not self.conditions:  # likewise
+            del config["conditions"]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Schema:
@@ -99,12 +138,15 @@ class Schema:
             for entry in config["columns"]:
                 labels = entry["categories"]
                 columns.append(Column(**{**entry, "categories": None if labels is None else tuple(labels)}))
-            schema = cls(**{**config, "columns": tuple(columns), "dropped": tuple(config["dropped"])})
+            tuples = {"dropped": tuple(config["dropped"]), "conditions": tuple(config.get("conditions", ()))}
+            schema = cls(**{**config, "columns": tuple(columns), **tuples})
         except (KeyError, TypeError) as error:
             raise DataError(f"The description of the columns is damaged: {show(error)}.") from None
         for c in schema.columns:
             if c.kind not in KINDS or not np.isfinite([c.loc, c.scale]).all() or c.scale <= 0:
                 raise DataError(f"The description of column {show(c.name)} is damaged.")
+        if not set(schema.conditions) <= set(schema.names):
+            raise DataError("The description of the columns is damaged: it conditions on columns that are not there.")
         return schema
 
     def encode(self, table: Any, *, weights: Any = None, drop: Any = None) -> Data:
@@ -113,8 +155,10 @@ class Schema:
         :param table: whatever :meth:`Data.from_table <ppl_gen.data.Data.from_table>` reads.
         :param weights: (n,) row weights, or the name of a column that holds them.
         :param drop: columns to leave out that the training table did not have.
-        :raises DataError: a column is missing, unknown or of another kind, or a label was never seen; no rows.
+        :raises DataError: a column is missing, unknown or of another kind, or a label was never seen; no rows; a value
+            is missing that is conditioned on.
         """
+        from ppl_gen.conditions import refuse_missing_conditions
         from ppl_gen.data import Data
         from ppl_gen.selection import read_weights
         from ppl_gen.sequences import read_sequences
@@ -136,6 +180,7 @@ class Schema:
                 raw = read_numbers(column.name, entries, source.where, may_relabel=False)
                 check_kind(column.name, column.kind, raw, source.where)
             block.put(j, column, raw, source.where)
+        refuse_missing_conditions(self, block.mask, source)
         steps = () if sequences is None else (sequences.lengths, sequences.ids, sequences.order)
         return Data(self, block.x, block.mask, values, source.index, *steps)
 
@@ -218,8 +263,8 @@ class Schema:
     def log_jacobian(self, mask: Any = None) -> Any:
         """What to ADD to a log density of model space to have it in the units of the table, in nats.
 
-        For y = (x - loc) / scale, log p(x) = log p(y) - sum_j log scale_j over the real columns; (n,) with a mask
-        (n, d), where a missing column counts for nothing, else one float.
+        For y = (x - loc) / scale, log p(x) = log p(y) - sum_j log scale_j over the real columns that are modelled; (n,)
+        with a mask (n, d), where a missing column counts for nothing, else one float.
         """
-        logs = -np.log(self.scales)
+        logs = np.where(self.is_target, -np.log(self.scales), 0.0)
         return float(logs.sum()) if mask is None else np.asarray(mask, dtype=np.float64) @ logs

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import logsumexp
 
-from ppl_gen import backends
-from ppl_gen.data import Data
+from ppl_gen import backends, importance
+from ppl_gen.anomaly import anomaly_p_values
+from ppl_gen.conditions import join, rows_to_draw_for
+from ppl_gen.data import Data, starts_of
 from ppl_gen.errors import SettingError, UnsupportedError
+from ppl_gen.importance import rows_of
 from ppl_gen.metrics import highest_density_interval
 from ppl_gen.result import Score
 
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
 CHUNK_VALUES = 4_000_000  # draws x rows held at once (16 MB in float32)
 KEEP_VALUES = 50_000_000  # draws x rows up to which Score.log_prob is kept by default (200 MB in float32)
 SAMPLE_ROWS = (4096, 32_768)  # rows drawn in one call, for few rows and for many
-MIN_PEERS = 20  # training rows with the same entries missing below which a rank says too little
 MIN_SEQUENCES = 10  # below which none is left out: the future of each is predicted instead
 MAX_LOO_ROWS = 10_000  # rows whose leave-one-out density is found; a random subset of them in a longer table
 
@@ -37,7 +39,9 @@ def encode(fit: Fit, table: Any) -> Data:
     """The table under the fit's schema; None is the training table."""
     if table is None:
         return fit.train
-    return table if isinstance(table, Data) and table.schema == fit.schema else fit.schema.encode(table)
+    data = table if isinstance(table, Data) and table.schema == fit.schema else fit.schema.encode(table)
+    fit.family.refuse_missing(data)
+    return data
 
 
 def chunks(num_rows: int, num_draws: int) -> Iterator[slice]:
@@ -48,32 +52,38 @@ def chunks(num_rows: int, num_draws: int) -> Iterator[slice]:
 
 def log_prob_rows(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> Iterator[tuple[slice, np.ndarray]]:
     """(rows, log p(x | theta_s) (draws, rows)) chunk by chunk, in nats and original units."""
-    ops = backends.ops(fit.backend)
-    view = sliceable(fit, data)
-    jacobian = fit.schema.log_jacobian(data.mask) if data.lengths is None else data.log_jacobian()
+    if fit.pair.local:
+        found = log_weight_rows(fit, data, posterior, importance.NUM_PARTICLES, 0)
+        yield from ((rows, importance.mean_density(weights)) for rows, weights in found)
+        return
+    view, ops = sliceable(fit, data), backends.ops(fit.backend)
     steps = 1 if data.lengths is None else int(data.lengths.max(initial=1))
-    size = None
-    for rows in chunks(len(data), len(next(iter(posterior.values()))) * steps):
-        length = rows.stop - rows.start
-        size = size or length
-        # The last chunk begins earlier, so that all have one shape and one compiled program serves them.
-        start = rows.stop - size
-        values = ops.log_prob(fit.pair, posterior, rows_of(view, slice(start, rows.stop)))[:, rows.start - start :]
-        if data.mask is not None and data.lengths is None:
-            # Nothing observed has density 1, whatever the rounding of weights that sum to 1.
-            values = np.where(data.mask[rows].any(1), values, values.dtype.type(0))
-        yield rows, values + np.asarray(jacobian[rows] if np.ndim(jacobian) else jacobian, values.dtype)
+    for rows, window in importance.windows(len(data), CHUNK_VALUES // (len(next(iter(posterior.values()))) * steps)):
+        values = ops.log_prob(fit.pair, posterior, rows_of(view, window))[:, rows.start - window.start :]
+        yield rows, _in_original_units(fit, data, view, rows, values)
+
+
+def log_weight_rows(
+    fit: Fit, data: Data, posterior: dict[str, np.ndarray], num_particles: int, seed: int
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """The same as log importance weights (draws, particles, rows), whose mean over the particles is the density."""
+    view = sliceable(fit, data)
+    for rows, values in importance.log_weights(fit.pair, posterior, view, num_particles, seed):
+        yield rows, _in_original_units(fit, data, view, rows, values)
+
+
+def _in_original_units(fit: Fit, data: Data, view: View, rows: slice, values: np.ndarray) -> np.ndarray:
+    """Log densities (..., rows) of model space in the units of the table."""
+    if view.mask is not None and data.lengths is None:
+        # Nothing observed has density 1, whatever the rounding of weights that sum to 1.
+        values = np.where(np.asarray(view.mask[rows]).any(1), values, values.dtype.type(0))
+    jacobian = fit.schema.log_jacobian(data.mask) if data.lengths is None else data.log_jacobian()
+    return values + np.asarray(jacobian[rows] if np.ndim(jacobian) else jacobian, values.dtype)
 
 
 def sliceable(fit: Fit, data: Data) -> View:
     """The whole table as arrays whose slices cost nothing: a slice of a JAX array would compile, once per position."""
     return data.view("numpy" if fit.backend == "numpyro" else fit.backend)
-
-
-def rows_of(view: View, rows: slice) -> View:
-    """Some rows of a view. The table of missing patterns stays whole, so that its shape does not change."""
-    parts = {name: leaf[rows] for name, leaf in view._asdict().items() if leaf is not None and name != "patterns"}
-    return view._replace(**parts)
 
 
 def point_draw(fit: Fit) -> dict[str, np.ndarray] | None:
@@ -89,29 +99,56 @@ def with_point(fit: Fit) -> dict[str, np.ndarray]:
     return {name: np.concatenate([point[name], value]) for name, value in fit.posterior.items()}
 
 
-def score(fit: Fit, table: Any, *, hdi_prob: float, keep_draws: bool | None, p_values: bool) -> Score:
+def score(
+    fit: Fit, table: Any, *, hdi_prob: float, keep_draws: bool | None, p_values: bool,
+    num_particles: int = importance.NUM_PARTICLES, seed: int = 0,
+) -> Score:  # fmt: skip
     """See :meth:`ppl_gen.result.Fit.score`."""
     if not 0 < hdi_prob < 1:
         raise SettingError(f"hdi_prob must be between 0 and 1, not {hdi_prob!r}.")
+    if isinstance(num_particles, bool) or not isinstance(num_particles, int | np.integer) or num_particles < 1:
+        raise SettingError(f"num_particles must be a whole number of at least 1, not {num_particles!r}.")
+    check_seed(seed)
     data = encode(fit, table)
     num_draws, num_rows = len(next(iter(fit.posterior.values()))), len(data)
     keep = num_draws * num_rows <= KEEP_VALUES if keep_draws is None else keep_draws
     predictive, sd, hdi = np.empty(num_rows), np.empty(num_rows), np.empty((num_rows, 2))
-    kept = []
+    kept, precisions = [], []
     # A point estimate goes first among the draws, so that one pass over the rows serves both.
-    point = point_draw(fit)
-    for rows, values in log_prob_rows(fit, data, with_point(fit)):
+    point, posterior = point_draw(fit), with_point(fit)
+    local = bool(fit.pair.local)
+    source = (
+        log_weight_rows(fit, data, posterior, num_particles, seed) if local else log_prob_rows(fit, data, posterior)
+    )
+    for rows, found in source:
+        values = importance.mean_density(found) if local else found
+        if local:
+            precisions.append(importance.precision(found if point is None else found[:1]))
         predictive[rows] = logsumexp(values, axis=0) - np.log(num_draws) if point is None else values[0]
         draws = values[-num_draws:]
         sd[rows] = draws.std(axis=0, dtype=np.float64)
         hdi[rows] = highest_density_interval(draws, hdi_prob)
         if keep:
             kept.append(draws)
+    error, elbo, k_hat = map(np.concatenate, zip(*precisions, strict=True)) if precisions else (None, None, None)
     return Score(
-        log_predictive=predictive, sd=sd, hdi=hdi, kind=fit.family.density, hdi_prob=hdi_prob,
+        log_predictive=predictive, sd=sd, hdi=hdi, kind=fit.family.density_for(fit.schema), hdi_prob=hdi_prob,
         uncertainty=fit.uncertainty, log_prob=_as_dataarray(fit, kept) if keep else None,
         p_value=anomaly_p_values(fit, data, predictive) if p_values else None, steps=data.sequence_labels(),
+        num_entries=num_entries(data), discrete=is_discrete(data),
+        error=error, elbo=elbo, k_hat=k_hat,
     )  # fmt: skip
+
+
+def num_entries(data: Data, per_step: bool = False) -> np.ndarray:
+    """(obs,): how many entries of each row, sequence or (``per_step``) time step were observed."""
+    seen = np.full(data.num_steps, len(data.schema.targets)) if data.mask is None else data.mask.sum(1)
+    return seen if data.lengths is None or per_step else np.add.reduceat(seen, starts_of(data.lengths))
+
+
+def is_discrete(data: Data) -> bool:
+    """Whether no column is real: the densities are then probabilities."""
+    return all(column.kind != "real" for column in data.schema.columns if column.name in data.schema.targets)
 
 
 def _as_dataarray(fit: Fit, kept: list[np.ndarray]) -> Any:
@@ -122,61 +159,23 @@ def _as_dataarray(fit: Fit, kept: list[np.ndarray]) -> Any:
     return xr.DataArray(values, coords=coords, dims=("chain", "draw", "obs"), name="log_prob", attrs={"units": "nats"})
 
 
-def anomaly_p_values(fit: Fit, data: Data, log_predictive: np.ndarray) -> np.ndarray:
-    """Conformal p-value of each row: the share of held-out training densities that are no higher than its own.
-
-    For new rows p = (1 + #{i: h_i <= s}) / (n + 1) with the held-out log densities h_i of the n training rows
-    (Vovk, Gammerman & Shafer 2005, eq. 2.20). A training row is ranked by its own held-out density instead. Densities
-    of different columns can't be compared, so a row is ranked among the training rows that miss the same entries as
-    it does; NaN where there are fewer than ``MIN_PEERS`` of them, or nothing of the row was observed. Sequences are
-    ranked by their density per observed entry, so that long and short ones compare.
-    """
-    if len(fit.train) < MIN_PEERS:  # whatever they are: to find them may take refits
-        return np.full(len(data), np.nan)
-    held_out = fit.held_out
-    own_rows = data.fingerprint == fit.train.fingerprint
-    values = np.where(np.isfinite(held_out), held_out, log_predictive) if own_rows else log_predictive
-    if data.lengths is not None:
-        held_out, values = held_out / _observed_entries(fit.train), values / _observed_entries(data)
-    result = np.full(len(data), np.nan)
-    theirs, ours = _patterns(fit.train), _patterns(data)
-    for pattern in np.unique(ours, axis=0):
-        peers = np.sort(held_out[(theirs == pattern).all(1) & np.isfinite(held_out)])
-        rows = (ours == pattern).all(1)
-        if len(peers) >= MIN_PEERS and (pattern.any() or not pattern.size):
-            rank = np.searchsorted(peers, values[rows], side="right")
-            result[rows] = np.maximum(rank, 1) / len(peers) if own_rows else (1 + rank) / (len(peers) + 1)
-    return result
-
-
-def _patterns(data: Data) -> np.ndarray:
-    """(obs, d): True where observed; sequences are all alike here."""
-    if data.lengths is not None:
-        return np.ones((len(data), 1), bool)
-    return np.ones((len(data), data.num_columns), bool) if data.mask is None else np.asarray(data.mask)
-
-
-def _observed_entries(data: Data) -> np.ndarray:
-    """(obs,): how many entries of each sequence were observed."""
-    from ppl_gen.padding import starts_of
-
-    assert data.lengths is not None
-    seen = np.full(data.num_steps, data.num_columns) if data.mask is None else data.mask.sum(1)
-    return np.maximum(np.add.reduceat(seen, starts_of(data.lengths)), 1)
-
-
-def sample(fit: Fit, num_samples: int, seed: int, length: int | None = None) -> pd.DataFrame:
+def sample(fit: Fit, num_samples: int, seed: int, length: int | None = None, given: Any = None) -> pd.DataFrame:
     """See :meth:`ppl_gen.result.Fit.sample`."""
     if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < 1:
         raise SettingError(f"num_samples must be a whole number of at least 1, not {num_samples!r}.")
     check_seed(seed)
+    conditions = rows_to_draw_for(fit, int(num_samples), seed, given)
     if fit.family.sequences:
         from ppl_gen import timeseries
 
         return timeseries.sample(fit, int(num_samples), length, seed)
     if length is not None:
         raise SettingError(f"length is for families that model sequences; {fit.family.name} models rows.")
-    return fit.schema.decode(sample_model_space(fit, int(num_samples), seed))
+    if conditions is None:
+        return fit.schema.decode(sample_model_space(fit, int(num_samples), seed))
+    rows, index = conditions
+    frame = fit.schema.decode(join(fit.schema, sample_model_space(fit, len(rows), seed, rows), rows))
+    return frame if index is None else frame.set_axis(index, axis=0)
 
 
 def check_seed(seed: Any) -> None:
@@ -185,25 +184,32 @@ def check_seed(seed: Any) -> None:
         raise SettingError(f"seed must be a whole number from 0 to 2**31 - 1, not {seed!r}.")
 
 
-def sample_model_space(fit: Fit, num_samples: int, seed: int) -> np.ndarray:
-    """(num_samples, d): each row from a draw picked at random, or from the point estimate where there is one."""
+def sample_model_space(fit: Fit, num_samples: int, seed: int, conditions: np.ndarray | None = None) -> np.ndarray:
+    """(num_samples, d): each row from a draw picked at random, or from the point estimate where there is one.
+
+    :param conditions: (num_samples, c) what each is drawn for; d is then the number of columns that are modelled.
+    """
     posterior = point_draw(fit) or fit.posterior
     rng = np.random.default_rng(seed)
     index = rng.integers(len(next(iter(posterior.values()))), size=num_samples)
-    return sample_at(fit, posterior, index, seed)
+    context = None if conditions is None else fit.schema.only_conditions().context(conditions)
+    return sample_at(fit, posterior, index, seed, context)
 
 
-def sample_at(fit: Fit, posterior: dict[str, np.ndarray], index: np.ndarray, seed: int) -> np.ndarray:
-    """(len(index), d): row i from draw ``index[i]``, in model space.
+def sample_at(
+    fit: Fit, posterior: dict[str, np.ndarray], index: np.ndarray, seed: int, context: np.ndarray | None = None
+) -> np.ndarray:
+    """(len(index), d): row i from draw ``index[i]``, and given ``context[i]``, in model space.
 
     Calls have one of two lengths, the last filled up, so that few programs are compiled whatever the lengths asked for.
     """
     ops, size = backends.ops(fit.backend), SAMPLE_ROWS[len(index) > SAMPLE_ROWS[0]]
-    filled = np.resize(index, -(-len(index) // size) * size)
+    filled = np.arange(-(-len(index) // size) * size) % len(index)
     parts = [
-        ops.sample_rows(fit.pair, posterior, filled[start : start + size], (seed + start) % 2**31)
-        for start in range(0, len(filled), size)
-    ]
+        ops.sample_rows(fit.pair, posterior, index[rows], (seed + int(start)) % 2**31,
+                        context if context is None else context[rows])
+        for start, rows in zip(range(0, len(filled), size), np.split(filled, len(filled) // size), strict=True)
+    ]  # fmt: skip
     return np.concatenate(parts)[: len(index)]
 
 

@@ -16,7 +16,17 @@ from ppl_gen.errors import SettingError, UnsupportedError
 from ppl_gen.metrics import highest_density_interval
 from ppl_gen.padding import unpad
 from ppl_gen.result import Score
-from ppl_gen.scoring import CHUNK_VALUES, check_seed, encode, point_draw, rows_of, sliceable, with_point
+from ppl_gen.scoring import (
+    CHUNK_VALUES,
+    check_seed,
+    encode,
+    is_discrete,
+    num_entries,
+    point_draw,
+    rows_of,
+    sliceable,
+    with_point,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +45,11 @@ def require_sequences(fit: Fit, verb: str) -> None:
     if not fit.family.sequences:
         from ppl_gen import registry
 
+        # Of a family that models either, by its options, it is a property: true of the class.
         others = ", ".join(name for name in registry.families() if registry.family(name).sequences)
-        raise UnsupportedError(f"{fit.family.name} models rows, which have no {verb}; families that can: {others}.")
+        raise UnsupportedError(
+            f"{fit.family.name} models rows here, which have no {verb}; families that can: {others}."
+        )
 
 
 def blocks(data: Data, per_step: int) -> Iterator[slice]:
@@ -95,8 +108,9 @@ def score_steps(fit: Fit, table: Any, hdi_prob: float) -> Score:
     predictive = telescoped(draws, data.lengths) if fit.draws.point is None else values[0].astype(np.float64)
     return Score(
         log_predictive=predictive, sd=draws.std(axis=0, dtype=np.float64),
-        hdi=highest_density_interval(draws, hdi_prob), kind=fit.family.density, hdi_prob=hdi_prob,
-        uncertainty=fit.uncertainty, steps=data.step_labels(),
+        hdi=highest_density_interval(draws, hdi_prob), kind=fit.family.density_for(fit.schema), hdi_prob=hdi_prob,
+        uncertainty=fit.uncertainty, steps=data.step_labels(), num_entries=num_entries(data, per_step=True),
+        discrete=is_discrete(data),
     )  # fmt: skip
 
 
@@ -112,6 +126,8 @@ def latents(fit: Fit, table: Any, method: str, num_draws: int, seed: int) -> pd.
     import pandas as pd
 
     require_sequences(fit, "state paths")
+    if fit.pair.smoothed is None:
+        raise UnsupportedError(f"{fit.family.name} has no hidden states, so nothing to infer about a time step.")
     if method not in METHODS:
         from ppl_gen.errors import did_you_mean
 
@@ -237,10 +253,15 @@ def pseudo_residuals(fit: Fit, data: Data) -> tuple[np.ndarray, np.ndarray] | No
 
     :math:`u = F(x_t \mid x_{<t})` averaged over draws, and for counts and labels the step of F there, from
     :math:`F(x^-)` to :math:`F(x)` (Zucchini, MacDonald & Langrock 2016, section 6.2). Uniform if the model is right.
-    None where the family has no distribution function.
+    A pair with the hook ``to_uniform`` gives those ends itself. None where the family has no distribution function.
     """
     draws = spread(fit, MAX_DRAWS) if fit.draws.point is None else point_draw(fit)
     assert draws is not None
+    if fit.pair.to_uniform is not None:
+        ends = over_draws(fit, "to_uniform", data, draws, 2 * len(fit.schema.targets)).mean(0, dtype=np.float64)
+        return ends[..., 0], ends[..., 1]
+    if fit.pair.filtered is None:
+        return None
     filtered = over_draws(fit, "filtered", data, draws, fit.family.num_labels)
     return fit.family.one_step_cdf(draws, filtered, data)
 
@@ -263,13 +284,14 @@ def forecast(
     found = backends.ops(fit.backend).hook_over_draws(
         fit.pair, "forecast", spread(fit, num_draws, repeat=True), data.view(fit.backend), seed=seed, horizon=horizon
     )
-    futures, states = np.asarray(found["x"]), np.asarray(found["z"])  # (S, N, horizon, d), (S, N, horizon)
+    futures, states = np.asarray(found["x"]), found.get("z")  # (S, N, horizon, d), (S, N, horizon)
     labels = data.future_labels(horizon)
     table, number = fit.schema.decode(futures.reshape(-1, futures.shape[-1])), len(futures)
     if draws:
         whose = labels.take(np.tile(np.arange(len(labels)), number)).reset_index(drop=True)
         whose.insert(0, "draw", np.repeat(np.arange(number), len(labels)))
-        return pd.concat([whose, table], axis=1).assign(z=states.ravel())
+        whole = pd.concat([whose, table], axis=1)
+        return whole if states is None else whole.assign(z=np.ravel(states))
     columns: dict[str, Any] = {}
     for column in fit.schema.columns:
         name = column.name
@@ -281,6 +303,6 @@ def forecast(
         low, high = highest_density_interval(numbers, hdi_prob).T
         columns |= {f"{name}_mean": numbers.mean(0), f"{name}_sd": numbers.std(0), f"{name}_low": low,
                     f"{name}_high": high}  # fmt: skip
-    for k in range(fit.family.num_labels):
-        columns[f"z={k}"] = (states == k).mean(0).ravel()
+    for k in range(0 if states is None else fit.family.num_labels):
+        columns[f"z={k}"] = (np.asarray(states) == k).mean(0).ravel()
     return labels.assign(**columns)

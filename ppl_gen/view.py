@@ -19,6 +19,8 @@ class View(NamedTuple):
     ``patterns``  (P, d) the distinct rows of ``mask``, or None
     ``pattern``   (n,) which of them is each row's, or None
     ``lengths``   (n,) time steps of each sequence, or None where all are as long
+    ``context``   (n, c) the columns that are conditioned on, categories as indicators, or None; ``x`` has the others,
+                  and is None where it is to be drawn for this context
 
     Of sequences, ``x`` and ``mask`` are (n, T, d) and ``pattern`` is (n, T), T the longest; past the end of a shorter
     one x is 0.0 and the mask False.
@@ -30,6 +32,7 @@ class View(NamedTuple):
     patterns: Any = None
     pattern: Any = None
     lengths: Any = None
+    context: Any = None
 
 
 def backend_arrays(backend: str) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray], Any], float]:

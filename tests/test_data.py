@@ -136,7 +136,7 @@ def test_missing_patterns() -> None:
         np.testing.assert_array_equal(view.patterns[view.pattern], view.mask)
         assert len(view.patterns) == len(np.unique(view.mask, axis=0))
         assert (view.x[~view.mask] == 0.0).all()
-    assert Data.from_table(rng.normal(size=(5, 2))).view()[1:] == (None,) * 5
+    assert Data.from_table(rng.normal(size=(5, 2))).view()[1:] == (None,) * 6
 
 
 def test_views_of_backends() -> None:

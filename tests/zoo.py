@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 import ppl_gen as pg
+from ppl_gen.models.autoregressive import Autoregressive
+from ppl_gen.models.flow import Flow
 from ppl_gen.models.hmm import HMM, HMMPrior
 from ppl_gen.models.hmm.effects import BY_KIND, FIELDS
 
@@ -31,6 +33,14 @@ class Case:
     table: Callable[[], pd.DataFrame]
     engine: pg.Engine
 
+    @property
+    def refit_engine(self) -> pg.Engine:
+        """The engine without a bootstrap, where it has one."""
+        return self.engine.replace(num_bootstraps=0) if hasattr(self.engine, "num_bootstraps") else self.engine
+
+
+NETWORKS = pg.SVI(num_members=2, max_steps=300, learning_rate=1e-2)
+
 
 CASES = {
     "gmm-full": Case(pg.GMM(2), clusters, pg.EM(num_starts=3, num_bootstraps=8)),
@@ -42,6 +52,9 @@ CASES = {
         clusters,
         pg.EM(objective="map", num_starts=3, num_bootstraps=8),
     ),
+    "flow-nsf": Case(Flow("nsf", num_layers=2, hidden=(8,), num_bins=3), clusters, NETWORKS),
+    "flow-realnvp": Case(Flow("realnvp", num_layers=4, hidden=(8,)), clusters, NETWORKS),
+    "autoregressive-made": Case(Autoregressive(hidden=(16,), num_mixture_components=2), clusters, NETWORKS),
 }
 
 
@@ -91,4 +104,9 @@ SEQUENCE_CASES = {
     "hmm-bernoulli": hmm("bernoulli", "bernoulli"),
     "hmm-categorical": hmm("categorical", "categorical"),
     "hmm-auto": hmm("auto", "auto"),
+    "autoregressive-causal_conv": Case(
+        Autoregressive("causal_conv", hidden=(16,), channels=6, num_layers=2, num_mixture_components=2),
+        partial(visits, "auto"),
+        NETWORKS,
+    ),
 }

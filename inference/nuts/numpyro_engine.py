@@ -9,9 +9,7 @@ chain and the step's number, so a resumed run gives the same bits.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import blackjax
@@ -21,11 +19,10 @@ import numpy as np
 from blackjax.adaptation.mass_matrix import mass_matrix_adaptation
 from blackjax.adaptation.staged_adaptation import build_schedule
 from blackjax.adaptation.step_size import dual_averaging_adaptation
-from jax.flatten_util import ravel_pytree
-from numpyro.infer.util import constrain_fn
 
 from ppl_gen.backends import numpyro_ops
-from ppl_gen.backends.numpyro_ops import log_density_fn, to_unconstrained
+from ppl_gen.backends.numpyro_chains import constrain, over_chains, unconstrained_starts
+from ppl_gen.backends.numpyro_ops import log_density_fn
 from ppl_gen.engine import Draws
 from ppl_gen.inference.em.numpyro_engine import starting_values
 from ppl_gen.inference.nuts import NUTS
@@ -65,7 +62,7 @@ def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> 
     total = settings.num_warmup + settings.num_samples
     monitor.begin(total)
     starts = starting_values(pair, view, seed, settings.num_chains, settings.num_starts)
-    positions, unravel = _unconstrained_starts(pair, view, starts)
+    positions, unravel = unconstrained_starts(pair, view, starts)
     # A little noise, so that chains that begin at the same mode do not begin at the same point.
     key = jax.random.key(seed)
     positions = positions + 0.05 * jax.random.normal(jax.random.fold_in(key, 2**31 - 1), positions.shape)
@@ -80,7 +77,7 @@ def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> 
     try:
         while done < total:
             steps = np.arange(done, done + CHUNK)
-            states, output = _advance_all(advance, states, chain_keys, steps, schedule[steps], view)
+            states, output = over_chains(advance, states, chain_keys, steps, schedule[steps], view)
             kept.append(
                 jax.tree.map(lambda leaf, done=done: leaf[:, max(settings.num_warmup - done, 0) : total - done], output)
             )
@@ -95,20 +92,10 @@ def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> 
         interrupted = True
     flat, info = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *kept)
     return Draws(
-        posterior=_constrain(pair, view, flat, unravel), uncertainty="posterior",
+        posterior=constrain(pair, view, flat, unravel), uncertainty="posterior",
         sample_stats=info._asdict(), interrupted=interrupted,
         figures={"num_warmup": settings.num_warmup, "max_tree_depth": settings.max_tree_depth},
     )  # fmt: skip
-
-
-def _unconstrained_starts(pair: Pair, view: View, starts: dict[str, np.ndarray]) -> tuple[jax.Array, Callable]:
-    """Starting values as one flat vector per chain, and the way back to a dictionary."""
-    convert = pair.cached("unconstrain", lambda: jax.jit(lambda one, view: to_unconstrained(pair, view, one)))
-    trees = [
-        convert({k: jnp.asarray(v[c]) for k, v in starts.items()}, view)
-        for c in range(len(next(iter(starts.values()))))
-    ]
-    return jnp.stack([ravel_pytree(tree)[0] for tree in trees]), ravel_pytree(trees[0])[1]
 
 
 def _programs(pair: Pair, settings: NUTS, unravel: Callable) -> tuple[Callable, Callable]:
@@ -171,36 +158,6 @@ def _schedule(settings: NUTS) -> np.ndarray:
     schedule = np.full((total + CHUNK, 2), (SAMPLE, 0), dtype=np.int32)
     schedule[: settings.num_warmup] = np.asarray(build_schedule(settings.num_warmup), dtype=np.int32)
     return schedule
-
-
-def _advance_all(
-    advance: Callable, states: list, keys: list, steps: np.ndarray, stages: np.ndarray, view: View
-) -> tuple[list, Any]:
-    """Move every chain one chunk on; outputs are stacked with the chain first."""
-
-    def one(state: ChainState, key: Any) -> Any:
-        return jax.block_until_ready(advance(state, key, steps, stages, view))
-
-    if jax.default_backend() == "cpu":
-        with ThreadPoolExecutor(min(len(states), os.cpu_count() or 1)) as pool:
-            results = list(pool.map(one, states, keys))
-        states, outputs = [state for state, _ in results], [output for _, output in results]
-        return states, jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *outputs)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    stacked, output = jax.vmap(advance, in_axes=(0, 0, None, None, None))(stacked, jnp.stack(keys), steps, stages, view)
-    states = [jax.tree.map(lambda leaf, c=c: leaf[c], stacked) for c in range(len(states))]
-    return states, jax.tree.map(np.asarray, output)
-
-
-def _constrain(pair: Pair, view: View, flat: np.ndarray, unravel: Callable) -> dict[str, np.ndarray]:
-    """Unconstrained draws (chain, draw, dimension) as constrained site values."""
-
-    def one(u: jax.Array, view: View) -> dict[str, jax.Array]:
-        return constrain_fn(pair.density, (view,), {}, unravel(u))
-
-    over_draws = jax.vmap(jax.vmap(one, (0, None)), (0, None))
-    to_sites = pair.cached(("constrain", str(flat.dtype)), lambda: jax.jit(over_draws))
-    return {name: np.asarray(value) for name, value in to_sites(flat, view).items()}
 
 
 def _pack(states: list, done: int, kept: list) -> dict[str, np.ndarray]:

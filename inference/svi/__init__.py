@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ppl_gen.engine import Engine
+
+if TYPE_CHECKING:
+    from ppl_gen.family import Pair
 
 __all__ = ["SVI"]
 
@@ -35,9 +38,10 @@ class SVI(Engine):
 
     name: ClassVar[str] = "svi"
     title: ClassVar[str] = "stochastic variational inference: draws from a fitted guide"
+    trains_weights: ClassVar[bool] = True
 
     guide: str | Callable[..., Any] = "mean_field"
-    learning_rate: float = 0.02
+    learning_rate: float | None = None
     max_steps: int = 20_000
     window: int = 500
     patience: int = 2
@@ -45,13 +49,17 @@ class SVI(Engine):
     num_particles: int = 4
     num_samples: int = 1000
     num_starts: int = 10
+    num_members: int = 4
+    validation: float = 0.1
+    clip: float = 10.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.guide):
             self.require_choice("guide", ("mean_field", "multivariate"))
-        self.require_number("learning_rate", 0.0)
-        for name in ("max_steps", "window", "patience", "num_particles", "num_samples", "num_starts"):
+        if self.learning_rate is not None:
+            self.require_number("learning_rate", 0.0)
+        for name in ("max_steps", "window", "patience", "num_particles", "num_samples", "num_starts", "num_members"):
             self.require_integer(name, 1)
         if self.batch_size is not None:
             self.require_integer("batch_size", 1)
@@ -60,3 +68,21 @@ class SVI(Engine):
         """The mini-batch size for a table of this many rows; None means all rows."""
         size = self.batch_size or (num_obs if num_obs <= 10_000 else 1_000)
         return size if size < num_obs else None
+
+    @property
+    def rate_of_guide(self) -> float:
+        """The learning rate of a guide's parameters."""
+        return 0.02 if self.learning_rate is None else self.learning_rate
+
+    @property
+    def rate_of_weights(self) -> float:
+        """The learning rate of network weights."""
+        return 2e-3 if self.learning_rate is None else self.learning_rate
+
+    def rate_for(self, pair: Pair) -> float:
+        """The learning rate of a guide over this pair's parameters."""
+        return self.rate_of_weights if pair.has_weights else self.rate_of_guide
+
+    @property
+    def num_particles_of_weights(self) -> int:
+        return 1

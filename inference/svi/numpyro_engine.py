@@ -17,7 +17,7 @@ from ppl_gen.backends.numpyro_ops import log_joint_fn
 from ppl_gen.engine import Draws
 from ppl_gen.errors import FitError, UnsupportedError
 from ppl_gen.inference.em.numpyro_engine import starting_values
-from ppl_gen.inference.svi import SVI
+from ppl_gen.inference.svi import SVI, numpyro_ensemble
 from ppl_gen.inference.svi.stopping import StoppingRule
 
 if TYPE_CHECKING:
@@ -30,13 +30,15 @@ NUM_PARTICLES_KHAT = 4000  # k-hat has noise of 0.2 at 1,500 draws
 
 def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> Draws:
     """Fit the guide; see :class:`ppl_gen.inference.svi.SVI`."""
+    if not pair.has_priors:
+        return numpyro_ensemble.run(pair, data, settings, seed, monitor)
     view = pair.data if pair.data is not None else data.view("numpyro")
     guide = settings.guide if callable(settings.guide) else _make_guide(pair, view, settings, seed)
     svi = make_svi(pair, guide, settings)
     options = {"subsample_size": settings.rows_per_step(len(data))}
     key_init, key_draws, key_khat = jax.random.split(jax.random.key(seed), 3)
     state = jax.jit(lambda key, view: svi.init(key, view, **options))(key_init, view)
-    parameters, losses, figures, interrupted = _train(svi, state, view, options, settings, monitor)
+    parameters, losses, figures, interrupted = _train(pair, svi, state, view, options, settings, monitor)
 
     draw = jax.jit(lambda keys, view: jax.lax.map(lambda key: guide_draw(guide, parameters, key, view)[0], keys))
     sites = draw(jax.random.split(key_draws, settings.num_samples), view)
@@ -51,8 +53,10 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
 def make_svi(pair: Pair, guide: Callable, settings: SVI) -> NumPyroSVI:
     """NumPyro's SVI over the pair: collapsed where it can be, else with the latents enumerated by the ELBO."""
 
+    rate = settings.rate_for(pair)
+
     def learning_rate(step: Any) -> Any:
-        return settings.learning_rate * jnp.minimum(1.0, jnp.sqrt(settings.window / jnp.maximum(step, 1)))
+        return rate * jnp.minimum(1.0, jnp.sqrt(settings.window / jnp.maximum(step, 1)))
 
     collapsed = pair.collapsed is not None
     elbo = (Trace_ELBO if collapsed else TraceEnum_ELBO)(num_particles=settings.num_particles)
@@ -96,7 +100,7 @@ def window_program(svi: NumPyroSVI, options: dict, length: int) -> Callable:
 
 
 def _train(
-    svi: NumPyroSVI, state: Any, view: View, options: dict, settings: SVI, monitor: Monitor
+    pair: Pair, svi: NumPyroSVI, state: Any, view: View, options: dict, settings: SVI, monitor: Monitor
 ) -> tuple[dict, np.ndarray, dict, bool]:
     """Scan windows of steps until the stopping rule says so; the parameters are averaged over the last window."""
 
@@ -112,7 +116,7 @@ def _train(
             monitor.worth_keeping = True
             if not np.isfinite(losses[-1][-1]):
                 raise FitError(f"SVI: the loss is not a number after {len(losses) * settings.window} steps; "
-                               f"lower learning_rate (now {settings.learning_rate:g}).")  # fmt: skip
+                               f"lower learning_rate (now {settings.rate_for(pair):g}).")  # fmt: skip
             converged = rule.update(losses[-1])
             monitor.update(len(losses) * settings.window, total * settings.window, loss=float(losses[-1].mean()))
             if monitor.checkpoint_path is not None:

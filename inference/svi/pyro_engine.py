@@ -22,7 +22,7 @@ from ppl_gen.backends.pyro_programs import Tensors, over_draws, recorded, sandbo
 from ppl_gen.engine import Draws
 from ppl_gen.errors import FitError, UnsupportedError
 from ppl_gen.inference.em.pyro_engine import starting_values
-from ppl_gen.inference.svi import SVI
+from ppl_gen.inference.svi import SVI, pyro_ensemble
 from ppl_gen.inference.svi.stopping import StoppingRule
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
     :raises FitError: the loss stopped being a finite number.
     :raises UnsupportedError: the guide draws a site that can't be reparametrized.
     """
+    if not pair.has_priors:
+        return pyro_ensemble.run(pair, data, settings, seed, monitor)
     view = pair.data if pair.data is not None else data.view("pyro")
     with sandbox(seed, threads=1):
         guide = settings.guide if callable(settings.guide) else _make_guide(pair, view, settings, seed)
@@ -91,7 +93,8 @@ class _Trainer:
     """The guide's parameters on their way: what one window of steps changes, and what a checkpoint holds."""
 
     def __init__(self, pair: Pair, guide: Callable, view: View, settings: SVI, num_obs: int) -> None:
-        self.settings, options = settings, {"subsample_size": settings.rows_per_step(num_obs)}
+        self.settings, self.rate = settings, settings.rate_for(pair)
+        options = {"subsample_size": settings.rows_per_step(num_obs)}
         _require_reparametrized(guide, view, options)
 
         def loss() -> torch.Tensor:
@@ -101,7 +104,7 @@ class _Trainer:
         self.parameters = dict(pyro.get_param_store().named_parameters())
         self.program = value_and_gradient(loss, tuple(self.parameters.values()))
         # One optimizer for all: Pyro's own makes one per parameter, which costs several times as much.
-        self.adam = torch.optim.Adam(self.parameters.values(), lr=settings.learning_rate, fused=True)
+        self.adam = torch.optim.Adam(self.parameters.values(), lr=self.rate, fused=True)
         self.mean = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.rule, self.steps = StoppingRule(settings.patience), 0
         self.losses: list[np.ndarray] = []  # one array per window
@@ -115,7 +118,7 @@ class _Trainer:
                 losses, mean = self._window()
                 if not np.isfinite(losses[-1]):
                     raise FitError(f"SVI: the loss is not a number after {self.steps} steps; "
-                                   f"lower learning_rate (now {self.settings.learning_rate:g}).")  # fmt: skip
+                                   f"lower learning_rate (now {self.rate:g}).")  # fmt: skip
                 converged = self.rule.update(losses)
                 self.mean = mean
                 self.losses.append(losses)
@@ -138,7 +141,7 @@ class _Trainer:
         leaves = tuple(self.parameters.values())
         sums = [torch.zeros_like(leaf) for leaf in leaves]
         for i in range(settings.window):
-            rate = settings.learning_rate * min(1.0, (settings.window / max(self.steps, 1)) ** 0.5)
+            rate = self.rate * min(1.0, (settings.window / max(self.steps, 1)) ** 0.5)
             self.adam.param_groups[0]["lr"] = rate
             losses[i], gradients = self.program(*leaves)
             for leaf, gradient in zip(leaves, gradients, strict=True):

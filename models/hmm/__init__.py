@@ -124,7 +124,7 @@ class HMM(Family):
     title: ClassVar[str] = "Hidden Markov model"
     density: ClassVar[str] = "exact"
     kinds: ClassVar[tuple[str, ...]] = ("real", "count", "binary", "categorical")
-    engines: ClassVar[tuple[str, ...]] = ("nuts", "svi", "em")
+    engines: ClassVar[tuple[str, ...]] = ("nuts", "svi", "em", "sgld")
     sequences: ClassVar[bool] = True
 
     num_states: int = 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import funsor
@@ -15,8 +17,11 @@ from numpyro.contrib.funsor import log_density as enum_log_density
 from numpyro.infer.util import log_density as plain_log_density
 from numpyro.infer.util import potential_energy, unconstrain_fn
 
+from ppl_gen import importance
+from ppl_gen.backends import numpyro_local
+from ppl_gen.view import View
+
 if TYPE_CHECKING:
-    from ppl_gen.data import View
     from ppl_gen.family import Pair
 
 # The plate over observations is the rightmost batch dimension, so enumerated latents start one to its left.
@@ -27,12 +32,19 @@ def _enumerated(model: Callable) -> Callable:
     return enum(config_enumerate(model), first_available_dim=_FIRST_AVAILABLE_DIM)
 
 
-def log_density_fn(pair: Pair) -> Callable[[Mapping[str, Any], View], jax.Array]:
-    """``f(unconstrained sites, view)``: log joint density in unconstrained space, transform Jacobians included."""
-    if pair.collapsed is not None:
-        return lambda values, view: -potential_energy(pair.collapsed, (view,), {}, values)
-    model = _enumerated(pair.model)
-    return lambda values, view: -potential_energy(model, (view,), {}, values, enum=True)
+def log_density_fn(pair: Pair) -> Callable[..., jax.Array]:
+    """``f(unconstrained sites, view, rows=None)``: log joint density in unconstrained space, transform Jacobians
+    included; with ``rows`` (B,) its unbiased estimate from these rows."""
+    enumerated = pair.collapsed is None
+    model = _enumerated(pair.model) if pair.collapsed is None else pair.collapsed
+
+    def log_density(values: Mapping[str, Any], view: View, rows: Any = None) -> jax.Array:
+        if rows is None:
+            return -potential_energy(model, (view,), {}, values, enum=enumerated)
+        batch = handlers.substitute(model, data={"obs": rows})
+        return -potential_energy(batch, (view,), {"subsample_size": len(rows)}, values, enum=enumerated)
+
+    return log_density
 
 
 def to_unconstrained(pair: Pair, view: View, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,8 +74,8 @@ def log_joint(pair: Pair, parameters: Mapping[str, Any], view: View, enumerated:
 
 def _collapsed_row_log_prob(pair: Pair, parameters: Mapping[str, Any], view: View) -> jax.Array:
     conditioned = handlers.seed(handlers.substitute(pair.collapsed, data=parameters), jax.random.key(0))
-    site = handlers.trace(conditioned).get_trace(view)["x"]
-    return site["fn"].log_prob(site["value"])
+    sites = handlers.trace(conditioned).get_trace(view)
+    return sum(sites[name]["fn"].log_prob(sites[name]["value"]) for name in (*pair.local, "x"))
 
 
 def _local_factors(pair: Pair, parameters: Mapping[str, Any], view: View) -> tuple[Any, frozenset[str]]:
@@ -131,9 +143,24 @@ class _Programs:
         self.local_posterior = _Program(over_draws(_local_posterior), limit=200_000)  # draws x rows
 
 
-def _sample_one(pair: Pair, parameters: Mapping[str, Any], key: Any, options: dict[str, int]) -> jax.Array:
+def one_per_core(program: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
+    """``program`` of each run's arguments, as :func:`map`: as many at a time as there are cores, which the interpreter
+    does not hinder, as XLA releases its lock."""
+
+    def finished(*inputs: Any) -> Any:
+        return jax.block_until_ready(program(*inputs))
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(finished, *arguments))
+
+
+def _draw(
+    pair: Pair, parameters: Mapping[str, Any], key: Any, number: int, context: Any, options: dict[str, int]
+) -> jax.Array:
+    """(number, d) new rows under these parameters, for ``context`` (number, c) where there is one."""
     model = handlers.seed(handlers.substitute(pair.density, data=parameters), key)
-    return handlers.trace(model).get_trace(None, num_obs=1, **options)["x"]["value"][0]
+    view = None if context is None else View(None, context=context)
+    return handlers.trace(model).get_trace(view, num_obs=number, **options)["x"]["value"]
 
 
 def _programs(pair: Pair) -> _Programs:
@@ -145,13 +172,46 @@ def _num_draws(posterior: Mapping[str, np.ndarray]) -> int:
 
 
 def _as_jax(posterior: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(value) for name, value in posterior.items()}
+    # In the default float: a fit made in single precision is used in double precision where that is turned on.
+    return {
+        name: jnp.asarray(value, dtype=float if np.issubdtype(np.asarray(value).dtype, np.floating) else None)
+        for name, value in posterior.items()
+    }
 
 
 def log_prob(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> np.ndarray:
-    """(draws, obs): log p(x | theta_s) of each row in model space, discrete latents summed out; weights are ignored."""
+    """(draws, obs): log p(x | theta_s) of each row in model space, discrete latents summed out; weights are ignored.
+    Where a guide proposes local latents it is estimated, see :mod:`ppl_gen.importance`."""
+    if pair.local:
+        return importance.log_prob(pair, posterior, jax.tree.map(np.asarray, view))
     size = _num_draws(posterior) * len(view.x)
     return np.asarray(_programs(pair).log_prob(size, _as_jax(posterior), view._replace(weights=None)))
+
+
+def local_size(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> int:
+    """How many numbers the local latents of an observation are that the guide proposes."""
+    first = {name: jnp.asarray(value[0]) for name, value in posterior.items()}
+    return numpyro_local.local_size(pair, first, jax.tree.map(jnp.asarray, view._replace(weights=None)))
+
+
+def log_weights(
+    pair: Pair, posterior: Mapping[str, np.ndarray], view: View, uniforms: np.ndarray, seed: int
+) -> np.ndarray:
+    """(draws, particles, obs): log importance weights of local latents at quantiles ``uniforms`` (particles, size).
+
+    :param seed: of latents whose distributions have no quantile function.
+    """
+    program = pair.cached(
+        "log_weights",
+        lambda: jax.jit(
+            numpyro_local.log_weights_fn(
+                pair, _collapsed_row_log_prob if pair.collapsed is not None else _enumerated_row_log_prob
+            )
+        ),
+    )
+    keys = jax.random.split(jax.random.key(seed), len(uniforms))
+    at = jnp.asarray(uniforms, dtype=float)
+    return np.asarray(program(_as_jax(posterior), at, keys, view._replace(weights=None)))
 
 
 def local_posterior(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> dict[str, np.ndarray]:
@@ -162,19 +222,51 @@ def local_posterior(pair: Pair, posterior: Mapping[str, np.ndarray], view: View)
 
 
 def sample_rows(
-    pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarray, seed: int, **options: int
-) -> np.ndarray:
+    pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarray, seed: int, context: np.ndarray | None = None,
+    **options: int,
+) -> np.ndarray:  # fmt: skip
     """(len(index), d): row i drawn from the model under draw ``index[i]``, in model space.
 
+    :param context: (len(index), c) what row i is conditioned on.
     :param options: for a model of sequences ``num_steps``; they are then (len(index), num_steps, d).
     """
+    if pair.has_weights:
+        return _sample_by_draw(pair, posterior, index, seed, context, options)
     chosen = {name: jnp.asarray(value[index]) for name, value in posterior.items()}
     keys = jax.random.split(jax.random.key(seed), len(index))
+
+    def one(parameters: Mapping[str, jax.Array], key: Any, y: jax.Array | None) -> jax.Array:
+        return _draw(pair, parameters, key, 1, None if y is None else y[None], options)[0]
+
+    program = pair.cached(("sample_rows", *options.values()), lambda: _Program(jax.vmap(one), limit=4096))  # rows
+    given = None if context is None else jnp.asarray(context, dtype=float)
+    return np.asarray(program(len(index) * options.get("num_steps", 1), chosen, keys, given))
+
+
+def _sample_by_draw(
+    pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarray, seed: int, context: np.ndarray | None,
+    options: dict[str, int],
+) -> np.ndarray:  # fmt: skip
+    """The same where a draw is a whole network: rows that share one are drawn together, never a network per row."""
+    used, whose, counts = np.unique(index, return_inverse=True, return_counts=True)
+    size = -(-int(counts.max()) // 256) * 256  # of few sizes, so that few programs are compiled
+    place = np.empty(len(index), int)  # the how-manieth row of its draw each is
+    order = np.argsort(whose, kind="stable")
+    place[order] = np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)
+    given: Any = [None] * len(used)
+    if context is not None:
+        given = np.zeros((len(used), size, context.shape[1]), jnp.result_type(float))
+        given[whose, place] = context
     program = pair.cached(
-        ("sample_rows", *options.values()),
-        lambda: _Program(jax.vmap(lambda one, key: _sample_one(pair, one, key, options)), limit=4096),  # rows
+        ("sample_by_draw", size, *options.values()),
+        lambda: jax.jit(lambda parameters, key, given: _draw(pair, parameters, key, size, given, options)),
     )
-    return np.asarray(program(len(index) * options.get("num_steps", 1), chosen, keys))
+    keys = jax.random.split(jax.random.key(seed), len(used))
+    drawn = [
+        np.asarray(program({name: value[draw] for name, value in posterior.items()}, key, rows))
+        for draw, key, rows in zip(used, keys, given, strict=True)
+    ]
+    return np.stack(drawn)[whose, place]
 
 
 def sample_table(

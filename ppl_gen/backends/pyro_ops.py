@@ -19,10 +19,12 @@ from pyro.poutine.util import site_is_subsample
 from torch.distributions import biject_to
 from torch.utils import _pytree as pytree
 
+from ppl_gen import importance
+from ppl_gen.backends import pyro_local
 from ppl_gen.backends.pyro_programs import Tensors, over_draws, sandbox
+from ppl_gen.view import View
 
 if TYPE_CHECKING:
-    from ppl_gen.data import View
     from ppl_gen.family import Pair
 
 # The plate over observations is the rightmost batch dimension, so enumerated latents start one to its left.
@@ -43,8 +45,13 @@ def _in_obs_plate(site: Mapping[str, Any]) -> bool:
     return any(frame.name == "obs" for frame in site["cond_indep_stack"])
 
 
+def _given(model: Callable, parameters: Mapping[str, Any]) -> Callable:
+    """The model with these values of its sample sites and of its ``param`` sites."""
+    return poutine.substitute(poutine.condition(model, data=dict(parameters)), data=dict(parameters))
+
+
 def _trace(model: Callable, parameters: Mapping[str, Any], *args: Any, **kwargs: Any) -> poutine.Trace:
-    return poutine.trace(poutine.condition(model, data=dict(parameters))).get_trace(*args, **kwargs)
+    return poutine.trace(_given(model, parameters)).get_trace(*args, **kwargs)
 
 
 class _Enumerate(EnumMessenger):
@@ -55,7 +62,7 @@ class _Enumerate(EnumMessenger):
 
 
 def _enumerated_trace(pair: Pair, parameters: Mapping[str, Any], view: View, **options: Any) -> poutine.Trace:
-    model = config_enumerate(poutine.condition(pair.model, data=dict(parameters)))
+    model = config_enumerate(_given(pair.model, parameters))
     return poutine.trace(_Enumerate(first_available_dim=_FIRST_AVAILABLE_DIM)(model)).get_trace(view, **options)
 
 
@@ -149,11 +156,16 @@ class Unconstrained:
         """{site: (..., *event)} of vectors (..., size)."""
         return {name: self.transforms[name](value) for name, value in self._split(vectors).items()}
 
-    def log_density(self, vector: torch.Tensor, view: View) -> torch.Tensor:
-        """log p(theta, x) + log |d theta / d vector|, a differentiable scalar."""
+    def log_density(
+        self, vector: torch.Tensor, view: View, given: Mapping[str, torch.Tensor] | None = None, **options: Any
+    ) -> torch.Tensor:
+        """log p(theta, x) + log |d theta / d vector|, a differentiable scalar.
+
+        :param given: values of other sites, such as the rows ``obs`` of a batch; ``options`` are the model's.
+        """
         parts = self._split(vector)
         values = {name: self.transforms[name](part) for name, part in parts.items()}
-        total = log_density(self.pair, values, view)
+        total = log_density(self.pair, {**values, **(given or {})}, view, **options)
         for name, part in parts.items():
             total = total + self.transforms[name].log_abs_det_jacobian(part, values[name]).sum()
         return total
@@ -162,8 +174,8 @@ class Unconstrained:
 def _row_log_prob(pair: Pair, parameters: Mapping[str, torch.Tensor], view: View) -> torch.Tensor:
     if pair.collapsed is None:
         return _sum_out(*_local_factors(_enumerated_trace(pair, parameters, view)))
-    site = _trace(pair.collapsed, parameters, view).nodes["x"]
-    return site["fn"].log_prob(site["value"])
+    sites = _trace(pair.collapsed, parameters, view).nodes
+    return sum(sites[name]["fn"].log_prob(sites[name]["value"]) for name in (*pair.local, "x"))
 
 
 def _local_posterior(pair: Pair, parameters: Mapping[str, torch.Tensor], view: View) -> Tensors:
@@ -182,10 +194,33 @@ def log_joint(pair: Pair, parameters: Mapping[str, Any], view: View, enumerated:
 
 
 def log_prob(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> np.ndarray:
-    """(draws, obs): log p(x | theta_s) of each row in model space, discrete latents summed out; weights are ignored."""
+    """(draws, obs): log p(x | theta_s) of each row in model space, discrete latents summed out; weights are ignored.
+    Where a guide proposes local latents it is estimated, see :mod:`ppl_gen.importance`."""
+    if pair.local:
+        return importance.log_prob(pair, posterior, view)
     draws, view = _as_tensors(posterior), view._replace(weights=None)
     with sandbox(0), torch.no_grad():
         return over_draws(lambda one: _row_log_prob(pair, one, view), draws, view.x.numel()).numpy()
+
+
+def local_size(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> int:
+    """How many numbers the local latents of an observation are that the guide proposes."""
+    first = {name: as_tensor(value[0]) for name, value in posterior.items()}
+    with sandbox(0), torch.no_grad():
+        return pyro_local.local_size(pair, first, view._replace(weights=None))
+
+
+def log_weights(
+    pair: Pair, posterior: Mapping[str, np.ndarray], view: View, uniforms: np.ndarray, seed: int
+) -> np.ndarray:
+    """(draws, particles, obs): log importance weights of local latents at quantiles ``uniforms`` (particles, size).
+
+    :param seed: of latents whose distributions have no quantile function.
+    """
+    with sandbox(seed), torch.no_grad():
+        return pyro_local.log_weights(
+            pair, _row_log_prob, _as_tensors(posterior), as_tensor(uniforms), view._replace(weights=None)
+        ).numpy()
 
 
 def local_posterior(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> dict[str, np.ndarray]:
@@ -197,21 +232,26 @@ def local_posterior(pair: Pair, posterior: Mapping[str, np.ndarray], view: View)
 
 
 def sample_rows(
-    pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarray, seed: int, **options: int
-) -> np.ndarray:
+    pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarray, seed: int, context: np.ndarray | None = None,
+    **options: int,
+) -> np.ndarray:  # fmt: skip
     """(len(index), d): row i drawn from the model under draw ``index[i]``, in model space.
 
     Rows that share a draw are drawn together, so the time grows with the number of different draws.
 
+    :param context: (len(index), c) what row i is conditioned on.
     :param options: for a model of sequences ``num_steps``; they are then (len(index), num_steps, d).
     """
     draws, index = _as_tensors(posterior), np.asarray(index)
     order = np.argsort(index, kind="stable")
     used, counts = np.unique(index, return_counts=True)
+    given: Any = [None] * len(used)
+    if context is not None:
+        given = [View(None, context=rows) for rows in as_tensor(context[order]).split(counts.tolist())]
     with sandbox(seed), torch.no_grad():
         parts = [
-            _trace(pair.density, {k: v[s] for k, v in draws.items()}, None, num_obs=int(count), **options)
-            for s, count in zip(used, counts, strict=True)
+            _trace(pair.density, {k: v[s] for k, v in draws.items()}, view, num_obs=int(count), **options)
+            for s, count, view in zip(used, counts, given, strict=True)
         ]
         drawn = torch.cat([part.nodes["x"]["value"] for part in parts]).numpy()
     rows = np.empty_like(drawn)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def num_rows(data: View | None, num_obs: int | None) -> int:
     if data is not None:
-        return len(data.x)
+        return len(data.context if data.x is None else data.x)
     if num_obs is None:
         raise ValueError("Give the data, or num_obs, the number of observations to draw.")
     return num_obs
@@ -42,12 +42,12 @@ def row_weights(view: View | None) -> Any:
 
 def make_guide(
     collapsed: Callable[..., Any], initialize: Callable[..., Mapping[str, Any]], kind: str,
-    values: Mapping[str, Any] | None = None, *, seed: int = 0,
+    values: Mapping[str, Any] | None = None, *, seed: int = 0, scale: float = 0.1,
 ) -> Callable[..., Any]:  # fmt: skip
     """A guide over the global sites: ``"mean_field"`` or ``"multivariate"``, normal in unconstrained space.
 
     Its location starts at ``values`` (constrained site values), or at a k-means solution of the data that it is first
-    called with.
+    called with. Its standard deviations start at ``scale``.
     """
     base = {"mean_field": autoguide.AutoNormal, "multivariate": autoguide.AutoMultivariateNormal}[kind]
     start: dict[str, Any] = dict(values or {})
@@ -63,4 +63,4 @@ def make_guide(
 
     Guide.__name__ = Guide.__qualname__ = base.__name__
     # The collapsed model has the same global sites, and no discrete one that a guide would have to be kept from.
-    return Guide(collapsed, init_loc_fn=initial)
+    return Guide(collapsed, init_loc_fn=initial, init_scale=scale)

@@ -54,6 +54,10 @@ def score(
     per_step: Annotated[
         bool, typer.Option("--per-step", help="Of sequences: each time step, given the steps before it.")
     ] = False,
+    num_particles: Annotated[
+        int, typer.Option(metavar="INT", help="Where the density is estimated: particles of each row.")
+    ] = 64,
+    seed: o.SeedOption = 0,
     backend: o.BackendOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
@@ -61,6 +65,7 @@ def score(
 
     Columns: row, log_prob, log_prob_sd, hdi_low, hdi_high, anomaly_p_value, kind. The p-value is the row's rank among
     the densities of training rows that were held out (conformal): 0.01 is as rare as one training row in a hundred.
+    Where the density is estimated by importance sampling also log_prob_error (Monte Carlo), elbo and k_hat.
 
     [bold]Examples[/bold]
 
@@ -73,20 +78,29 @@ def score(
     fit = o.load_fit(run, backend)
     with report.working("scoring"):
         rows = o.read_rows(fit, table, drop)
-        found = fit.score(rows, hdi_prob=hdi_prob, keep_draws=False, per_step=per_step)
+        found = fit.score(rows, hdi_prob=hdi_prob, keep_draws=False, per_step=per_step, num_particles=num_particles,
+                          seed=seed)  # fmt: skip
     frame = found.to_frame()
     what = _several(len(found), "time step" if per_step else "sequence" if fit.family.sequences else "row")
     if path is not None:
         o.write_table(frame, path, overwrite=overwrite)
+    measures = {"bits_per_dim": found.bits_per_dim, "perplexity": found.perplexity}
+    measures = {name: value for name, value in measures.items() if value == value}  # perplexity of real columns is NaN
     if as_json:
         extra = {"output": str(path)} if path else {"rows": frame}
         report.emit_json({"run": run, "num_rows": len(found), "total": found.total, "kind": found.kind,
-                          "uncertainty": found.uncertainty, "hdi_prob": hdi_prob, **extra})  # fmt: skip
+                          "uncertainty": found.uncertainty, "hdi_prob": hdi_prob, **measures, **extra})  # fmt: skip
         return
     if path is None:
         title = f"{what}, {found.kind} log density (nats, original units)"
         report.table(frame, limit=SHOWN, title=title)
-    report.say(f"mean log_prob {found.total / len(found):.4f} nats over {what}")
+    more = "".join(f"; {name.replace('_', ' ')} {value:.4g}" for name, value in measures.items())
+    report.say(f"mean log_prob {found.total / len(found):.4f} nats over {what}{more}")
+    if found.error is not None and found.elbo is not None:
+        report.say(
+            f"Monte Carlo error of a row {found.error.mean():.2g} on average, {found.error.max():.2g} at most; mean "
+            f"elbo {found.elbo.mean():.4f} nats"
+        )
     if found.p_value is not None and (not fit.family.sequences or (found.p_value > 0).any()):
         report.show_anomalies(frame, what="sequences" if fit.family.sequences else "rows")
     _say_where(path, len(frame), "score")
@@ -99,17 +113,23 @@ def sample(
         int | None,
         typer.Option(metavar="INT", help="Of sequences: time steps of each.", show_default="as training sequences"),
     ] = None,
+    given: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Of a conditional model: rows to draw for, -n for each.",
+                     show_default="training rows at random"),
+    ] = None,
     seed: o.SeedOption = 0,
     output: o.OutOption = None,
     overwrite: o.OverwriteOption = False,
     backend: o.BackendOption = None,
     as_json: o.JsonOption = False,
-) -> None:
+) -> None:  # fmt: skip
     """Draw new rows (or whole sequences), with the columns, units and types of the training table.
 
     [bold]Examples[/bold]
 
     [cyan]ppl-gen sample runs/iris -n 1000 -o samples.csv[/cyan]\n
+    [cyan]ppl-gen sample runs/trial -n 5 --given doses.csv[/cyan]\n
     [cyan]ppl-gen sample runs/iris -n 5 --json[/cyan]
     """
     from ppl_gen import report
@@ -117,7 +137,7 @@ def sample(
     path = o.check_output(output, overwrite=overwrite)
     fit = o.load_fit(run, backend)
     with report.working("sampling"):
-        frame = fit.sample(num_samples, seed=seed, length=length)
+        frame = fit.sample(num_samples, seed=seed, length=length, given=given)
     title = _several(len(frame), "new row")
     if fit.family.sequences:
         title = f"{_several(len(frame), 'time step')} of {_several(num_samples, 'new sequence')}"

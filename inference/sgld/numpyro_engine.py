@@ -1,0 +1,165 @@
+"""SGLD in JAX: blackjax's kernel over the gradient of the log density that NumPyro derives from the pair.
+
+The key of a step is folded from the seed, the chain and the step's number, so a resumed run gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import blackjax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ppl_gen.backends import numpyro_ops
+from ppl_gen.backends.numpyro_chains import constrain, over_chains, unconstrained_starts
+from ppl_gen.backends.numpyro_ops import log_density_fn
+from ppl_gen.inference import sgld
+from ppl_gen.inference.em.numpyro_engine import starting_values
+from ppl_gen.inference.sgld import SGLD, Plan
+
+if TYPE_CHECKING:
+    from ppl_gen.data import Data, View
+    from ppl_gen.engine import Draws
+    from ppl_gen.family import Pair
+    from ppl_gen.progress import Monitor
+
+PILOT = 2**31 - 2  # folded into the keys of the climb, and the next into that of the starts
+CLIP = 10.0  # the norm of a climb's gradient, in nats a row
+
+
+def run(pair: Pair, data: Data, settings: SGLD, seed: int, monitor: Monitor) -> Draws:
+    """Sample the posterior; see :class:`ppl_gen.inference.sgld.SGLD`."""
+    view = pair.data if pair.data is not None else data.view("numpyro")
+    plan, key = Plan(settings), jax.random.key(seed)
+    monitor.begin(settings.total)
+    starts = starting_values(pair, view, seed, settings.num_chains, settings.num_starts)
+    positions, unravel = unconstrained_starts(pair, view, starts)
+    keys = [jax.random.fold_in(key, chain) for chain in range(settings.num_chains)]
+    program = pair.cached(
+        ("sgld", settings, len(data), str(positions.dtype)), lambda: _Program(pair, settings, unravel)
+    )
+    packed = monitor.load()
+    if packed is None:
+        states, scale, curvatures = program.begin(list(positions), keys, plan, view, monitor)
+        looks, calls = [], 0
+    else:
+        states, calls = list(jnp.asarray(packed["positions"])), int(packed["calls"])
+        scale, curvatures = packed["scale"], packed["curvatures"]
+        looks = [packed["looks"]] if calls else []
+    step, figures = sgld.choose_step(settings, curvatures, len(data))
+    sizes, interrupted = jnp.asarray(step * plan.sizes, positions.dtype), False
+    try:
+        while calls < len(plan.bounds):
+            states, output = over_chains(program.advance, states, keys, plan.bounds[calls], sizes, scale, view)
+            done = int(plan.bounds[calls, -1])
+            sgld.check_finite(output, done, step)
+            looks, calls = [np.concatenate([*looks, output], axis=1)], calls + 1
+            monitor.worth_keeping = plan.kept(looks[0]).shape[1] > 0
+            monitor.update(done, settings.total)
+            if monitor.checkpoint_path is not None:
+                monitor.save({"positions": np.stack(states), "scale": scale, "curvatures": curvatures,
+                              "looks": looks[0], "calls": np.asarray(calls)})  # fmt: skip
+    except KeyboardInterrupt:
+        if not monitor.worth_keeping:
+            raise
+        interrupted = True
+    posterior = constrain(pair, view, plan.kept(looks[0]) * scale, unravel)
+    return sgld.result(posterior, settings, plan, figures, len(data), interrupted)
+
+
+class _Program:
+    """The compiled pieces of a chain for one pair and one size of table."""
+
+    def __init__(self, pair: Pair, settings: SGLD, unravel: Callable) -> None:
+        self.settings, self.pair = settings, pair
+        log_density = log_density_fn(pair)
+        self.gradient = jax.grad(lambda w, scale, view, rows: log_density(unravel(scale * w), view, rows))
+        self.sampler = blackjax.sgld(lambda w, batch: self.gradient(w, *batch))
+        self.adam = optax.chain(optax.clip_by_global_norm(CLIP), optax.scale_by_adam())
+        self.advance = jax.jit(self._advance)
+        self.climb = jax.jit(self._climb)
+        self.variance = jax.jit(self._variance, compiler_options=numpyro_ops.QUICK)
+        self.curvature = jax.jit(self._curvature, compiler_options=numpyro_ops.QUICK)
+
+    def begin(
+        self, positions: list[jax.Array], keys: list, plan: Plan, view: View, monitor: Monitor
+    ) -> tuple[list[jax.Array], np.ndarray, np.ndarray]:
+        """Where the chains start, in the units of the walk; these units; and the curvature there."""
+        if sgld.climbs(self.pair) and self.settings.num_pilot:
+            keys_climb = [jax.random.fold_in(key, PILOT) for key in keys]
+            rates = plan.rates()
+            states = [(u, self.adam.init(u)) for u in positions]
+            for first in range(0, len(rates), sgld.CHUNK):
+                part = np.zeros(sgld.CHUNK)
+                part[: len(rates) - first] = rates[first : first + sgld.CHUNK]
+                steps = np.arange(first, first + sgld.CHUNK)
+                states, _ = over_chains(self.climb, states, keys_climb, steps, part.astype(positions[0].dtype), view)
+                monitor.update(0, self.settings.total, pilot=min(first + sgld.CHUNK, len(rates)))
+            positions = [u for u, _ in states]
+        batch, variances = self.settings.rows_of_fisher(len(view.x)), None
+        if batch is not None:
+            _, variances = over_chains(lambda u, key, view: (u, self.variance(u, key, view)), positions, keys, view)
+        dtype = positions[0].dtype
+        scale = sgld.scales(variances, self.settings, len(view.x), positions[0].size).astype(dtype)
+        positions = [u / scale for u in positions]
+        _, curvatures = over_chains(
+            lambda w, key, view: (w, self.curvature(w, key, scale, view)), positions, keys, view
+        )
+        if not self.pair.has_weights:
+            spread = [jax.random.normal(jax.random.fold_in(key, PILOT + 1), scale.shape, dtype) for key in keys]
+            positions = [w + sgld.SPREAD * noise / scale for w, noise in zip(positions, spread, strict=True)]
+        return positions, scale, curvatures
+
+    def _rows(self, key: Any, view: View, size: int | None) -> jax.Array | None:
+        number = len(view.x)
+        return None if size is None or size >= number else jax.random.randint(key, (size,), 0, number)
+
+    def _advance(
+        self, position: jax.Array, key: Any, bounds: jax.Array, sizes: jax.Array, scale: jax.Array, view: View
+    ) -> Any:
+        """Through the intervals of a call: the position after each."""
+
+        def step(number: jax.Array, u: jax.Array) -> jax.Array:
+            key_rows, key_noise = jax.random.split(jax.random.fold_in(key, number))
+            rows = self._rows(key_rows, view, self.settings.rows_per_step(len(view.x)))
+            return self.sampler.step(key_noise, u, (scale, view, rows), sizes[number] / 2)
+
+        def interval(u: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            u = jax.lax.fori_loop(*ends, step, u)
+            return u, u
+
+        return jax.lax.scan(interval, position, (bounds[:-1], bounds[1:]))
+
+    def _climb(self, state: Any, key: Any, steps: jax.Array, rates: jax.Array, view: View) -> Any:
+        """Steps of Adam up the log joint."""
+
+        def step(state: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+            (u, moments), (number, rate) = state, inputs
+            rows = self._rows(jax.random.fold_in(key, number), view, self.settings.rows_per_step(len(view.x)))
+            update, moments = self.adam.update(self.gradient(u, 1.0, view, rows) / len(view.x), moments)
+            return (u + rate * update, moments), None
+
+        return jax.lax.scan(step, state, (steps, rates))
+
+    def _variance(self, u: jax.Array, key: Any, view: View) -> jax.Array:
+        """(dimension,) of the gradient from batches of a few rows."""
+        keys, batch = jax.random.split(key, sgld.FISHER_BATCHES), self.settings.rows_of_fisher(len(view.x))
+        return jax.lax.map(lambda key: self.gradient(u, 1.0, view, self._rows(key, view, batch)), keys).var(0)
+
+    def _curvature(self, w: jax.Array, key: Any, scale: jax.Array, view: View) -> jax.Array:
+        """The largest second derivative of minus the log joint at w, by power iteration on differences of gradients."""
+        rows = self._rows(key, view, sgld.CURVATURE_ROWS)
+        reach = self.settings.difference(len(view.x))
+        start = jnp.asarray(np.random.default_rng(0).standard_normal(w.size), w.dtype)
+
+        def iterate(v: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+            shift = reach * v
+            image = self.gradient(w - shift, scale, view, rows) - self.gradient(w + shift, scale, view, rows)
+            norm = jnp.linalg.norm(image)
+            return image / norm, norm / (2 * reach)
+
+        return jax.lax.scan(iterate, start / jnp.linalg.norm(start), None, length=sgld.POWER_ITERATIONS)[1][-1]

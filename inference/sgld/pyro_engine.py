@@ -1,0 +1,180 @@
+"""SGLD in torch, the twin of ``numpyro_engine``: all chains in one recorded gradient, as the rows of one matrix.
+
+The random numbers of all chains come from one generator, whose state goes into checkpoints, so a resumed run gives the
+same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ppl_gen.backends.pyro_ops import Unconstrained, as_tensor
+from ppl_gen.backends.pyro_programs import over_draws, recorded, sandbox
+from ppl_gen.inference import sgld
+from ppl_gen.inference.em.pyro_engine import starting_values
+from ppl_gen.inference.sgld import SGLD, Plan
+
+if TYPE_CHECKING:
+    from ppl_gen.data import Data, View
+    from ppl_gen.engine import Draws
+    from ppl_gen.family import Pair
+    from ppl_gen.progress import Monitor
+
+CLIP = 10.0  # the norm of a climb's gradient, in nats a row
+Gradient = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+def run(pair: Pair, data: Data, settings: SGLD, seed: int, monitor: Monitor) -> Draws:
+    """Sample the posterior; see :class:`ppl_gen.inference.sgld.SGLD`."""
+    view = pair.data if pair.data is not None else data.view("pyro")
+    plan, interrupted = Plan(settings), False
+    monitor.begin(settings.total)
+    starts = starting_values(pair, view, seed, settings.num_chains, settings.num_starts)
+    with sandbox(seed, threads=1):
+        space = Unconstrained(pair, view)
+        chains = _Chains(pair, space, view, settings, starts)
+        packed = monitor.load()
+        if packed is None:
+            curvatures = chains.begin(plan, monitor)
+            looks, calls = [], 0
+        else:
+            chains.positions, chains.scale = torch.as_tensor(packed["positions"]), torch.as_tensor(packed["scale"])
+            curvatures, calls = packed["curvatures"], int(packed["calls"])
+            looks = [packed["looks"]] if calls else []
+            torch.set_rng_state(torch.as_tensor(packed["random"]))
+        step, figures = sgld.choose_step(settings, curvatures, len(data))
+        try:
+            while calls < len(plan.bounds):
+                output = np.stack([
+                    chains.advance(step * plan.sizes[start:end])
+                    for start, end in zip(plan.bounds[calls, :-1], plan.bounds[calls, 1:], strict=True)
+                ], axis=1)  # fmt: skip
+                done = int(plan.bounds[calls, -1])
+                sgld.check_finite(output, done, step)
+                looks, calls = [np.concatenate([*looks, output], axis=1)], calls + 1
+                monitor.worth_keeping = plan.kept(looks[0]).shape[1] > 0
+                monitor.update(done, settings.total)
+                if monitor.checkpoint_path is not None:
+                    monitor.save({"positions": chains.positions.numpy(), "scale": chains.scale.numpy(),
+                                  "curvatures": curvatures, "looks": looks[0], "calls": np.asarray(calls),
+                                  "random": torch.get_rng_state().numpy()})  # fmt: skip
+        except KeyboardInterrupt:
+            if not monitor.worth_keeping:
+                raise
+            interrupted = True
+        draws = torch.as_tensor(plan.kept(looks[0])) * chains.scale
+        posterior = {name: value.numpy() for name, value in space.constrain(draws).items()}
+    return sgld.result(posterior, settings, plan, figures, len(data), interrupted)
+
+
+class _Chains:
+    """Where all chains are, (chain, dimension), in units of ``scale``, and the programs that move them."""
+
+    def __init__(
+        self, pair: Pair, space: Unconstrained, view: View, settings: SGLD, starts: dict[str, np.ndarray]
+    ) -> None:
+        self.pair, self.space, self.view, self.settings = pair, space, view, settings
+        each = [{name: as_tensor(value[c]) for name, value in starts.items()} for c in range(settings.num_chains)]
+        self.positions = torch.stack([space.start(one) for one in each])
+        self.scale = torch.ones(space.size)
+        self.gradient = self._gradient(settings.rows_per_step(len(view.x)))
+
+    def _rows(self, size: int | None) -> torch.Tensor | None:
+        """(chain, size) rows drawn for each chain; None means all rows."""
+        number = len(self.view.x)
+        return None if size is None or size >= number else torch.randint(number, (len(self.positions), size))
+
+    def _gradient(self, size: int | None) -> Gradient:
+        """``f(u, rows)``, the gradient of each chain's log joint in unconstrained space, recorded as one program."""
+
+        def one(values: dict[str, torch.Tensor]) -> torch.Tensor:
+            rows = values.get("rows")
+            if rows is None:
+                return self.space.log_density(values["u"], self.view)
+            return self.space.log_density(values["u"], self.view, {"obs": rows}, subsample_size=rows.shape[0])
+
+        def gradient(positions: torch.Tensor, *rows: torch.Tensor) -> torch.Tensor:
+            with torch.enable_grad():
+                leaf = positions.detach().requires_grad_()
+                values = {"u": leaf, **({"rows": rows[0]} if rows else {})}
+                total = over_draws(one, values, self.view.x[: size or len(self.view.x)].numel()).sum()
+                (found,) = torch.autograd.grad(total, leaf)
+            return found
+
+        rows = self._rows(size)
+        program = recorded(gradient, (self.positions,) if rows is None else (self.positions, rows))
+
+        def run(positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+            with torch.no_grad():
+                return program(positions) if rows is None else program(positions, rows)
+
+        return run
+
+    def begin(self, plan: Plan, monitor: Monitor) -> np.ndarray:
+        """Take the chains to where they start; the curvature there."""
+        if sgld.climbs(self.pair):
+            self._climb(plan.rates(), monitor)
+        self.scale = as_tensor(sgld.scales(self._variances(), self.settings, len(self.view.x), self.space.size))
+        self.positions = self.positions / self.scale
+        curvatures = self._curvature()
+        if not self.pair.has_weights:
+            self.positions = self.positions + sgld.SPREAD * torch.randn_like(self.positions) / self.scale
+        return curvatures
+
+    def _drift(self, positions: torch.Tensor, rows: torch.Tensor | None, gradient: Gradient) -> torch.Tensor:
+        """The gradient in the units of the walk."""
+        return self.scale * gradient(self.scale * positions, rows)
+
+    def advance(self, sizes: np.ndarray) -> np.ndarray:
+        """Steps of these sizes: where the chains are then."""
+        batch = self.settings.rows_per_step(len(self.view.x))
+        for size in sizes.tolist():
+            drift = self._drift(self.positions, self._rows(batch), self.gradient)
+            self.positions = self.positions + 0.5 * size * drift + size**0.5 * torch.randn_like(self.positions)
+        return self.positions.numpy()
+
+    def _climb(self, rates: np.ndarray, monitor: Monitor) -> None:
+        """Steps of Adam up the log joint."""
+        leaf, number = self.positions.clone(), len(self.view.x)
+        adam, batch = torch.optim.Adam([leaf], maximize=True), self.settings.rows_per_step(len(self.view.x))
+        for done, rate in enumerate(rates.tolist()):
+            gradient = self.gradient(leaf, self._rows(batch)) / number
+            norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+            leaf.grad = gradient * (CLIP / norm).clamp(max=1.0)
+            adam.param_groups[0]["lr"] = rate
+            adam.step()
+            if done % sgld.CHUNK == 0:
+                monitor.update(0, self.settings.total, pilot=done)
+        self.positions = leaf.detach()
+
+    def _variances(self) -> np.ndarray | None:
+        """(chain, dimension) of the gradient from batches of a few rows."""
+        batch = self.settings.rows_of_fisher(len(self.view.x))
+        if batch is None:
+            return None
+        gradient = self._gradient(batch)
+        found = torch.stack([gradient(self.positions, self._rows(batch)) for _ in range(sgld.FISHER_BATCHES)])
+        return found.var(0, correction=0).numpy()
+
+    def _curvature(self) -> np.ndarray:
+        """(chain,): the largest second derivative of minus the log joint, by power iteration on differences of
+        gradients."""
+        rows = self._rows(sgld.CURVATURE_ROWS)
+        gradient = self.gradient if rows is None and self.settings.rows_per_step(len(self.view.x)) is None else (
+            self._gradient(sgld.CURVATURE_ROWS)
+        )  # fmt: skip
+        v = as_tensor(np.random.default_rng(0).standard_normal(self.space.size)).expand_as(self.positions)
+        v = v / torch.linalg.vector_norm(v, dim=1, keepdim=True)
+        norm, reach = torch.ones(len(v), 1), self.settings.difference(len(self.view.x))
+        for _ in range(sgld.POWER_ITERATIONS):
+            shift = reach * v
+            image = self._drift(self.positions - shift, rows, gradient) - self._drift(
+                self.positions + shift, rows, gradient
+            )
+            norm = torch.linalg.vector_norm(image, dim=1, keepdim=True)
+            v = image / norm
+        return (norm[:, 0] / (2 * reach)).numpy()

@@ -1,0 +1,129 @@
+"""What training an ensemble of networks needs besides gradients, in any backend: splits, stopping, the result."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ppl_gen.engine import Draws
+from ppl_gen.inference.em.driver import out_of_bag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ppl_gen.inference.svi import SVI
+    from ppl_gen.progress import Monitor
+
+MIN_STEPS = 50  # per window: passes over a small table are joined until they have as many steps
+DECAYS = 2  # times that a member's learning rate is lowered before it is stopped
+DECAY = 0.2
+MAX_VALIDATION = 10_000  # rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Each member's training rows (M, n) and validation rows (M, v), drawn at random for itself; the sizes of a step
+    and of a window, a number of whole passes over the training rows."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    batch_size: int
+    passes: int
+
+    @property
+    def batches(self) -> int:
+        """Steps in a pass."""
+        return self.train.shape[1] // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Steps in a window."""
+        return self.passes * self.batches
+
+    @classmethod
+    def of(cls, num_obs: int, settings: SVI, seed: int) -> Split:
+        size = min(round(settings.validation * num_obs), MAX_VALIDATION)
+        rng = np.random.default_rng(seed)
+        orders = np.stack([rng.permutation(num_obs) for _ in range(settings.num_members)])
+        train = orders[:, size:]
+        batch = min(settings.batch_size or (256 if num_obs < 20_000 else 512), train.shape[1])
+        passes = -(-MIN_STEPS // (train.shape[1] // batch))
+        return cls(np.sort(train, 1), np.sort(orders[:, :size], 1), batch, passes)
+
+
+class Plateau:
+    """Per member: its best validation loss so far, how its learning rate stands, and whether it is to go on.
+
+    After ``patience`` windows without a new best, the rate is lowered; after the last lowering the member has stopped.
+    A loss that is not finite stops it at once.
+    """
+
+    def __init__(self, num_members: int, patience: int) -> None:
+        self.patience = patience
+        self.best = np.full(num_members, np.inf)
+        self.stalled = np.zeros(num_members, int)
+        self.lowered = np.zeros(num_members, int)
+        self.broken = np.zeros(num_members, bool)
+
+    @property
+    def stopped(self) -> np.ndarray:
+        return self.broken | (self.lowered > DECAYS)
+
+    @property
+    def rate(self) -> np.ndarray:
+        """What each member's learning rate is to be multiplied by; 0 for one that has stopped."""
+        return np.where(self.stopped, 0.0, DECAY**self.lowered)
+
+    def update(self, losses: np.ndarray) -> np.ndarray:
+        """Take the losses of a window (M,); True for the members whose parameters are their best so far."""
+        going = ~self.stopped
+        self.broken |= going & ~np.isfinite(losses)
+        better = going & (losses < self.best)
+        self.best = np.where(better, losses, self.best)
+        self.stalled = np.where(better, 0, self.stalled + 1)
+        lower = going & (self.stalled >= self.patience)
+        self.lowered, self.stalled = self.lowered + lower, np.where(lower, 0, self.stalled)
+        return better
+
+
+@dataclasses.dataclass
+class Record:
+    """The course of a run: losses of each window, (window, M), in nats a row."""
+
+    train: list[np.ndarray] = dataclasses.field(default_factory=list)
+    validation: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def result(
+        self, parameters: Mapping[str, np.ndarray], row_log_prob: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+        split: Split, plateau: Plateau, settings: SVI, num_obs: int, interrupted: bool,
+    ) -> Draws:  # fmt: skip
+        """The members as chains of one draw each; held-out densities are those of the validation rows, each under the
+        members that did not train on it."""
+        train, validation = np.array(self.train), np.array(self.validation)
+        held_out = None
+        if split.validation.shape[1]:
+            counts = np.ones((settings.num_members, num_obs))
+            np.put_along_axis(counts, split.validation, 0, axis=1)
+            held_out = out_of_bag(row_log_prob(parameters), counts)
+        best = validation.argmin(0) if len(validation) else np.zeros(0, int)
+        members = np.arange(settings.num_members)
+        return Draws(
+            posterior={name: np.asarray(value)[:, None] for name, value in parameters.items()}, uncertainty="ensemble",
+            losses=train.mean(1), parameters={"train_loss": train, "validation_loss": validation}, held_out=held_out,
+            interrupted=interrupted,
+            figures={
+                "converged": bool((plateau.lowered > DECAYS).all()), "num_steps": len(train) * split.steps,
+                "num_members": settings.num_members, "num_broken": int(plateau.broken.sum()),
+                "train_loss": float(train[best, members].mean()),
+                "validation_loss": float(validation[best, members].mean()),
+            },
+        )  # fmt: skip
+
+
+def checkpoint(monitor: Monitor, record: Record, state: Mapping[str, np.ndarray]) -> None:
+    """Write the state, with the losses that the stopping rule is fed with again."""
+    if monitor.checkpoint_path is not None:
+        losses = {"train_loss": np.array(record.train), "validation_loss": np.array(record.validation)}
+        monitor.save({**state, **losses})

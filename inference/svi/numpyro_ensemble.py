@@ -1,0 +1,167 @@
+"""Maximum likelihood of network weights in JAX: whole passes over the data are one compiled call.
+
+On a CPU the members are calls of their own, one per core at a time: products of small matrices lose more by being
+batched than they gain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from itertools import repeat
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from numpyro.infer import Trace_ELBO
+
+from ppl_gen.backends import numpyro_ops
+from ppl_gen.errors import FitError
+from ppl_gen.inference.svi.ensemble import Plateau, Record, Split, checkpoint
+
+if TYPE_CHECKING:
+    from ppl_gen.data import Data, View
+    from ppl_gen.engine import Draws
+    from ppl_gen.family import Pair
+    from ppl_gen.inference.svi import SVI
+    from ppl_gen.progress import Monitor
+
+CHUNK = 2048  # validation rows at once
+AVERAGE = 0.99  # of the running mean of the weights that is validated and kept
+
+
+def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> Draws:
+    """Fit an ensemble; see :class:`ppl_gen.inference.svi.SVI`."""
+    view = pair.data if pair.data is not None else data.view("numpyro")
+    split, members = Split.of(len(data), settings, seed), range(settings.num_members)
+    assert pair.initialize is not None
+    start = pair.initialize(view, seed, settings.num_members)
+    key = ("ensemble", settings, split.train.shape, split.validation.shape)
+    program = pair.cached(key, lambda: _Program(pair, settings, split))
+    keys = jax.random.split(jax.random.key(seed), settings.num_members)
+    weights = [{name: jnp.asarray(value[i], dtype=float) for name, value in start.items()} for i in members]
+    states = [program.begin(weights[i], keys[i]) for i in members]
+    best, plateau, record, interrupted = weights, Plateau(settings.num_members, settings.patience), Record(), False
+    states, best = _restore(monitor, (states, best), record, plateau)
+    train, validation = jnp.asarray(split.train), jnp.asarray(split.validation)
+    total = -(-settings.max_steps // split.steps)
+    try:
+        while len(record.train) < total and not plateau.stopped.all():
+            rates = jnp.asarray(plateau.rate * settings.rate_of_weights, dtype=float)
+            results = numpyro_ops.one_per_core(program.window, states, list(rates), train, validation, repeat(view))
+            states = [state for state, _ in results]
+            losses = np.array([[float(value) for value in pair_of] for _, pair_of in results])
+            record.train.append(losses[:, 0])
+            record.validation.append(losses[:, 1])
+            better = plateau.update(record.validation[-1])
+            best = [states[i]["mean"] if better[i] else best[i] for i in members]
+            monitor.worth_keeping = bool(np.isfinite(plateau.best).all())
+            if not monitor.worth_keeping and plateau.broken.any():
+                raise FitError(f"SVI: the loss is not a number within {split.steps} steps; lower learning_rate "
+                               f"(now {settings.rate_of_weights:g}).")  # fmt: skip
+            shown = {"train": losses[:, 0].mean(), "validation": losses[:, 1].mean()}
+            monitor.update(len(record.train) * split.steps, total * split.steps, **shown)
+            if monitor.checkpoint_path is not None:
+                leaves = jax.tree.leaves((states, best))
+                checkpoint(monitor, record, {f"state/{i}": _plain(leaf) for i, leaf in enumerate(leaves)})
+    except KeyboardInterrupt:
+        if not record.train:
+            raise
+        interrupted = True
+    kept = {name: np.stack([np.asarray(member[name]) for member in best]) for name in start}
+    return record.result(
+        kept, partial(numpyro_ops.log_prob, pair, view=view), split, plateau, settings, len(data), interrupted
+    )
+
+
+class _Program:
+    """The compiled pieces of training for one pair and one size of data."""
+
+    def __init__(self, pair: Pair, settings: SVI, split: Split) -> None:
+        self.pair, self.split, self.elbo = pair, split, Trace_ELBO(settings.num_particles_of_weights)
+        self.optimizer = optax.chain(optax.clip_by_global_norm(settings.clip), optax.scale_by_adam())
+        self.begin = jax.jit(self._begin)
+        self._compiled: Any = None
+        self._lock = Lock()
+
+    def window(self, *inputs: Any) -> Any:
+        """:meth:`_window`, compiled: once, not by each of the threads that call it first."""
+        with self._lock:
+            if self._compiled is None:
+                self._compiled = jax.jit(self._window).lower(*inputs).compile()
+        return self._compiled(*inputs)
+
+    def _begin(self, weights: Mapping[str, jax.Array], key: Any) -> dict[str, Any]:
+        return {"weights": weights, "mean": weights, "moments": self.optimizer.init(weights), "key": key,
+                "count": jnp.zeros((), int)}  # fmt: skip
+
+    def _loss(self, weights: Mapping[str, jax.Array], key: Any, rows: View) -> jax.Array:
+        """Minus the ELBO of some rows, in nats a row."""
+        return self.elbo.loss(key, weights, self.pair.density, self.pair.guide, rows) / len(rows.x)
+
+    def _window(
+        self, state: dict[str, Any], rate: jax.Array, train: jax.Array, validation: jax.Array, view: View
+    ) -> Any:
+        """Whole passes over the member's rows in random order (a rest shorter than a batch waits for the next), and
+        the mean loss over them and of the validation rows, under the running mean of the weights."""
+        batches, size = self.split.batches, self.split.batch_size
+
+        def step(state: dict[str, Any], rows: jax.Array) -> tuple[dict[str, Any], jax.Array]:
+            key, now = jax.random.split(state["key"])
+            loss, gradient = jax.value_and_grad(self._loss)(state["weights"], now, _take(view, rows))
+            updates, moments = self.optimizer.update(gradient, state["moments"])
+            weights = jax.tree.map(lambda w, u: w - rate * u, state["weights"], updates)
+            share = jnp.maximum(1 - AVERAGE, 1 / (state["count"] + 1))
+            mean = jax.tree.map(lambda m, w: m + share * (w - m), state["mean"], weights)
+            return {"weights": weights, "mean": mean, "moments": moments, "key": key, "count": state["count"] + 1}, loss
+
+        def epoch(state: dict[str, Any], _: None) -> tuple[dict[str, Any], jax.Array]:
+            key, now = jax.random.split(state["key"])
+            order = jax.random.permutation(now, train)[: batches * size]
+            state, losses = jax.lax.scan(step, {**state, "key": key}, order.reshape(batches, size))
+            return state, losses.mean()
+
+        state, losses = jax.lax.scan(epoch, state, None, length=self.split.passes)
+        loss = losses.mean()
+        return state, (loss, self._validate(state, validation, view) if len(validation) else loss)
+
+    def _validate(self, state: dict[str, Any], rows: jax.Array, view: View) -> jax.Array:
+        size = min(CHUNK, len(rows))
+        whole = len(rows) // size * size
+
+        def chunk(part: tuple[Any, jax.Array]) -> jax.Array:
+            return self._loss(state["mean"], part[0], _take(view, part[1]))
+
+        keys = jax.random.split(jax.random.key(0), whole // size)
+        losses = jax.lax.map(chunk, (keys, rows[:whole].reshape(-1, size)))
+        total = losses.sum() * size
+        if whole < len(rows):
+            total += chunk((jax.random.key(1), rows[whole:])) * (len(rows) - whole)
+        return total / len(rows)
+
+
+def _take(view: View, rows: jax.Array) -> View:
+    parts = {name: leaf[rows] for name, leaf in view._asdict().items() if leaf is not None and name != "patterns"}
+    return view._replace(**parts)
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+
+
+def _restore(monitor: Monitor, state: Any, record: Record, plateau: Plateau) -> Any:
+    """Where a checkpoint left off, the stopping rule fed with the same losses again; or the beginning."""
+    packed = monitor.load()
+    if packed is None:
+        return state
+    leaves = []
+    for i, leaf in enumerate(jax.tree.leaves(state)):
+        value = jnp.asarray(packed[f"state/{i}"])
+        keys = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        leaves.append(jax.random.wrap_key_data(value) if keys else value)
+    record.train, record.validation = list(packed["train_loss"]), list(packed["validation_loss"])
+    for losses in record.validation:
+        plateau.update(losses)
+    return jax.tree.unflatten(jax.tree.structure(state), leaves)

@@ -1,0 +1,206 @@
+"""Maximum likelihood of network weights in torch: members trained together, a step one recorded program.
+
+The twin of ``numpyro_ensemble``: the same starts, splits, stopping rule, running mean, clipping and step sizes. All
+weights of a member are a row of one array, which Adam's fused kernel goes through at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pyro import poutine
+
+from ppl_gen.backends import pyro_ops
+from ppl_gen.backends.pyro_programs import Tensors, recorded, sandbox
+from ppl_gen.errors import FitError
+from ppl_gen.inference.svi.ensemble import Plateau, Record, Split, checkpoint
+
+if TYPE_CHECKING:
+    from ppl_gen.data import Data, View
+    from ppl_gen.engine import Draws
+    from ppl_gen.family import Pair
+    from ppl_gen.inference.svi import SVI
+    from ppl_gen.progress import Monitor
+
+CHUNK = 2048  # validation rows at once
+AVERAGE = 0.99  # of the running mean of the weights that is validated and kept
+
+
+def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> Draws:
+    """Fit an ensemble; see :class:`ppl_gen.inference.svi.SVI`.
+
+    :raises FitError: a member's loss stopped being a finite number before there were any weights to keep.
+    """
+    view = pair.data if pair.data is not None else data.view("pyro")
+    split = Split.of(len(data), settings, seed)
+    assert pair.initialize is not None
+    start = pair.initialize(view, seed, settings.num_members)
+    plateau, record, interrupted = Plateau(settings.num_members, settings.patience), Record(), False
+    total = -(-settings.max_steps // split.steps)
+    with sandbox(seed, threads=1):
+        key = ("ensemble", settings, split.batch_size, torch.get_default_dtype(), view.weights is None)
+        program = pair.cached(key, lambda: _Program(pair, settings, start))
+        state = _State(program.flatten(start), settings)
+        state.restore(monitor, record, plateau)
+        train, validation = torch.as_tensor(split.train), torch.as_tensor(split.validation)
+        try:
+            while len(record.train) < total and not plateau.stopped.all():
+                losses = _window(program, state, plateau.rate * settings.rate_of_weights, split, train, view)
+                validated = program.validate(state.mean, validation, view) if split.validation.size else losses
+                record.train.append(losses)
+                record.validation.append(validated)
+                state.keep(plateau.update(validated))
+                monitor.worth_keeping = bool(np.isfinite(plateau.best).all())
+                if not monitor.worth_keeping and plateau.broken.any():
+                    raise FitError(f"SVI: the loss is not a number within {split.steps} steps; lower learning_rate "
+                                   f"(now {settings.rate_of_weights:g}).")  # fmt: skip
+                shown = {"train": float(losses.mean()), "validation": float(validated.mean())}
+                monitor.update(len(record.train) * split.steps, total * split.steps, **shown)
+                checkpoint(monitor, record, state.pack())
+        except KeyboardInterrupt:
+            if not record.train:
+                raise
+            interrupted = True
+        kept = {name: value.numpy() for name, value in program.unflatten(state.best).items()}
+    return record.result(
+        kept, partial(pyro_ops.log_prob, pair, view=view), split, plateau, settings, len(data), interrupted
+    )
+
+
+class _State:
+    """The members on their way, one row each: weights, their running mean, the best means so far, Adam's moments."""
+
+    def __init__(self, weights: torch.Tensor, settings: SVI) -> None:
+        self.weights, self.mean, self.best, self.count = weights, weights.clone(), weights.clone(), 0
+        # A group for each member, as their learning rates differ once one of them is lowered.
+        self.adam = torch.optim.Adam([{"params": [row]} for row in weights.unbind(0)], fused=True)
+
+    def step(self, gradients: torch.Tensor) -> None:
+        for group, gradient in zip(self.adam.param_groups, gradients.unbind(0), strict=True):
+            group["params"][0].grad = gradient
+        self.adam.step()
+        self.count += 1
+        self.mean.lerp_(self.weights, max(1 - AVERAGE, 1 / self.count))
+
+    def keep(self, better: np.ndarray) -> None:
+        self.best = torch.where(torch.as_tensor(better)[:, None], self.mean, self.best)
+
+    def _moments(self, name: str) -> torch.Tensor:
+        return torch.stack([self.adam.state[group["params"][0]][name] for group in self.adam.param_groups])
+
+    def pack(self) -> dict[str, np.ndarray]:
+        tensors = {
+            "weights": self.weights, "mean": self.mean, "best": self.best, "first": self._moments("exp_avg"),
+            "second": self._moments("exp_avg_sq"), "random": torch.get_rng_state(), "count": torch.tensor(self.count),
+        }  # fmt: skip
+        return {f"state/{name}": value.numpy().copy() for name, value in tensors.items()}
+
+    def restore(self, monitor: Monitor, record: Record, plateau: Plateau) -> None:
+        """Go back to a checkpoint, if there is one, the stopping rule fed with the same losses again."""
+        packed = monitor.load()
+        if packed is None:
+            return
+        found = {
+            name.removeprefix("state/"): torch.as_tensor(value).clone()
+            for name, value in packed.items()
+            if name.startswith("state/")
+        }
+        self.weights.copy_(found["weights"])
+        self.mean, self.best, self.count = found["mean"], found["best"], int(found["count"])
+        for i, group in enumerate(self.adam.param_groups):
+            self.adam.state[group["params"][0]] = {
+                "step": torch.tensor(float(self.count)), "exp_avg": found["first"][i].clone(),
+                "exp_avg_sq": found["second"][i].clone(),
+            }  # fmt: skip
+        torch.set_rng_state(found["random"])
+        record.train, record.validation = list(packed["train_loss"]), list(packed["validation_loss"])
+        for losses in record.validation:
+            plateau.update(losses)
+
+
+class _Program:
+    """The recorded pieces of training for one pair and one size of mini-batch."""
+
+    def __init__(self, pair: Pair, settings: SVI, start: Mapping[str, np.ndarray]) -> None:
+        self.pair, self.settings = pair, settings
+        self.shapes = {name: value.shape[1:] for name, value in start.items()}
+        self.sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
+        self.gradient: Callable[..., Any] | None = None
+
+    def flatten(self, values: Mapping[str, np.ndarray]) -> torch.Tensor:
+        """(M, number of weights) of {name: (M, *shape)}."""
+        parts = [np.reshape(values[name], (len(values[name]), -1)) for name in self.shapes]
+        return torch.as_tensor(np.concatenate(parts, 1), dtype=torch.get_default_dtype())
+
+    def unflatten(self, vector: torch.Tensor) -> Tensors:
+        """{name: (..., *shape)} of (..., number of weights)."""
+        parts = zip(self.shapes.items(), vector.split(self.sizes, -1), strict=True)
+        return {name: part.reshape(*vector.shape[:-1], *shape) for (name, shape), part in parts}
+
+    def _loss(self, vector: torch.Tensor, rows: View) -> torch.Tensor:
+        """Minus the ELBO of some rows under one member, in nats a row."""
+        weights, number, total = self.unflatten(vector), self.settings.num_particles_of_weights, 0.0
+        for _ in range(number):
+            drawn = poutine.trace(poutine.substitute(self.pair.guide, data=weights)).get_trace(rows)
+            model = poutine.replay(poutine.substitute(self.pair.density, data=weights), trace=drawn)
+            total = total + drawn.log_prob_sum() - poutine.trace(model).get_trace(rows).log_prob_sum()
+        return total / (number * len(rows.x))
+
+    def gradients(self, weights: torch.Tensor, rows: torch.Tensor, view: View) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the mini-batches ``rows`` (M, batch): each member's gradient, of norm ``clip`` at most, and its loss."""
+        arrays = {name: leaf for name, leaf in view._asdict().items() if leaf is not None and name != "patterns"}
+
+        def function(weights: torch.Tensor, rows: torch.Tensor, *leaves: torch.Tensor) -> Any:
+            batch = _take(view._replace(**dict(zip(arrays, leaves, strict=True))), rows)
+            both = torch.func.grad_and_value(self._loss)
+            gradient, loss = torch.func.vmap(both, in_dims=(0, _axes(batch)), randomness="different")(weights, batch)
+            norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+            return gradient * (self.settings.clip / norm.clamp(min=self.settings.clip)), loss
+
+        leaves = (weights, rows, *arrays.values())
+        if self.gradient is None:
+            self.gradient = recorded(function, leaves)
+        with torch.no_grad():
+            return self.gradient(*leaves)
+
+    def validate(self, weights: torch.Tensor, rows: torch.Tensor, view: View) -> np.ndarray:
+        """(M,): the same loss of each member's validation rows; random draws are the same at each call."""
+        total = torch.zeros(len(weights))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for part in rows.split(CHUNK, dim=1):
+                batch = _take(view, part)
+                losses = torch.func.vmap(self._loss, in_dims=(0, _axes(batch)), randomness="different")(weights, batch)
+                total += losses * part.shape[1]
+        return (total / rows.shape[1]).numpy()
+
+
+def _window(
+    program: _Program, state: _State, rates: np.ndarray, split: Split, train: torch.Tensor, view: View
+) -> np.ndarray:
+    """Whole passes over each member's rows in random order (a rest shorter than a batch waits for the next); the mean
+    loss (M,)."""
+    for group, rate in zip(state.adam.param_groups, rates, strict=True):
+        group["lr"] = float(rate)
+    total = torch.zeros(len(train))
+    for _ in range(split.passes):
+        order = train.gather(1, torch.rand(train.shape).argsort(1))
+        for rows in order.split(split.batch_size, dim=1)[: split.batches]:
+            gradients, losses = program.gradients(state.weights, rows, view)
+            state.step(gradients)
+            total += losses
+    return (total / split.steps).numpy()
+
+
+def _take(view: View, rows: torch.Tensor) -> View:
+    parts = {name: leaf[rows] for name, leaf in view._asdict().items() if leaf is not None and name != "patterns"}
+    return view._replace(**parts)
+
+
+def _axes(batch: View) -> Any:
+    """The members' axis of each array of their mini-batches."""
+    return type(batch)(*(None if leaf is None or name == "patterns" else 0 for name, leaf in batch._asdict().items()))

@@ -1,0 +1,112 @@
+r"""Autoregressive networks: a chain of conditionals, all given by one masked network.
+
+.. math:: p(x) = \prod_j p(x_j \mid x_{<j})
+
+Each column's conditional has the distribution of its kind, whose parameters the network computes from the columns
+before it, in the order of the table:
+
+real         mixture of M logistics, :math:`F(x) = \sum_m w_m\, \sigma((x - \mu_m) / s_m)`, or of M normals
+count        mixture of M logistics discretized: :math:`p(k) = F(k + \tfrac12) - F(k - \tfrac12)`, and
+             :math:`p(0) = F(\tfrac12)` (Salimans, Karpathy, Chen & Kingma 2017, arXiv:1701.05517, eq. 2)
+binary       Bernoulli
+categorical  categorical
+
+``"made"``         rows; a perceptron whose masks keep each output from the inputs that come later (Germain, Gregor,
+                   Murray & Larochelle 2015, arXiv:1502.03509)
+``"causal_conv"``  sequences, :math:`p(x) = \prod_t \prod_j p(x_{tj} \mid x_{t,<j}, x_{<t})`: dilated causal
+                   convolutions with gated residual blocks (van den Oord et al. 2016, arXiv:1609.03499, eq. 2) sum up
+                   the time steps before one, and the masked perceptron reads that sum as well
+
+Draws are ancestral, each column by the inverse of its distribution function from a uniform number: D passes in turn,
+T D for sequences, of which a pass computes one column only. Scoring takes one pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from ppl_gen.errors import DataError
+from ppl_gen.family import Family
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ppl_gen.data import Data, Schema
+
+__all__ = ["Autoregressive"]
+
+NETWORKS = ("made", "causal_conv")
+REAL = ("logistic", "gaussian")
+MIN_ROWS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Autoregressive(Family):
+    """An autoregressive network.
+
+    :param network: ``"made"`` for rows, ``"causal_conv"`` for sequences; see above.
+    :param condition_on: columns y of the table, of any kind, that are not modelled: the density is p(x | y) of the
+        others given them. They are inputs that every column sees. Rows only.
+    :param hidden: widths of the hidden layers of the masked perceptron, with rectified linear units.
+    :param num_mixture_components: M, of real and count columns.
+    :param real: what real columns are mixtures of: ``"logistic"`` or ``"gaussian"``.
+    :param channels: of ``"causal_conv"``: channels of each convolution.
+    :param num_layers: of ``"causal_conv"``: convolutions in a stack, with dilations 1, 2, 4, ...
+    :param num_stacks: of ``"causal_conv"``: stacks upon each other.
+    :param kernel_size: of ``"causal_conv"``: time steps that a convolution reads. A time step depends on the
+        ``1 + (kernel_size - 1) (2 ** num_layers - 1) num_stacks`` before it (by default 64).
+    """
+
+    name: ClassVar[str] = "autoregressive"
+    title: ClassVar[str] = "Autoregressive network"
+    density: ClassVar[str] = "exact"
+    kinds: ClassVar[tuple[str, ...]] = ("real", "count", "binary", "categorical")
+    engines: ClassVar[tuple[str, ...]] = ("svi",)
+    allows_missing: ClassVar[bool] = False
+
+    network: str = "made"
+    condition_on: tuple[str, ...] = ()
+    hidden: tuple[int, ...] = (64, 64)
+    num_mixture_components: int = 8
+    real: str = "logistic"
+    channels: int = 32
+    num_layers: int = 6
+    num_stacks: int = 1
+    kernel_size: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_choice("network", NETWORKS)
+        self.require_choice("real", REAL)
+        widths = self.hidden if isinstance(self.hidden, tuple) else ()
+        whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in widths)
+        self.require("hidden", bool(widths) and whole, "whole numbers of at least 1, such as [64, 64]")
+        for name in ("num_mixture_components", "channels", "num_layers", "num_stacks"):
+            self.require_integer(name, 1)
+        self.require_integer("kernel_size", 2)
+
+    @property
+    def sequences(self) -> bool:  # type: ignore[override]
+        """Whether an observation is a sequence of time steps, not a row: with causal convolutions it is."""
+        return self.network == "causal_conv"
+
+    def check(self, data: Data) -> None:
+        """The data must be complete, with at least 50 rows, or as many time steps.
+
+        :raises DataError: they are not.
+        """
+        super().check(data)
+        number, what = (len(data), "rows") if data.lengths is None else (data.num_steps, "time steps")
+        if number < MIN_ROWS:
+            other = "hmm" if self.sequences else "gmm"
+            raise DataError(
+                f"autoregressive needs at least {MIN_ROWS} {what}, the table has {number}: fit a simpler family, such "
+                f"as {other}, instead."
+            )
+        self.refuse_missing(data)
+
+    def to_original(self, posterior: Mapping[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:
+        """Nothing: weights of a network have no meaning of their own."""
+        return {}

@@ -1,0 +1,195 @@
+"""The network resolved for a table's columns: groups of columns of a kind, masks, and the layout of its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppl_gen.networks import Layout, Weight, degree_masks, initial_weights, perceptron_layout
+
+if TYPE_CHECKING:
+    from ppl_gen.data import Schema, View
+    from ppl_gen.models.autoregressive import Autoregressive
+
+START_SCALE = 0.4  # of the components of a mixture at first, in standard deviations of the column
+REACH = 10.0  # numbers are read as within +-REACH: what the network says of an outlier can't overflow
+MIN_SCALE = 1e-3  # the least that a component may have, so that a repeated value is no spike of infinite density
+UNIT = 0.5413248546129181  # softplus(UNIT) = 1
+STEPS = {4: 24, 8: 48}  # of the search for a quantile, by the bytes of a float
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Columns of one kind, and of one number of categories: their inputs and outputs of the network.
+
+    ``columns``         their places in the table
+    ``num_inputs``      numbers that one column is encoded as; inputs are (columns, num_inputs) in a row
+    ``num_parameters``  of one column's conditional; outputs are (num_parameters, columns) in a row
+    ``first_input``     where their inputs start
+    ``first_output``    where their outputs start
+    """
+
+    kind: str
+    columns: tuple[int, ...]
+    num_inputs: int
+    num_parameters: int
+    first_input: int
+    first_output: int
+
+    @property
+    def size(self) -> int:
+        """How many columns."""
+        return len(self.columns)
+
+    @property
+    def where(self) -> Any:
+        """The columns as an index: a slice where they stand together."""
+        first = self.columns[0]
+        return slice(first, first + self.size) if self.columns[-1] - first == self.size - 1 else np.array(self.columns)
+
+    @property
+    def outputs(self) -> slice:
+        """Their outputs among all."""
+        return slice(self.first_output, self.first_output + self.num_parameters * self.size)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Architecture:
+    """``family`` for D columns, each conditional given ``num_context`` further numbers.
+
+    ``groups``  the columns by kind
+    ``layout``  the weights
+    ``masks``   (n_i, n_i+1) for each weight of the perceptron
+    """
+
+    family: Autoregressive
+    num_columns: int
+    num_context: int
+    groups: tuple[Group, ...]
+    layout: Layout
+    masks: tuple[np.ndarray, ...]
+
+    @property
+    def num_dense(self) -> int:
+        """Dense layers of the perceptron."""
+        return len(self.masks)
+
+    @property
+    def num_inputs(self) -> int:
+        """Numbers that a row is encoded as."""
+        return sum(group.num_inputs * group.size for group in self.groups)
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """For each column of the table: its group, and its place among the columns of that."""
+        found = {c: (g, i) for g, group in enumerate(self.groups) for i, c in enumerate(group.columns)}
+        return [found[column] for column in range(self.num_columns)]
+
+    @property
+    def convolution_names(self) -> tuple[str, ...]:
+        """The weights of the convolutions, with a leading axis of layers."""
+        return ("gate_weight", "gate_bias", "mix_weight", "mix_bias")
+
+    @property
+    def dilations(self) -> np.ndarray:
+        """(L,) time steps between the inputs of each convolution."""
+        return np.tile(2 ** np.arange(self.family.num_layers), self.family.num_stacks)
+
+    @property
+    def reach(self) -> int:
+        """How many time steps back a time step depends on."""
+        return 1 + (self.family.kernel_size - 1) * int(self.dilations.sum())
+
+
+def resolve(family: Autoregressive, schema: Schema) -> Architecture:
+    """The architecture for these columns."""
+    groups = _groups(family, schema)
+    num_context = schema.num_context
+    layout = _units(groups)
+    if family.sequences:
+        layout |= _convolutions(family, sum(group.num_inputs * group.size for group in groups))
+        num_context += family.channels
+    inputs = [np.repeat(np.array(group.columns) + 1, group.num_inputs) for group in groups]
+    outputs = [np.tile(np.array(group.columns) + 1, group.num_parameters) for group in groups]
+    degrees = np.concatenate([*inputs, np.zeros(num_context, int)])
+    masks = degree_masks(degrees, family.hidden, np.concatenate(outputs))
+    layout |= perceptron_layout([len(degrees), *family.hidden, masks[-1].shape[1]])
+    return Architecture(family, len(schema.targets), num_context, groups, layout, tuple(masks))
+
+
+def _groups(family: Autoregressive, schema: Schema) -> tuple[Group, ...]:
+    columns = [column for column in schema.columns if column.name in schema.targets]
+    members: dict[tuple[str, int], list[int]] = {}
+    for place, column in enumerate(columns):
+        members.setdefault((column.kind, len(column.categories or ())), []).append(place)
+    groups, first_input, first_output = [], 0, 0
+    for (kind, size), places in members.items():
+        inputs = size if kind == "categorical" else 1
+        outputs = {"binary": 1, "categorical": size}.get(kind, 3 * family.num_mixture_components)
+        groups.append(Group(kind, tuple(places), inputs, outputs, first_input, first_output))
+        first_input, first_output = first_input + inputs * len(places), first_output + outputs * len(places)
+    return tuple(groups)
+
+
+def _units(groups: tuple[Group, ...]) -> dict[str, Weight]:
+    """Locations and log scales of columns of numbers; of counts also those of log(1 + count), as the network reads."""
+    names = {"real": ("real",), "count": ("count", "count_input")}
+    layout: dict[str, Weight] = {}
+    for group in groups:
+        for name in names.get(group.kind, ()):
+            layout |= {f"{name}_shift": Weight((group.size,)), f"{name}_log_scale": Weight((group.size,))}
+    return layout
+
+
+def _convolutions(family: Autoregressive, num_inputs: int) -> dict[str, Weight]:
+    """An embedding of a time step, one of the start, and of each layer the gate and what goes on from it."""
+    size, layers, taps = family.channels, family.num_layers * family.num_stacks, family.kernel_size
+    return {
+        "start": Weight((size,), 1.0),
+        "embedding_weight": Weight((num_inputs, size), num_inputs**-0.5),
+        "embedding_bias": Weight((size,)),
+        "gate_weight": Weight((layers, taps * size, 2 * size), (taps * size) ** -0.5),
+        "gate_bias": Weight((layers, 2 * size)),
+        "mix_weight": Weight((layers, size, 2 * size), size**-0.5),
+        "mix_bias": Weight((layers, 2 * size)),
+    }
+
+
+def initialize(architecture: Architecture, view: View, seed: int, num_starts: int) -> dict[str, np.ndarray]:
+    """Independent starts of the weights, each (num_starts, *shape), at which the conditionals are nearly the columns'
+    own distributions: moments, quantiles for the components of mixtures, and frequencies."""
+    values = initial_weights(architecture.layout, seed, num_starts)
+    x = np.asarray(view.x, np.float64)
+    if x.ndim == 3:
+        x = x.reshape(-1, x.shape[-1]) if view.mask is None else x[np.asarray(view.mask).any(-1)]
+    bias = values[f"bias_{architecture.num_dense - 1}"]
+    for group in architecture.groups:
+        columns = x[:, list(group.columns)]
+        bias[:, group.outputs] += _marginal(architecture.family, group, columns).ravel()
+        if group.kind in ("real", "count"):
+            _set_units(values, group.kind, columns, 1e-6 if group.kind == "real" else 0.5)
+        if group.kind == "count":
+            _set_units(values, "count_input", np.log1p(columns), 1e-3)
+    return values
+
+
+def _set_units(values: dict[str, np.ndarray], name: str, columns: np.ndarray, least: float) -> None:
+    values[f"{name}_shift"] += columns.mean(0)
+    values[f"{name}_log_scale"] += np.log(np.maximum(columns.std(0), least))
+
+
+def _marginal(family: Autoregressive, group: Group, x: np.ndarray) -> np.ndarray:
+    """(num_parameters, columns): the parameters of each column's own distribution, roughly."""
+    if group.kind == "binary":
+        share = (x.sum(0) + 0.5) / (len(x) + 1)
+        return np.log(share / (1 - share))[None]
+    if group.kind == "categorical":
+        counts = (x[:, None] == np.arange(group.num_parameters)[:, None]).sum(0)
+        return np.log((counts + 0.5) / (len(x) + 0.5 * group.num_parameters))
+    number = family.num_mixture_components
+    spread = np.maximum(x.std(0), 1e-6 if group.kind == "real" else 0.5)
+    quantiles = np.quantile((x - x.mean(0)) / spread, (np.arange(number) + 0.5) / number, axis=0)
+    raw = np.log(np.expm1(START_SCALE)) - UNIT
+    return np.concatenate([np.zeros_like(quantiles), quantiles, np.full_like(quantiles, raw)])

@@ -1,0 +1,124 @@
+"""The autoregressive network in NumPyro."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+
+from ppl_gen.backends.numpyro_networks import Weights, weight_sites
+from ppl_gen.backends.numpyro_pairs import batch_of, num_rows, row_weights
+from ppl_gen.family import Pair
+from ppl_gen.models.autoregressive import numpyro_convolution as convolution
+from ppl_gen.models.autoregressive import numpyro_network as network
+from ppl_gen.models.autoregressive.architecture import Architecture, initialize, resolve
+
+if TYPE_CHECKING:
+    from ppl_gen.data import Schema, View
+    from ppl_gen.models.autoregressive import Autoregressive
+
+
+def build_pair(family: Autoregressive, schema: Schema, num_obs: int) -> Pair:
+    """The pair for tables, or sequences, of this schema; there is nothing to guide."""
+    architecture = resolve(family, schema)
+    hooks: dict[str, Any] = {"from_uniform": partial(from_uniform, architecture)}
+    hooks |= {"to_uniform": partial(to_uniform, architecture)}
+    if family.sequences:
+        hooks |= {"step_log_prob": partial(step_log_prob, architecture), "forecast": partial(forecast, architecture)}
+    return Pair(
+        family=family, backend="numpyro", has_weights=True, model=partial(model, architecture), guide=guide,
+        collapsed=partial(model, architecture), initialize=partial(initialize, architecture), **hooks,
+    )  # fmt: skip
+
+
+def model(
+    architecture: Architecture, data: View | None, *, num_obs: int | None = None, num_steps: int | None = None,
+    subsample_size: int | None = None,
+) -> None:  # fmt: skip
+    """Rows, or sequences, are drawn column by column; the weights are parameters."""
+    weights = weight_sites(architecture.layout)
+    with numpyro.plate("obs", num_rows(data, num_obs), subsample_size, dim=-1) as rows:
+        view = batch_of(data, rows, subsample_size)
+        fn = Chain(architecture, weights, num_steps or 1, view)
+        with row_weights(view):
+            numpyro.sample("x", fn, obs=None if view is None else view.x)
+
+
+def guide(
+    data: View | None, *, num_obs: int | None = None, num_steps: int | None = None, subsample_size: int | None = None
+) -> None:
+    """Empty: the model has no latent variable, and the ELBO is its log likelihood."""
+
+
+class Chain(dist.Distribution):
+    """Rows, of event shape (D,), or sequences, (T, D), as a chain of conditionals. Batch shape (N,) with the lengths
+    or the context of a View."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    pytree_data_fields = ("weights", "context", "lengths")
+    pytree_aux_fields = ("architecture",)
+
+    def __init__(
+        self, architecture: Architecture, weights: Weights, num_steps: int, view: View | None = None, *,
+        validate_args: bool | None = None,
+    ) -> None:  # fmt: skip
+        self.architecture, self.weights = architecture, dict(weights)
+        self.context: Any = None if view is None else view.context
+        self.lengths: Any = None if view is None else view.lengths
+        known = self.lengths if self.context is None else self.context
+        event_shape: tuple[int, ...] = (architecture.num_columns,)
+        if architecture.family.sequences:
+            event_shape = (num_steps if view is None else view.x.shape[1], *event_shape)
+        super().__init__(() if known is None else known.shape[:1], event_shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> Any:
+        """Kinds differ by column, so none is more than real."""
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    def log_prob(self, value: Any) -> jax.Array:
+        if not self.architecture.family.sequences:
+            return network.log_prob(self.architecture, self.weights, value, self.context)
+        flat = value.reshape(-1, *self.event_shape)
+        found = convolution.step_log_prob(self.architecture, self.weights, flat, self.lengths)
+        return found.sum(-1).reshape(value.shape[:-2])
+
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        shape = (*sample_shape, *self.batch_shape, *self.event_shape)
+        u = jax.random.uniform(key, shape, dtype=self.weights["bias_0"].dtype)
+        return from_uniform(self.architecture, self.weights, u, self.context)
+
+
+def from_uniform(
+    architecture: Architecture, parameters: Weights, u: jax.Array, context: jax.Array | None = None
+) -> jax.Array:
+    """Rows (..., D) or sequences (..., T, D), drawn by the uniform numbers u of that shape."""
+    if not architecture.family.sequences:
+        return network.from_uniform(architecture, parameters, u, context)
+    return convolution.from_uniform(architecture, parameters, u.reshape(-1, *u.shape[-2:])).reshape(u.shape)
+
+
+def to_uniform(architecture: Architecture, parameters: Weights, view: View) -> jax.Array:
+    """(N, D, 2) or (N, T, D, 2): the ends of the interval that the u of each entry lies in."""
+    if architecture.family.sequences:
+        return jnp.stack(convolution.to_uniform(architecture, parameters, view.x), -1)
+    return jnp.stack(network.to_uniform(architecture, parameters, view.x, view.context), -1)
+
+
+def step_log_prob(architecture: Architecture, parameters: Weights, view: View) -> jax.Array:
+    """(N, T): log p(x_t | x_<t), 0 past the end."""
+    return convolution.step_log_prob(architecture, parameters, view.x, view.lengths)
+
+
+def forecast(
+    architecture: Architecture, parameters: Weights, view: View, horizon: int, key: jax.Array
+) -> dict[str, jax.Array]:
+    """A draw of the continuation of each sequence, ``x`` (N, horizon, D)."""
+    shape = (len(view.x), horizon, architecture.num_columns)
+    u = jax.random.uniform(key, shape, dtype=view.x.dtype)
+    return {"x": convolution.forecast(architecture, parameters, view.x, view.lengths, u)}

@@ -1,0 +1,133 @@
+"""The flow in Pyro."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch.distributions import AffineTransform
+from torch.nn import functional
+
+from ppl_gen.backends.pyro_networks import Weights, weight_sites
+from ppl_gen.backends.pyro_pairs import batch_of, make_guide, num_rows, row_weights
+from ppl_gen.family import Pair
+from ppl_gen.models.flow import pyro_cnf
+from ppl_gen.models.flow.architecture import Architecture, initialize, resolve
+from ppl_gen.models.flow.pyro_splines import UNIT
+from ppl_gen.models.flow.pyro_transforms import FlowTransform
+from ppl_gen.networks import GUIDE_SCALE, check_guide
+
+if TYPE_CHECKING:
+    from ppl_gen.data import Schema, View
+    from ppl_gen.models.flow import Flow
+
+
+def build_pair(family: Flow, schema: Schema, num_obs: int) -> Pair:
+    """The pair for tables of this schema. With whole-number columns the guide proposes their noise; without them and
+    without priors on the weights there is nothing to guide."""
+    architecture = resolve(family, schema)
+    if architecture.is_discrete.any():
+        return Pair(
+            family=family, backend="pyro", has_weights=True, model=partial(dequantized_model, architecture),
+            guide=partial(dequantized_guide, architecture), local=("u",), initialize=partial(initialize, architecture),
+        )  # fmt: skip
+    make = partial(make_weight_guide, architecture)
+    return Pair(
+        family=family, backend="pyro", has_weights=True, bayesian=family.bayesian,
+        model=partial(model, architecture), collapsed=partial(model, architecture),
+        guide=make("mean_field") if family.bayesian else guide, make_guide=make if family.bayesian else None,
+        initialize=partial(initialize, architecture),
+        log_prob_error=partial(log_prob_error, architecture) if family.transform == "cnf" else None,
+    )  # fmt: skip
+
+
+def model(
+    architecture: Architecture, data: View | None, *, num_obs: int | None = None, subsample_size: int | None = None
+) -> None:
+    """Rows are drawn from the base distribution carried through the flow; the weights are parameters, or
+    latent variables with priors."""
+    family = architecture.family
+    weights = weight_sites(architecture.layout, family.prior_scale if family.bayesian else None)
+    with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
+        view = batch_of(data, rows, subsample_size)
+        with row_weights(view):
+            pyro.sample("x", flow(architecture, weights, view), obs=None if view is None else view.x)
+
+
+def guide(data: View | None, *, num_obs: int | None = None, subsample_size: int | None = None) -> None:
+    """Empty: the model has no latent variable, and the ELBO is its log likelihood."""
+
+
+def dequantized_model(
+    architecture: Architecture, data: View | None, *, num_obs: int | None = None, subsample_size: int | None = None
+) -> None:
+    """A point v of the flow falls into the cell of whole numbers x = floor(v), kept to the codes that there are, at
+    u = v - x inside the cell: p(x, u) is the flow's density at x + u."""
+    weights = weight_sites(architecture.layout)
+    with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
+        view = batch_of(data, rows, subsample_size)
+        continuous = flow(architecture, weights, view)
+        with row_weights(view):
+            if view is None or view.x is None:
+                v = pyro.sample("v", continuous)
+                pyro.deterministic("x", quantize(architecture, v), event_dim=1)
+            else:
+                u = noise(architecture)
+                shift = AffineTransform(-u @ torch.as_tensor(architecture.spread, dtype=u.dtype), 1.0, event_dim=1)
+                pyro.sample("x", dist.TransformedDistribution(continuous, [shift]), obs=view.x)
+
+
+def dequantized_guide(
+    architecture: Architecture, data: View | None, *, num_obs: int | None = None, subsample_size: int | None = None
+) -> None:
+    """Noise that is uniform on the cell, whatever its row (Theis, van den Oord & Bethge 2016, arXiv:1511.01844)."""
+    with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1):
+        noise(architecture)  # of density 1, so that row weights make no difference
+
+
+def noise(architecture: Architecture) -> torch.Tensor:
+    """The site u (..., number of whole-number columns), uniform on (0, 1)."""
+    zeros = torch.zeros(int(architecture.is_discrete.sum()))
+    return pyro.sample("u", dist.Uniform(zeros, zeros + 1).to_event(1))
+
+
+def quantize(architecture: Architecture, v: torch.Tensor) -> torch.Tensor:
+    """(..., D) points as rows of the table: whole numbers where it has such."""
+    whole = v.floor().clamp(min=0).minimum(torch.as_tensor(architecture.highest, dtype=v.dtype))
+    return torch.where(torch.as_tensor(architecture.is_discrete), whole, v)
+
+
+def flow(architecture: Architecture, weights: Weights, view: View | None) -> dist.TorchDistribution:
+    """The distribution of the continuous row, given the context if there is one."""
+    transform = FlowTransform(architecture, weights, None if view is None else view.context)
+    return dist.TransformedDistribution(base(architecture, weights), [transform])
+
+
+def make_weight_guide(
+    architecture: Architecture, kind: str, values: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """A guide over weights that have priors; see :func:`ppl_gen.backends.pyro_pairs.make_guide`."""
+    check_guide(kind, architecture.layout)
+    start = partial(initialize, architecture)
+    return make_guide(partial(model, architecture), start, kind, values, scale=GUIDE_SCALE)
+
+
+def log_prob_error(architecture: Architecture, weights: Weights, view: View) -> torch.Tensor:
+    """(n,): how far log p(x) of a continuous flow may be off, in nats."""
+    return pyro_cnf.log_prob_error(architecture, weights, base(architecture, weights).log_prob, view)
+
+
+def base(architecture: Architecture, weights: Weights) -> dist.TorchDistribution:
+    """The distribution of u, of event shape (D,)."""
+    zeros, ones = torch.zeros_like(weights["shift"]), torch.ones_like(weights["shift"])
+    if architecture.family.base == "student_t":
+        return dist.StudentT(1 + torch.exp(weights["base_log_df"]), zeros, ones).to_event(1)
+    if architecture.family.base == "mixture":
+        scales = functional.softplus(weights["base_log_scales"] + UNIT)
+        parts = dist.Normal(weights["base_locs"], scales).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=weights["base_logits"]), parts)
+    return dist.Normal(zeros, ones).to_event(1)

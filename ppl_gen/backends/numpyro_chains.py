@@ -1,0 +1,62 @@
+"""What engines that walk in unconstrained space share in JAX: starts, chains side by side, and the way back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from numpyro.infer.util import constrain_fn
+
+from ppl_gen.backends.numpyro_ops import to_unconstrained
+
+if TYPE_CHECKING:
+    from ppl_gen.data import View
+    from ppl_gen.family import Pair
+
+
+def unconstrained_starts(pair: Pair, view: View, starts: Mapping[str, np.ndarray]) -> tuple[jax.Array, Callable]:
+    """Starting values as one flat vector per chain, and the way back to a dictionary."""
+    convert = pair.cached("unconstrain", lambda: jax.jit(lambda one, view: to_unconstrained(pair, view, one)))
+    trees = [
+        convert({k: jnp.asarray(v[c]) for k, v in starts.items()}, view)
+        for c in range(len(next(iter(starts.values()))))
+    ]
+    return jnp.stack([ravel_pytree(tree)[0] for tree in trees]), ravel_pytree(trees[0])[1]
+
+
+def over_chains(advance: Callable, states: list, keys: list, *shared: Any) -> tuple[list, Any]:
+    """``advance(state, key, *shared) -> (state, output)`` of every chain; outputs are stacked with the chain first.
+
+    One chain per core at a time on a CPU (threads; XLA releases the interpreter lock), where a vmapped chain loses
+    XLA's fusion of small loops; side by side on a GPU.
+    """
+
+    def one(state: Any, key: Any) -> Any:
+        return jax.block_until_ready(advance(state, key, *shared))
+
+    if jax.default_backend() == "cpu":
+        with ThreadPoolExecutor(min(len(states), os.cpu_count() or 1)) as pool:
+            results = list(pool.map(one, states, keys))
+        states, outputs = [state for state, _ in results], [output for _, output in results]
+        return states, jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *outputs)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    stacked, output = jax.vmap(advance, in_axes=(0, 0, *[None] * len(shared)))(stacked, jnp.stack(keys), *shared)
+    states = [jax.tree.map(lambda leaf, c=c: leaf[c], stacked) for c in range(len(states))]
+    return states, jax.tree.map(np.asarray, output)
+
+
+def constrain(pair: Pair, view: View, flat: np.ndarray, unravel: Callable) -> dict[str, np.ndarray]:
+    """Unconstrained draws (chain, draw, dimension) as constrained site values."""
+
+    def one(u: jax.Array, view: View) -> dict[str, jax.Array]:
+        return constrain_fn(pair.density, (view,), {}, unravel(u))
+
+    over_draws = jax.vmap(jax.vmap(one, (0, None)), (0, None))
+    to_sites = pair.cached(("constrain", str(flat.dtype)), lambda: jax.jit(over_draws))
+    return {name: np.asarray(value) for name, value in to_sites(flat, view).items()}
