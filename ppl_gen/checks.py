@@ -187,7 +187,7 @@ def of_guide(fit: Fit) -> Found:
 
 
 def of_held_out(fit: Fit) -> Found:
-    """Held-out density: PSIS-LOO for a posterior, out-of-bag or refitted folds for a point estimate."""
+    """Held-out density: PSIS-LOO for a posterior, validation rows of an ensemble, out-of-bag or refitted folds."""
     import pandas as pd
 
     evidence = Evidence.of(fit)
@@ -197,7 +197,7 @@ def of_held_out(fit: Fit) -> Found:
             why = "too few sequences to leave one out: a comparison predicts the second half of each from the first"
             return [Check("held-out ELPD", info=why)], {}
         how = "5 folds refitted" if fit.draws.held_out is None else "out-of-bag"
-        how = "validation rows" if fit.uncertainty == "ensemble" else how
+        how = "validation rows" if fit.uncertainty == "ensemble" and fit.draws.held_out is not None else how
         return [_elpd(elpd, fit, how)], {"held_out": pd.DataFrame({"elpd": fit.held_out})}
     loo, khat = evidence.loo, posterior_khat(fit)
     if loo is None:

@@ -124,7 +124,7 @@ class Fit:
 
     @property
     def uncertainty(self) -> str:
-        """What the spread of the draws means: posterior, guide, bootstrap or point."""
+        """What the spread of the draws means: posterior, guide, bootstrap, ensemble or point."""
         return self.draws.uncertainty
 
     @cached_property
@@ -205,8 +205,9 @@ class Fit:
     @cached_property
     def held_out(self) -> np.ndarray:
         """(obs,) log predictive density of each training row under fits that left it out (nats, original units):
-        PSIS leave-one-out where the draws are a posterior, out-of-bag for a bootstrap of the rows, else 5-fold
-        refits; NaN for a point estimate of fewer than 10 sequences."""
+        PSIS leave-one-out where the draws are a posterior, out-of-bag for a bootstrap of the rows, of an ensemble
+        under the members that did not train on it (NaN where all did), else 5-fold refits; NaN for a point estimate
+        of fewer than 10 sequences."""
         from ppl_gen.scoring import held_out
 
         return held_out(self)

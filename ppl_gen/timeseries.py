@@ -169,9 +169,11 @@ def _require_room(each: int, num_draws: Any, what: str, draws: str) -> None:
 
 
 def spread(fit: Fit, number: int, repeat: bool = False) -> dict[str, np.ndarray]:
-    """At most ``number`` draws, evenly spread; exactly so many with ``repeat``."""
+    """At most ``number`` draws, evenly spread; exactly so many with ``repeat``, each about as often as any other."""
     total = len(next(iter(fit.posterior.values())))
-    chosen = np.linspace(0, total - 1, number if repeat else min(number, total)).astype(int)
+    chosen = np.linspace(0, total - 1, min(number, total)).astype(int)
+    if repeat and number > total:
+        chosen = np.arange(number) * total // number
     return {name: value[chosen] for name, value in fit.posterior.items()}
 
 

@@ -107,7 +107,7 @@ def test_code_runs_and_prints_what_the_page_says(path: Path, ran: dict[str, dict
 
 
 def test_the_pages_with_code_are_those_that_should_have_some() -> None:
-    pages = ("index", "pair", "densities", "diagnosis", "data", "gmm", "hmm")
+    pages = ("index", "pair", "densities", "diagnosis", "data", "gmm", "hmm", "flow", "autoregressive")
     assert {"README.md", *(f"docs/{page}.md" for page in pages)} <= {name_of(path) for path in WITH_CODE}
     (code,) = [code for code, _ in blocks(README, "python")]
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
@@ -304,7 +304,7 @@ def test_every_emission_has_its_line() -> None:
     assert {row[0]: row[2] for row in rows} == {**KIND_OF, "auto": "all"}
 
 
-@pytest.mark.parametrize("family", ["gmm", "hmm"])
+@pytest.mark.parametrize("family", ["gmm", "hmm", "flow", "autoregressive"])
 def test_the_differences_of_the_twins_are_in_their_files(family: str) -> None:
     sources = [text_of(ROOT / "models" / family / f"{backend}_pair.py") for backend in pg.family.BACKENDS]
     rows = rows_of(ROOT / "docs" / f"{family}.md", "", "NumPyro", "Pyro")

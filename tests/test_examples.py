@@ -17,6 +17,7 @@ EXAMPLES = {
     "compare_models": {},
     "your_own_guide": {"max_steps": 1000},
     "hmm_states_and_forecast": {"num_warmup": 100, "num_samples": 50},
+    "flow_density_with_intervals": {"max_steps": 200},
 }
 
 

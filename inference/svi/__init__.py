@@ -4,6 +4,11 @@ Maximizes the evidence lower bound ``ELBO = E_q[log p(x, theta) - log q(theta)]`
 enumerated latents summed out. Training stops when the ELBO does, by a rule on its own noise (``stopping.py``), and
 the parameters are averaged over the last window (iterate averaging; Dhaka et al. 2020, arXiv:2009.00666). Pareto
 k-hat of the importance ratios says whether the guide may be believed (Yao et al. 2018, arXiv:1802.02538).
+
+The weights of networks are parameters without a prior. They are fitted by maximum likelihood, as a deep ensemble of
+members from starts of their own (Lakshminarayanan, Pritzel & Blundell 2017, arXiv:1612.01474): Adam (Kingma & Ba 2015,
+arXiv:1412.6980) on mini-batches, each member's loss watched on rows that it does not train on. A member's weights are
+a running mean of its iterates, as it was when that loss was least.
 """
 
 from __future__ import annotations
@@ -24,20 +29,32 @@ __all__ = ["SVI"]
 class SVI(Engine):
     """Settings of stochastic variational inference.
 
+    Where the family has priors, a guide is fitted to the posterior. The weights of networks have none: an ensemble of
+    members is fitted by maximum likelihood then, and options of a guide are not used.
+
     :param guide: ``"mean_field"`` (independent normals in unconstrained space), ``"multivariate"`` (one normal with
-        full covariance), or a guide function of the user's own in the backend's PPL.
-    :param learning_rate: Adam's, at its height; it decays as 1/sqrt(t) after the first window.
-    :param max_steps: optimizer steps at most.
-    :param window: steps between looks at the loss; the stopping rule compares windows.
-    :param patience: windows without a rise of the ELBO beyond its standard error before training stops.
-    :param batch_size: rows per step; None: all rows up to 10,000, else 1,000.
-    :param num_particles: guide draws per step.
-    :param num_samples: draws kept from the fitted guide.
-    :param num_starts: k-means starts, the best EM solution of which the guide is centred on at first.
+        full covariance), or a guide function of the user's own in the backend's PPL. Not used by an ensemble.
+    :param learning_rate: Adam's, at its height. None: 0.02 of a guide, 0.002 of an ensemble. A guide's decays as
+        1/sqrt(t) after the first window, a member's falls to a fifth, and once more, where its loss stalls.
+    :param max_steps: optimizer steps at most (of each member), rounded up to whole windows.
+    :param window: steps between looks at a guide's loss; the stopping rule compares windows. An ensemble's window is as
+        many whole passes over the training rows as have at least 50 steps, whatever is said here.
+    :param patience: windows without a rise of the ELBO beyond its standard error before training stops; of a member
+        windows without a new best validation loss before its learning rate is lowered, or the third time it stops.
+    :param batch_size: rows per step. None: of a guide all rows up to 10,000, else 1,000; of an ensemble 256, and 512
+        from 20,000 rows on.
+    :param num_particles: guide draws per step. Not used by an ensemble.
+    :param num_samples: draws kept from the fitted guide. Not used by an ensemble.
+    :param num_starts: k-means starts, the best EM solution of which the guide is centred on at first. Not used by an
+        ensemble.
+    :param num_members: of an ensemble: networks, each with a start, a split and an order of the rows of its own.
+    :param validation: of an ensemble: share of the rows, 10,000 of them at most, that each member holds out of its
+        training. Their loss says when it stops, and which of its weights are kept; with 0 the training loss does.
+    :param clip: of an ensemble: the largest norm of a step's gradient, of nats a row; a longer one is shortened to it.
     """
 
     name: ClassVar[str] = "svi"
-    title: ClassVar[str] = "stochastic variational inference: draws from a fitted guide"
+    title: ClassVar[str] = "stochastic variational inference: draws from a fitted guide, or an ensemble of networks"
     trains_weights: ClassVar[bool] = True
 
     guide: str | Callable[..., Any] = "mean_field"
@@ -63,6 +80,10 @@ class SVI(Engine):
             self.require_integer(name, 1)
         if self.batch_size is not None:
             self.require_integer("batch_size", 1)
+        share = self.validation
+        ok = isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 0.5
+        self.require("validation", ok, "a number from 0 to 0.5")
+        self.require_number("clip", 0.0)
 
     def rows_per_step(self, num_obs: int) -> int | None:
         """The mini-batch size for a table of this many rows; None means all rows."""

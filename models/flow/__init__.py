@@ -67,6 +67,7 @@ class Flow(Family):
         tanh).
     :param base: ``"normal"``, ``"student_t"`` (heavy tails, degrees of freedom fitted per column) or ``"mixture"``
         (of ``num_components`` normals with diagonal covariances, fitted).
+    :param num_components: normals of the ``"mixture"`` base.
     :param num_bins: bins of a spline.
     :param condition_on: columns y of the table, of any kind, that are not modelled: the density is p(x | y) of the
         others given them (Winkler, Worrall, Hoogeboom & Welling 2019, arXiv:1912.00042). They are inputs of

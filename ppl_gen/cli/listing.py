@@ -78,11 +78,12 @@ def show(name: str | None) -> None:
     if family:
         report.pairs([("density", cls.density), ("columns", ", ".join(cls.kinds)), ("engines", ", ".join(cls.engines)),
                       ("backends", ", ".join(_backends(cls, "pair")))])  # fmt: skip
+    first = dataclasses.fields(cls)[0]
     report.table(options_frame(cls), title=f"Options: {'--set' if family else '--engine-set'} NAME=VALUE")
     if family:
-        report.try_next([(f"ppl-gen fit TABLE {cls.name} --set {dataclasses.fields(cls)[0].name}=3", "fit it")])
+        value = 3 if isinstance(first.default, int) else first.default
+        report.try_next([(f"ppl-gen fit TABLE {cls.name} --set {first.name}={value}", "fit it")])
     else:
-        first = dataclasses.fields(cls)[0]
         option = f"--engine-set {first.name}={first.default}"
         report.try_next([(f"ppl-gen fit TABLE gmm --engine {cls.name} {option}", "use it")])
 
