@@ -147,8 +147,11 @@ def one_per_core(program: Callable[..., Any], *arguments: Iterable[Any]) -> list
     """``program`` of each run's arguments, as :func:`map`: as many at a time as there are cores, which the interpreter
     does not hinder, as XLA releases its lock."""
 
+    double = jnp.result_type(float) == jnp.float64
+
     def finished(*inputs: Any) -> Any:
-        return jax.block_until_ready(program(*inputs))
+        with jax.enable_x64(double):  # which a thread does not inherit
+            return jax.block_until_ready(program(*inputs))
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(finished, *arguments))
