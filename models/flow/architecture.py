@@ -20,6 +20,8 @@ REACH = 10.0  # conditioners see columns as within +-REACH: what they say of an 
 BASE_SPREAD = 1.0  # of the centres of a mixture base at first
 HIGHEST = {"real": np.nan, "count": np.inf, "binary": 1.0}
 START_DF = 10.0  # degrees of freedom of a Student's t base at first
+HALVINGS = {4: 40, 8: 70}  # of a bracket, by the bytes of a number, until it is as narrow as numbers can tell
+PARTICLES = 32  # points of a cell of whole numbers that one is drawn from
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,6 +53,13 @@ class Architecture:
     def spread(self) -> np.ndarray:
         """(number of discrete columns, D): noise @ spread has the noise of each in its column, and 0 elsewhere."""
         return np.eye(self.num_columns)[self.is_discrete]
+
+    def cell_noise(self, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Points (K, n, number of discrete columns) of the cells of n rows, and Gumbel noise (K, n) with which the
+        largest of log weights plus noise is a draw in proportion to the weights: always the same numbers."""
+        rng = np.random.default_rng(0)
+        noise = rng.random((PARTICLES, num_rows, int(self.is_discrete.sum())))
+        return noise, rng.gumbel(size=(PARTICLES, num_rows))
 
     @property
     def num_conditioning(self) -> int:

@@ -17,8 +17,8 @@ from ppl_gen.backends.numpyro_pairs import batch_of, make_guide, num_rows, row_w
 from ppl_gen.family import Pair
 from ppl_gen.models.flow import numpyro_cnf
 from ppl_gen.models.flow.architecture import Architecture, initialize, resolve
-from ppl_gen.models.flow.numpyro_splines import UNIT
-from ppl_gen.models.flow.numpyro_transforms import FlowTransform
+from ppl_gen.models.flow.numpyro_base import base, base_cdf, base_quantile
+from ppl_gen.models.flow.numpyro_transforms import FlowTransform, from_base, to_base
 from ppl_gen.networks import GUIDE_SCALE, check_guide
 
 if TYPE_CHECKING:
@@ -30,18 +30,22 @@ def build_pair(family: Flow, schema: Schema, num_obs: int) -> Pair:
     """The pair for tables of this schema. With whole-number columns the guide proposes their noise; without them and
     without priors on the weights there is nothing to guide."""
     architecture = resolve(family, schema)
+    hooks: dict[str, Any] = {
+        "initialize": partial(initialize, architecture), "to_uniform": partial(to_uniform, architecture),
+        "from_uniform": partial(from_uniform, architecture),
+    }  # fmt: skip
     if architecture.is_discrete.any():
         return Pair(
             family=family, backend="numpyro", has_weights=True, model=partial(dequantized_model, architecture),
-            guide=partial(dequantized_guide, architecture), local=("u",), initialize=partial(initialize, architecture),
+            guide=partial(dequantized_guide, architecture), local=("u",), **hooks,
         )  # fmt: skip
     make = partial(make_weight_guide, architecture)
     return Pair(
         family=family, backend="numpyro", has_weights=True, bayesian=family.bayesian,
         model=partial(model, architecture), collapsed=partial(model, architecture),
         guide=make("mean_field") if family.bayesian else guide, make_guide=make if family.bayesian else None,
-        initialize=partial(initialize, architecture),
         log_prob_error=partial(log_prob_error, architecture) if family.transform == "cnf" else None,
+        **hooks,
     )  # fmt: skip
 
 
@@ -121,15 +125,27 @@ def log_prob_error(architecture: Architecture, weights: Weights, view: View) -> 
     return numpyro_cnf.log_prob_error(architecture, weights, base(architecture, weights).log_prob, view)
 
 
-def base(architecture: Architecture, weights: Weights) -> dist.Distribution:
-    """The distribution of u, of event shape (D,)."""
-    columns = architecture.num_columns
-    zeros, ones = jnp.zeros_like(weights["shift"]), jnp.ones_like(weights["shift"])
-    if architecture.family.base == "student_t":
-        return dist.StudentT(1 + jnp.exp(weights["base_log_df"]), zeros, ones).to_event(1)
-    if architecture.family.base == "mixture":
-        scales = jax.nn.softplus(weights["base_log_scales"] + UNIT)
-        parts = dist.Normal(weights["base_locs"], scales).to_event(1)
-        return dist.MixtureSameFamily(dist.Categorical(logits=weights["base_logits"]), parts)
-    assert len(zeros) == columns
-    return dist.Normal(zeros, ones).to_event(1)
+def to_uniform(architecture: Architecture, weights: Weights, view: View) -> jax.Array:
+    """(n, D, 2), the ends equal: each row in the base space, as F of each column given those before it.
+
+    Of a row with whole numbers it is a point of its cell, drawn in proportion to the density there, as a row that the
+    model draws has come from such a point.
+    """
+    x = view.x
+    if architecture.is_discrete.any():
+        noise, gumbel = (jnp.asarray(part, x.dtype) for part in architecture.cell_noise(len(x)))
+        x = x + noise @ jnp.asarray(architecture.spread, x.dtype)
+    u, log_det = to_base(architecture, weights, x, view.context)
+    if architecture.is_discrete.any():
+        chosen = (base(architecture, weights).log_prob(u) + log_det + gumbel).argmax(0)
+        u = jnp.take_along_axis(u, chosen[None, :, None], axis=0)[0]
+    at = base_cdf(architecture, weights, u)
+    return jnp.stack([at, at], -1)
+
+
+def from_uniform(
+    architecture: Architecture, weights: Weights, u: jax.Array, context: jax.Array | None = None
+) -> jax.Array:
+    """Rows (..., D) from the uniform numbers of each column given those before it in the base space."""
+    x, _ = from_base(architecture, weights, base_quantile(architecture, weights, u), context)
+    return quantize(architecture, x) if architecture.is_discrete.any() else x

@@ -10,15 +10,14 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch.distributions import AffineTransform
-from torch.nn import functional
 
 from ppl_gen.backends.pyro_networks import Weights, weight_sites
 from ppl_gen.backends.pyro_pairs import batch_of, make_guide, num_rows, row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.flow import pyro_cnf
 from ppl_gen.models.flow.architecture import Architecture, initialize, resolve
-from ppl_gen.models.flow.pyro_splines import UNIT
-from ppl_gen.models.flow.pyro_transforms import FlowTransform
+from ppl_gen.models.flow.pyro_base import base, base_cdf, base_quantile
+from ppl_gen.models.flow.pyro_transforms import FlowTransform, from_base, to_base
 from ppl_gen.networks import GUIDE_SCALE, check_guide
 
 if TYPE_CHECKING:
@@ -30,18 +29,22 @@ def build_pair(family: Flow, schema: Schema, num_obs: int) -> Pair:
     """The pair for tables of this schema. With whole-number columns the guide proposes their noise; without them and
     without priors on the weights there is nothing to guide."""
     architecture = resolve(family, schema)
+    hooks: dict[str, Any] = {
+        "initialize": partial(initialize, architecture), "to_uniform": partial(to_uniform, architecture),
+        "from_uniform": partial(from_uniform, architecture),
+    }  # fmt: skip
     if architecture.is_discrete.any():
         return Pair(
             family=family, backend="pyro", has_weights=True, model=partial(dequantized_model, architecture),
-            guide=partial(dequantized_guide, architecture), local=("u",), initialize=partial(initialize, architecture),
+            guide=partial(dequantized_guide, architecture), local=("u",), **hooks,
         )  # fmt: skip
     make = partial(make_weight_guide, architecture)
     return Pair(
         family=family, backend="pyro", has_weights=True, bayesian=family.bayesian,
         model=partial(model, architecture), collapsed=partial(model, architecture),
         guide=make("mean_field") if family.bayesian else guide, make_guide=make if family.bayesian else None,
-        initialize=partial(initialize, architecture),
         log_prob_error=partial(log_prob_error, architecture) if family.transform == "cnf" else None,
+        **hooks,
     )  # fmt: skip
 
 
@@ -121,13 +124,27 @@ def log_prob_error(architecture: Architecture, weights: Weights, view: View) -> 
     return pyro_cnf.log_prob_error(architecture, weights, base(architecture, weights).log_prob, view)
 
 
-def base(architecture: Architecture, weights: Weights) -> dist.TorchDistribution:
-    """The distribution of u, of event shape (D,)."""
-    zeros, ones = torch.zeros_like(weights["shift"]), torch.ones_like(weights["shift"])
-    if architecture.family.base == "student_t":
-        return dist.StudentT(1 + torch.exp(weights["base_log_df"]), zeros, ones).to_event(1)
-    if architecture.family.base == "mixture":
-        scales = functional.softplus(weights["base_log_scales"] + UNIT)
-        parts = dist.Normal(weights["base_locs"], scales).to_event(1)
-        return dist.MixtureSameFamily(dist.Categorical(logits=weights["base_logits"]), parts)
-    return dist.Normal(zeros, ones).to_event(1)
+def to_uniform(architecture: Architecture, weights: Weights, view: View) -> torch.Tensor:
+    """(n, D, 2), the ends equal: each row in the base space, as F of each column given those before it.
+
+    Of a row with whole numbers it is a point of its cell, drawn in proportion to the density there, as a row that the
+    model draws has come from such a point.
+    """
+    x = view.x
+    if architecture.is_discrete.any():
+        noise, gumbel = (torch.as_tensor(part, dtype=x.dtype) for part in architecture.cell_noise(len(x)))
+        x = x + noise @ torch.as_tensor(architecture.spread, dtype=x.dtype)
+    u, log_det = to_base(architecture, weights, x, view.context)
+    if architecture.is_discrete.any():
+        chosen = (base(architecture, weights).log_prob(u) + log_det + gumbel).argmax(0)
+        u = u.take_along_dim(chosen[None, :, None], 0)[0]
+    at = base_cdf(architecture, weights, u)
+    return torch.stack([at, at], -1)
+
+
+def from_uniform(
+    architecture: Architecture, weights: Weights, u: torch.Tensor, context: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Rows (..., D) from the uniform numbers of each column given those before it in the base space."""
+    x, _ = from_base(architecture, weights, base_quantile(architecture, weights, u), context)
+    return quantize(architecture, x) if architecture.is_discrete.any() else x
