@@ -1,6 +1,7 @@
 r"""The checks themselves: what each asks, its threshold, and where that comes from.
 
-Each function takes a fit and gives ``(checks, details)``; it gives none where it does not apply.
+Each function takes a fit and gives ``(checks, details)``; it gives none where it does not apply. Those of sequences
+are in ``checks_sequences``, those of ensembles of networks in ``checks_networks``.
 
 =====================  ===========  ==================================================================================
 check                  threshold    source

@@ -33,7 +33,9 @@ class Draws:
     ``sample_stats``  {name: (chain, draw)}, named as ArviZ names them (diverging, energy, tree_depth, ...)
     ``losses``        (step,): the trace of the objective that was minimised (nats); EM: minus the log joint
     ``log_weights``   (particle,): log p(x, theta) - log q(theta) at fresh guide draws, for Pareto k-hat
-    ``parameters``    whatever else is needed to use the fit again (a guide's parameters)
+    ``parameters``    whatever else is needed to use the fit again (a guide's parameters); of an ensemble
+                      ``train_loss`` and ``validation_loss`` (window, member), and ``validation_rows`` (member, row):
+                      which rows each did not train on
     ``figures``       scalars about the run (log_likelihood, num_steps, converged, ...)
     ``held_out``      (obs,): log densities in model space of the training rows, each under fits that left it out
     ``interrupted``   Ctrl-C came before the end; the arrays hold what there was

@@ -29,6 +29,37 @@ def uniformity(pit: np.ndarray) -> Uniformity:
     return Uniformity(float(distance), float(p_value))
 
 
+class Independence(NamedTuple):
+    """The two columns that depend most on each other, the p-value of that test, and how many tests there were."""
+
+    columns: tuple[int, int]
+    p_value: float
+    number: int
+
+
+def independence(pit: np.ndarray) -> Independence:
+    r"""Rank correlations of all pairs of columns that should be uniform and independent: of the values u, and of their
+    distances from the middle :math:`|u - 1/2|`, which find spreads that depend on another column.
+
+    Spearman's :math:`r \sqrt{n - 1}` is standard normal then (Kendall & Gibbons 1990, Rank Correlation Methods, ch. 4).
+
+    :param pit: (n, D) values in [0, 1], D at least 2.
+    """
+    from scipy.stats import norm, rankdata
+
+    values = np.asarray(pit, np.float64)
+    length, columns = values.shape
+    ranks = rankdata(np.concatenate([values, np.abs(values - 0.5)], axis=1), axis=0)
+    correlation = np.corrcoef(ranks.T)
+    which = np.tile(np.arange(columns), 2)
+    first, second = np.nonzero(np.triu(which[:, None] != which[None, :]))
+    found = np.abs(np.nan_to_num(correlation[first, second]))
+    worst = int(found.argmax())
+    p_value = 2 * norm.sf(found[worst] * np.sqrt(length - 1))
+    pair = sorted((int(which[first[worst]]), int(which[second[worst]])))
+    return Independence((pair[0], pair[1]), float(p_value), len(found))
+
+
 def coverage(intervals: np.ndarray, truth: np.ndarray, prob: float) -> tuple[float, float]:
     """Share of intervals (..., 2) that hold the truth (...), and the standard error it would have were it ``prob``."""
     intervals, truth = np.asarray(intervals), np.asarray(truth)

@@ -169,13 +169,18 @@ def _arviz(kind: str, fit: Fit, title: str, **options: Any) -> Figure:
 
 @styled
 def plot_loss(fit: Fit, *, fig: Figure | SubFigure | None = None) -> Figure:
-    """The objective at each step, all of them (left) and the last half closer (right), which should be level.
+    """The objective at each step, all of them (left) and the last half closer (right), which should be level. Of an
+    ensemble of networks each member's, of the rows that it trains on and of those that it leaves out.
 
     :raises UnsupportedError: the engine has no loss.
     """
     losses = fit.draws.losses
     if losses is None or len(losses) == 0:
         raise UnsupportedError(NO_LOSS)
+    if fit.uncertainty == "ensemble" and "train_loss" in fit.draws.parameters:
+        from ppl_gen.plots_networks import draw_losses
+
+        return draw_losses(fit, fig)
     losses = np.asarray(losses, np.float64)
     steps = np.arange(1, len(losses) + 1)
     fig = plots_style.figure_of(fig, 8.0, 3.2)

@@ -51,6 +51,22 @@ def original_units(fit: Fit, x: np.ndarray, mask: np.ndarray | None) -> np.ndarr
     return values if mask is None else np.where(mask, values, np.nan)
 
 
+def no_marginal(fit: Fit, columns: Iterable[int]) -> str:
+    """Why the density of these columns alone is not known; an empty string where it is. A missing entry is integrated
+    out by the families that take such; the others have the density of all their columns only."""
+    if fit.schema.conditions:
+        return "the density is p(x | y), another one for each y"
+    if fit.family.allows_missing or set(columns) == set(range(fit.schema.num_columns)):
+        return ""
+    return f"{fit.family.name} can't integrate its other columns out (see the pairs picture)"
+
+
+def drawn_rows(fit: Fit, number: int) -> np.ndarray:
+    """(number, d) rows drawn from the fit, as :func:`original_units`; what it conditions on comes from the table."""
+    drawn = fit.schema.encode(fit.sample(number, seed=fit.seed))
+    return original_units(fit, drawn.x, drawn.mask)
+
+
 def density_draws(fit: Fit, columns: Sequence[int], points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Marginal density of some columns at points in the table's units: the other columns are missing.
 

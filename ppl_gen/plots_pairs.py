@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 MASSES = (0.95, 0.8, 0.5)
 WIDTHS = (0.6, 0.9, 1.3)
+DRAWN = plots_style.PALETTE[1]
 MIN_WEIGHT = 0.01  # lighter components are prior draws more than anything in the table
 MAX_LEGEND = 7
 
 
 class _Scene(NamedTuple):
-    """What every panel draws from: values (n, d) in the table's units, labels (n,) or None, ellipses or None."""
+    """What every panel draws from: values (n, d) in the table's units, labels (n,) or None, ellipses or None; and rows
+    drawn from the fit (n, d), where it has no density of every column by itself, else None."""
 
     fit: Fit
     columns: list[int]
@@ -33,6 +35,10 @@ class _Scene(NamedTuple):
     labels: np.ndarray | None
     components: tuple[np.ndarray, np.ndarray, np.ndarray] | None
     size: int
+    drawn: np.ndarray | None = None
+
+    def has_density(self, *columns: int) -> bool:
+        return self.drawn is None or not plots_data.no_marginal(self.fit, columns)
 
 
 @styled
@@ -41,7 +47,8 @@ def plot_pairs(
 ) -> Figure:
     """Scatter matrix in the table's units: contours are regions that hold 50, 80 and 95 % of the predictive mass (other
     columns integrated out), ellipses the components of a few draws at two standard deviations. On the diagonal, the
-    marginal predictive density with the 90 % interval of the draws over the histogram.
+    marginal predictive density with the 90 % interval of the draws over the histogram. Where a family can't integrate
+    columns out, or conditions on some, rows drawn from the fit take the place of its densities.
 
     :param max_columns: of a wider table, the first so many columns.
     :param num_draws: draws whose components are drawn, where the family has components.
@@ -51,15 +58,17 @@ def plot_pairs(
     _, rows, note = plots_data.subset(fit)
     columns = list(range(min(fit.schema.num_columns, max_columns)))
     found = plots_data.hard_labels(fit, rows)
+    known = not any(plots_data.no_marginal(fit, [j]) for j in columns)
     scene = _Scene(
         fit, columns, plots_data.original_units(fit, rows.x, rows.mask), found[0] if found else "",
         found[1] if found else None, _components(fit, num_draws), grid,
+        None if known else plots_data.drawn_rows(fit, len(rows)),
     )  # fmt: skip
     number = len(columns)
     side = max(2.0 * number, 5.6)
     fig = plots_style.figure_of(fig, side + 0.3, side if number > 1 else 3.6)
     _draw_panels(scene, fig)
-    notes = ["the table and its predictive density"]
+    notes = ["the table and its predictive density" if known else "the table and rows drawn from the fit"]
     if number < fit.schema.num_columns:
         notes.append(f"first {number} of {fit.schema.num_columns} columns")
     if note:
@@ -125,7 +134,7 @@ def draw_panel(scene: _Scene, ax: Axes, j: int, i: int) -> None:
     """Two columns: rows, regions of highest predictive density, ellipses of the draws' components."""
     columns = scene.fit.schema.columns
     xs, ys = (plots_data.axis_values(scene.values[:, k], columns[k].kind, scene.size) for k in (j, i))
-    if columns[i].kind == columns[j].kind == "real":
+    if columns[i].kind == columns[j].kind == "real" and scene.has_density(j, i):
         density = plots_data.density_grid(scene.fit, (j, i), xs, ys)
         levels = plots_data.mass_levels(density, (xs[1] - xs[0]) * (ys[1] - ys[0]), MASSES)
         kept = [(level, width) for level, width in zip(levels, WIDTHS, strict=True) if 0 < level < density.max()]
@@ -133,20 +142,23 @@ def draw_panel(scene: _Scene, ax: Axes, j: int, i: int) -> None:
             heights, widths = zip(*kept, strict=True)
             ax.contour(xs, ys, density, levels=sorted(set(heights)), linewidths=widths, colors=SHADE, zorder=1)
         _draw_ellipses(scene, ax, j, i)
-    _scatter(scene, ax, j, i)
+    if scene.drawn is not None:
+        _scatter(scene, ax, scene.drawn[:, [j, i]], (j, i), DRAWN)
+    colours = MODEL if scene.labels is None else [colour(k) for k in scene.labels]
+    _scatter(scene, ax, scene.values[:, [j, i]], (j, i), colours)
     for set_limits, values, k in ((ax.set_xlim, xs, j), (ax.set_ylim, ys, i)):
         gap = 0 if columns[k].kind == "real" else 0.5
         set_limits(values[0] - gap, values[-1] + gap)
 
 
-def _scatter(scene: _Scene, ax: Axes, j: int, i: int) -> None:
-    points = scene.values[:, [j, i]]
+def _scatter(scene: _Scene, ax: Axes, points: np.ndarray, columns: tuple[int, int], colours: Any) -> None:
     shown = np.isfinite(points).all(1)
     rng = np.random.default_rng(0)
-    for k, column in enumerate((j, i)):  # whole numbers would hide one another
+    for k, column in enumerate(columns):  # whole numbers would hide one another
         if scene.fit.schema.columns[column].kind != "real":
             points[:, k] += rng.uniform(-0.3, 0.3, len(points))
-    colours = MODEL if scene.labels is None else [colour(k) for k in scene.labels[shown]]
+    if not isinstance(colours, str):
+        colours = [face for face, there in zip(colours, shown, strict=True) if there]
     size = float(np.clip(1800 / max(shown.sum(), 1), 2.0, 12.0))
     ax.scatter(*points[shown].T, s=size, c=colours, alpha=0.65, linewidths=0, zorder=2)
 
@@ -174,6 +186,9 @@ def draw_margin(scene: _Scene, ax: Axes, j: int) -> None:
     column, values = scene.fit.schema.columns[j], scene.values[:, j]
     seen = values[np.isfinite(values)]
     xs = plots_data.axis_values(seen, column.kind, 3 * scene.size)
+    if not scene.has_density(j):
+        _draw_counts(scene, ax, j, seen)
+        return
     mean, draws = plots_data.density_draws(scene.fit, (j,), xs[:, None])
     low, high = np.quantile(draws, [0.05, 0.95], axis=0)
     if column.kind == "real":
@@ -192,8 +207,30 @@ def draw_margin(scene: _Scene, ax: Axes, j: int) -> None:
     ax.set_ylim(0, None)
 
 
+def _draw_counts(scene: _Scene, ax: Axes, j: int, seen: np.ndarray) -> None:
+    """One column: the histogram of its values, and that of rows drawn from the fit."""
+    from ppl_gen.predictive import resolution
+
+    assert scene.drawn is not None
+    kind, drawn = scene.fit.schema.columns[j].kind, scene.drawn[:, j]
+    drawn = drawn[np.isfinite(drawn)]
+    if kind == "real":
+        edges = plots_style.bins(seen, resolution(seen), seen.min(), seen.max())
+        step = edges[1] - edges[0]
+        edges = np.concatenate([edges[0] - step * np.arange(4, 0, -1), edges, edges[-1] + step * np.arange(1, 5)])
+    else:
+        edges = np.arange(seen.min(), seen.max() + 2) - 0.5
+    for values, filled, face in ((seen, True, LIGHT), (drawn, False, DRAWN)):
+        share = np.histogram(values, edges)[0] / (len(values) * np.diff(edges))
+        ax.stairs(share, edges, fill=filled, color=face, linewidth=1.2)
+    ax.set_xlim(edges[0], edges[-1])
+    ax.set_ylim(0, None)
+
+
 def _legend(scene: _Scene, single: bool) -> list[Line2D | Patch]:
     draws = plots_style.interval_name(scene.fit)
+    if not scene.has_density(0):
+        return _legend_of_draws(scene, single)
     handles: list[Line2D | Patch] = [
         Patch(color=LIGHT, label="histogram of rows"), Line2D([], [], color=MODEL, label="predictive density"),
     ]  # fmt: skip
@@ -212,6 +249,18 @@ def _legend(scene: _Scene, single: bool) -> list[Line2D | Patch]:
         number = len(scene.components[0])
         what = f"{number} {draws}" if number > 1 else draws
         handles.append(_ring(f"2 sd of components, {what}"))
+    return handles
+
+
+def _legend_of_draws(scene: _Scene, single: bool) -> list[Line2D | Patch]:
+    handles: list[Line2D | Patch] = [
+        Patch(color=LIGHT, label="histogram of rows"), Line2D([], [], color=DRAWN, label="of rows drawn from the fit"),
+    ]  # fmt: skip
+    if single:
+        return handles
+    handles += [_dot(MODEL, "rows"), _dot(DRAWN, "drawn from the fit")]
+    if len(scene.columns) == 2 and scene.has_density(0, 1):
+        handles.append(Line2D([], [], color=SHADE, label="holds 50, 80, 95 % of the mass"))
     return handles
 
 

@@ -220,7 +220,8 @@ def plot_posterior_predictive(
             ax.set_ylabel(unit if weights is None else f"{unit}, weighted")
     handles, names = axes[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower center", ncols=len(names))
-    source = "the point estimate" if not evidence.has_posterior else plots_style.interval_name(fit)
+    drawn_from = evidence.has_posterior or fit.uncertainty == "ensemble"
+    source = plots_style.interval_name(fit) if drawn_from else "the point estimate"
     notes = f"{len(replicates)} tables drawn from {source}"
     if number < len(columns):
         notes += f"; first {number} of {len(columns)} columns"

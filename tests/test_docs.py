@@ -18,7 +18,7 @@ import pytest
 import typer
 
 import ppl_gen as pg
-from ppl_gen import checks, checks_sequences, plots, plots_pairs
+from ppl_gen import checks, checks_networks, checks_sequences, plots, plots_pairs
 from ppl_gen.cli import app, listing
 from ppl_gen.cli import options as o
 from ppl_gen.family import Pair
@@ -158,11 +158,18 @@ def test_the_thresholds_are_those_of_the_code() -> None:
         "posterior predictive p": f"at least {checks.P_VALUE}", "LOO-PIT p": f"at least {checks.P_VALUE} / columns",
         "PIT p": f"at least {checks.P_VALUE} / columns",
         "pseudo-residual p": f"at least {checks_sequences.P_VALUE} / columns",
+        "broken members": "at most 0", "training gap": f"at most {checks_networks.GAP} nats a column",
+        "member disagreement": f"at most {checks_networks.SPREAD_SHARE} of its spread over the rows, or "
+        f"{checks_networks.LEAST_SPREAD} nats",
+        "calibration p": f"at least {checks_networks.P_VALUE} / columns",
+        "independence p": f"at least {checks_networks.P_VALUE} / tests",
         "steps in rarest state": f"at least {checks_sequences.MIN_STEPS:g}",
     }  # fmt: skip
     for name, limit in figures.items():
         assert rows[name][2].replace(" %", "%").startswith(limit)
-    source = "".join(text_of(ROOT / "ppl_gen" / f"{name}.py") for name in ("checks", "checks_sequences"))
+    source = "".join(
+        text_of(ROOT / "ppl_gen" / f"{name}.py") for name in ("checks", "checks_networks", "checks_sequences")
+    )
     asked = set(re.findall(r'Check(?:\.of)?\(\s*f?"([^"{]+?)(?:, \{what\})?"', source))
     asked |= set(re.findall(r'"((?:LOO-)?PIT p)"', source))
     assert asked == {name for name, row in rows.items() if row[1] and not row[1].startswith("*")}

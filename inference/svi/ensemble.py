@@ -111,8 +111,8 @@ class Record:
         members = np.arange(settings.num_members)
         return Draws(
             posterior={name: np.asarray(value)[:, None] for name, value in parameters.items()}, uncertainty="ensemble",
-            losses=train.mean(1), parameters={"train_loss": train, "validation_loss": validation}, held_out=held_out,
-            interrupted=interrupted,
+            losses=train.mean(1), held_out=held_out, interrupted=interrupted,
+            parameters={"train_loss": train, "validation_loss": validation, "validation_rows": split.validation},
             figures={
                 "converged": bool((plateau.lowered > DECAYS).all()), "num_steps": len(train) * split.steps,
                 "num_members": settings.num_members, "num_broken": int(plateau.broken.sum()),

@@ -310,6 +310,14 @@ def hook_over_draws(
     return jax.tree.map(np.asarray, program(size, _as_jax(posterior), keys, view._replace(weights=None)))
 
 
+def from_uniform(pair: Pair, posterior: Mapping[str, np.ndarray], u: np.ndarray) -> np.ndarray:
+    """(draws, *u.shape): the rows of uniform numbers u under each draw, by the pair's hook."""
+    program = pair.cached("from_uniform", lambda: jax.jit(pair.from_uniform))
+    at = jnp.asarray(u, dtype=float)
+    draws = _as_jax(posterior)
+    return np.stack([program({k: v[i] for k, v in draws.items()}, at) for i in range(_num_draws(posterior))])
+
+
 def sample_prior(pair: Pair, num_draws: int, seed: int) -> dict[str, np.ndarray]:
     """{site: (num_draws, *event)}: the global latent sites drawn from their prior."""
 

@@ -285,6 +285,13 @@ def hook_over_draws(
     return pytree.tree_map(lambda leaf: leaf.numpy(), found)
 
 
+def from_uniform(pair: Pair, posterior: Mapping[str, np.ndarray], u: np.ndarray) -> np.ndarray:
+    """(draws, *u.shape): the rows of uniform numbers u under each draw, by the pair's hook."""
+    draws, at = _as_tensors(posterior), torch.as_tensor(u, dtype=torch.get_default_dtype())
+    with sandbox(0), torch.no_grad():
+        return over_draws(lambda one: pair.from_uniform(one, at), draws, at.numel()).numpy()
+
+
 def sample_prior(pair: Pair, num_draws: int, seed: int) -> dict[str, np.ndarray]:
     """{site: (num_draws, *event)}: the global latent sites drawn from their prior, fixed ones among them."""
     with sandbox(seed), torch.no_grad():
