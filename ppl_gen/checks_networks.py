@@ -80,7 +80,7 @@ def _of_members(fit: Fit, held: np.ndarray) -> Found:
     unit = fit.train.unit
     found = [Check.of(
         "training gap", gap, "at most", float(f"{max(GAP * entries, CHANCE * error):.3g}"),
-        info=f"± {error:.2g} nats a {unit} higher where a member has trained on it, {len(rows):,} {unit}s",
+        info=f"± {error:.2g} nats a {unit} higher under members that saw it, {len(rows):,} {unit}s",
         advice="The networks have learnt rows by heart: use a smaller network (hidden, num_layers) or more rows.",
     )]  # fmt: skip
     sd = log_prob.std(axis=0, ddof=1) if len(log_prob) > 1 else np.full(len(rows), np.nan)
@@ -91,7 +91,7 @@ def _of_members(fit: Fit, held: np.ndarray) -> Found:
         gain = (np.logaddexp.reduce(log_prob, axis=0) - np.log(len(log_prob)) - mean).mean()
         found.append(Check.of(
             "member disagreement", float(np.median(sd)), "at most", float(f"{limit:.3g}"),
-            info=f"nats, sd over {len(log_prob)} members of a typical {unit}; together {gain:.2g} nats better",
+            info=f"nats, sd over {len(log_prob)} members of a typical {unit}; their mixture gains {gain:.2g}",
             advice=f"The members disagree on which {unit}s are likely: use a smaller network or more rows, and read "
             "the intervals.",
         ))  # fmt: skip

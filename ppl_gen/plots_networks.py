@@ -84,9 +84,8 @@ def plot_calibration(fit: Fit, *, fig: Figure | SubFigure | None = None, max_col
 def draw_losses(fit: Fit, fig: Figure | SubFigure | None) -> Figure:
     """The loss of each member, of its training rows (thin) and its validation rows, window by window; a dot marks the
     weights that were kept. Left all windows, right the last half closer."""
-    train, validation = (
-        np.asarray(fit.draws.parameters[f"{name}_loss"], np.float64) for name in ("train", "validation")
-    )
+    found = fit.draws.parameters
+    train, validation = (np.asarray(found[f"{name}_loss"], np.float64) for name in ("train", "validation"))
     windows, members = train.shape
     steps = np.arange(1, windows + 1) * float(fit.draws.figures["num_steps"]) / windows
     has_validation = bool(found.get("validation_rows", np.ones((1, 1))).shape[1])

@@ -197,6 +197,8 @@ def show_fit(result: Fit, diagnosis: Diagnosis, run_folder: str, source: str) ->
 def show_parameters(result: Fit, *, limit: int) -> None:
     """The summary, its simplest sites (weights before matrices) first."""
     frame = result.summary()
+    if frame.empty:  # weights of networks have no meaning of their own
+        return
     sizes = {site: values.ndim for site, values in result.draws.posterior.items()}
     order = np.argsort([sizes.get(str(name).partition("[")[0], 0) for name in frame.index], kind="stable")
     table(frame.iloc[order], title="Parameters, in original units", index=True, limit=limit)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,11 @@ import pytest
 import torch
 from scipy import stats
 
-from ppl_gen import backends
+import ppl_gen as pg
+from ppl_gen import backends, checks_networks, metrics, plots
+from ppl_gen.checks_networks import of_networks
+from ppl_gen.errors import UnsupportedError
+from ppl_gen.models.autoregressive import Autoregressive
 from ppl_gen.models.flow import BASES, Flow
 
 BACKENDS = ("numpyro", "pyro")
@@ -92,3 +98,152 @@ def test_rows_of_whole_numbers_come_from_points_of_their_cells(backend: str, bas
     # Three looks each, at rows that the model has drawn: p-values below 1e-4 come once in 3,000 seeds.
     assert min(stats.kstest(column, "uniform").pvalue for column in u.T) > 1e-4
     assert stats.spearmanr(u)[1] > 1e-4
+
+
+QUICK = pg.SVI(max_steps=250, num_members=2, learning_rate=1e-2)
+AFFINE = Flow("maf", num_layers=1, hidden=(2,))
+
+
+def correlated(number: int = 500) -> pd.DataFrame:
+    z = np.random.default_rng(0).normal(size=(number, 2))
+    return pd.DataFrame({"a": 10 * z[:, 0], "b": z[:, 1] + 2 * z[:, 0]})
+
+
+def ring(number: int = 500) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, number)
+    x = np.stack([np.cos(angle), np.sin(angle)], 1) + 0.05 * rng.normal(size=(number, 2))
+    return pd.DataFrame(x, columns=["a", "b"])
+
+
+@cache
+def right() -> pg.Fit:
+    """A flow that holds the truth: two affine maps of a normal."""
+    return pg.fit(AFFINE, correlated(), engine=QUICK, backend="pyro", seed=0)
+
+
+@cache
+def wrong() -> pg.Fit:
+    """Two affine maps can't make a ring of a normal."""
+    return pg.fit(AFFINE, ring(), engine=QUICK, backend="pyro", seed=0)
+
+
+@cache
+def overfitted() -> pg.Fit:
+    """60 rows of noise, and splines that have learnt them by heart before the loss is first looked at."""
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    family = Flow("nsf_ar", num_layers=1, hidden=(64,), num_bins=8)
+    engine = pg.SVI(max_steps=50, num_members=2, learning_rate=3e-2, validation=0.3)
+    return pg.fit(family, x, engine=engine, backend="pyro", seed=0)
+
+
+def verdicts(fit: pg.Fit) -> dict[str, bool | None]:
+    return {check.name: check.passed for check in of_networks(fit)[0]}
+
+
+def test_a_right_model_passes_and_the_diagnosis_asks() -> None:
+    diagnosis = right().diagnose()
+    names = ["broken members", "training gap", "member disagreement", "calibration p", "independence p"]
+    assert [check.name for check in diagnosis.checks if check.name in names] == names
+    assert all(diagnosis[name].passed for name in names)
+    rows = diagnosis.details["calibration"].index
+    held = checks_networks.held_out_by(right())
+    assert held.sum(1).tolist() == [50, 50]  # a tenth of the rows, drawn for each member
+    assert rows.tolist() == np.flatnonzero(held.any(0)).tolist()
+
+
+def test_a_wrong_model_fails_calibration_and_says_what_to_change() -> None:
+    found, _ = of_networks(wrong())
+    failed = {check.name: check for check in found if not check.passed}
+    assert "calibration p" in failed
+    assert "more layers" in failed["calibration p"].advice
+
+
+def test_a_network_that_has_learnt_its_rows_by_heart_fails() -> None:
+    (gap,) = [check for check in of_networks(overfitted())[0] if check.name == "training gap"]
+    assert not gap.passed
+    assert gap.threshold >= 3 * checks_networks.GAP
+    assert "smaller network" in gap.advice
+    draws = overfitted().draws.figures  # nothing but another way to measure it: the losses of the kept windows
+    assert gap.figure == pytest.approx(draws["validation_loss"] - draws["train_loss"], rel=0.7)
+
+
+def test_a_broken_member_fails() -> None:
+    assert verdicts(right())["broken members"]
+    draws = dataclasses.replace(right().draws, figures={**right().draws.figures, "num_broken": 1})
+    (broken,) = [c for c in of_networks(dataclasses.replace(right(), draws=draws))[0] if c.name == "broken members"]
+    assert not broken.passed
+    assert "learning_rate" in broken.advice
+
+
+def test_without_rows_held_out_there_is_nothing_to_compare() -> None:
+    none = {**right().draws.parameters, "validation_rows": np.zeros((2, 0), int)}
+    fit = dataclasses.replace(right(), draws=dataclasses.replace(right().draws, parameters=none))
+    assert verdicts(fit) == {"broken members": True, "training gap": None}
+    assert "validation above 0" in plots.applicable(fit)["calibration"]
+
+
+def test_the_gap_compares_rows_with_themselves() -> None:
+    rng = np.random.default_rng(0)
+    likely = 10 * rng.normal(size=200)  # what sets rows apart is none of the gap's business
+    seen = rng.random((4, 200)) < 0.5
+    seen[:2] = [[True], [False]]
+    gap, error = checks_networks.difference(likely + 0.3 * seen, seen)
+    assert gap == pytest.approx(0.3)
+    assert error < 1e-9
+    alone, error = checks_networks.difference(likely[None] + 0.3 * seen[2:3], seen[2:3])
+    assert abs(alone - 0.3) < 4 * error
+    assert error == pytest.approx(10 * np.sqrt(4 / 200), rel=0.2)  # of the difference of two means of 100 rows
+
+
+def test_independence_finds_what_depends_and_spares_what_does_not() -> None:
+    rng = np.random.default_rng(0)
+    u = rng.random((1000, 3))
+    worst = metrics.independence(u)
+    assert worst.number == 12
+    assert worst.p_value > 0.01 / 12
+    u[:, 2] = np.where(
+        np.abs(u[:, 0] - 0.5) > 0.25, u[:, 2], 0.5 + (u[:, 2] - 0.5) / 2
+    )  # its spread depends on another
+    assert metrics.independence(u)[:2] == ((0, 2), pytest.approx(0, abs=1e-6))
+
+
+def test_autoregressive_networks_are_asked_by_the_same_hook() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"x": rng.normal(size=400), "visits": rng.poisson(2.0, 400)})
+    family = Autoregressive(hidden=(4,), num_mixture_components=2)
+    fit = pg.fit(family, table, engine=QUICK, backend="pyro", seed=0)
+    assert {"calibration p", "independence p"} <= {name for name, passed in verdicts(fit).items() if passed}
+    values = checks_networks.uniforms(fit).values
+    assert len(np.unique(values[:, 1])) == len(values)  # counts anywhere in their steps
+
+
+@pytest.mark.parametrize("kind", ["pairs", "density", "grid", "calibration", "loss", "posterior_predictive", "score"])
+def test_pictures_of_an_ensemble(kind: str) -> None:
+    figure = plots.KINDS[kind](right())
+    figure.draw_without_rendering()
+    assert all(ax.get_xlabel() for ax in figure.axes if ax.axison and ax.get_subplotspec().is_last_row())
+    texts = " ".join([figure.get_suptitle(), *(text.get_text() for g in figure.legends for text in g.get_texts())])
+    assert "posterior" not in texts
+    assert "point estimate" not in texts
+
+
+def test_a_density_is_drawn_only_where_it_is_known() -> None:
+    reasons = plots.applicable(overfitted())
+    assert reasons["density"] == "flow can't integrate its other columns out (see the pairs picture)"
+    assert reasons["grid"] == "a grid is of two real columns"
+    with pytest.raises(UnsupportedError, match="integrate"):
+        plots.plot_density(overfitted())
+    figure = plots.plot_pairs(overfitted())
+    assert "rows drawn from the fit" in figure.get_suptitle()
+    assert not any("density" in text.get_text() for ax in figure.axes if ax.get_legend() for text in
+                   ax.get_legend().get_texts())  # fmt: skip
+
+
+def test_the_grid_holds_the_masses_that_it_says() -> None:
+    (first, _) = plots.plot_grid(right()).axes
+    middle = first.lines[5].get_xydata()  # u1 = 0.5: of an autoregressive flow a straight line at the first column's
+    drawn = right().sample(4000, seed=1)["a"]
+    assert np.ptp(middle[:, 0]) < 1e-3 * drawn.std()
+    # Half of the draws lie below it, but for the error of 4,000 of them and what sets the second member apart.
+    assert abs((drawn < middle[0, 0]).mean() - 0.5) < 0.05

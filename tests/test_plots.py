@@ -32,7 +32,8 @@ from ppl_gen.result import Fit
 CHAINS, DRAWS, ROWS = 2, 60, 80
 NAMES = ["width ($ per $)", "a name that is far too long to be written below a small panel", *"cdefgh"]
 UNCERTAINTY = ("posterior", "guide", "bootstrap", "point")
-OF_ROWS = set(plots.KINDS) - {"states", "transitions", "durations", "forecast", "residuals"}  # the others: of sequences
+OF_SEQUENCES, OF_NETWORKS = {"states", "transitions", "durations", "forecast", "residuals"}, {"grid", "calibration"}
+OF_ROWS = set(plots.KINDS) - OF_SEQUENCES - OF_NETWORKS
 EXPECTED = {
     "posterior": OF_ROWS - {"loss"},
     "guide": OF_ROWS - {"trace", "rank", "energy"},
@@ -169,6 +170,21 @@ def test_ellipses_are_those_of_the_draws(fits: dict[str, Fit], uncertainty: str)
     columns = fit.schema.columns
     locs = fit.posterior["locs"][index] * [c.scale for c in columns] + [c.loc for c in columns]
     assert np.allclose(drawn, np.array(sorted(map(tuple, locs.reshape(-1, 2)))), rtol=1e-6)
+
+
+def test_the_density_is_of_the_columns_that_depend_most() -> None:
+    x = np.random.default_rng(0).normal(size=(ROWS, 3))
+    x[:, 2] += 3 * x[:, 1]
+    fit = hand_made("posterior", num_columns=3)
+    fit = dataclasses.replace(fit, train=dataclasses.replace(fit.train, x=x))
+    figure = plots.plot_density(fit, grid=20)
+    check(figure)
+    left, right = figure.axes
+    assert left.get_xlabel() == plots_style.label(NAMES[1])
+    assert (left.get_ylabel(), right.get_ylabel()) == (NAMES[2], "")
+    assert "2 of 3 columns, the others integrated out" in figure.get_suptitle().replace("\n", " ")
+    assert left.get_title(loc="left") == f"{ROWS} rows, the table"
+    assert left.get_xlim() == right.get_xlim()
 
 
 def test_an_ellipse_is_two_standard_deviations_out() -> None:
@@ -406,6 +422,7 @@ def test_a_family_without_latents_components_or_real_columns() -> None:
     fit = Fit(family, pg.NUTS(), "numpyro", 0, data.schema, draws, data, versions={}, seconds=1.0)
     reasons = plots.applicable(fit)
     assert "no local latent" in reasons["latents"]
+    assert reasons["density"] == "no column is real"
     assert "loss" not in {kind for kind, reason in reasons.items() if not reason}
     for kind in ("pairs", "posterior_predictive", "parameters"):
         check(plots.KINDS[kind](fit))

@@ -60,7 +60,9 @@ MIN_ROWS = 50
 class Flow(Family):
     """A normalizing flow.
 
-    :param transform: the kind of layer, see above.
+    :param transform: the kind of layer: ``"realnvp"`` (affine coupling), ``"nsf"`` (spline coupling), ``"maf"`` (masked
+        autoregressive, affine), ``"nsf_ar"`` (the same with splines), ``"iaf"`` (inverse autoregressive) or ``"cnf"``
+        (continuous).
     :param num_layers: how many; None takes as many as the kind needs as a rule (8 realnvp, 5 maf and iaf, 4 nsf,
         3 nsf_ar). Of cnf: the steps of its solver, 8.
     :param hidden: widths of the hidden layers of each conditioner, a perceptron with rectified linear units (cnf: with
