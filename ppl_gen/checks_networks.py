@@ -43,7 +43,8 @@ def of_networks(fit: Fit) -> Found:
     """All of them; none where the fit is no ensemble of networks."""
     if fit.uncertainty != "ensemble":
         return [], {}
-    found, details = [], {}
+    found: list[Check] = []
+    details: dict[str, pd.DataFrame] = {}
     if "num_broken" in fit.draws.figures:
         found.append(Check.of(
             "broken members", fit.draws.figures["num_broken"], "at most", 0, info=f"of {fit.draws.num_chains}",

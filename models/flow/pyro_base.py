@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
@@ -55,10 +56,11 @@ def base_quantile(architecture: Architecture, weights: Weights, p: torch.Tensor)
     for loc, scale, of_column in zip(weights["base_locs"].T, _scales(weights).T, p.unbind(-1), strict=True):
         parts, share = dist.Normal(loc, scale), logits.softmax(-1)
         ends = parts.icdf(of_column[..., None])
-        u = _bisect(
-            lambda u, parts=parts, share=share: (share * parts.cdf(u[..., None])).sum(-1), of_column, ends.amin(-1),
-            ends.amax(-1),
-        )  # fmt: skip
+
+        def cdf(u: torch.Tensor, parts: Any = parts, share: torch.Tensor = share) -> torch.Tensor:
+            return (share * parts.cdf(u[..., None])).sum(-1)
+
+        u = _bisect(cdf, of_column, ends.amin(-1), ends.amax(-1))
         logits = logits + parts.log_prob(u[..., None])
         columns.append(u)
     return torch.stack(columns, -1)

@@ -287,9 +287,10 @@ def hook_over_draws(
 
 def from_uniform(pair: Pair, posterior: Mapping[str, np.ndarray], u: np.ndarray) -> np.ndarray:
     """(draws, *u.shape): the rows of uniform numbers u under each draw, by the pair's hook."""
-    draws, at = _as_tensors(posterior), torch.as_tensor(u, dtype=torch.get_default_dtype())
+    draws, at, hook = _as_tensors(posterior), torch.as_tensor(u, dtype=torch.get_default_dtype()), pair.from_uniform
+    assert hook is not None
     with sandbox(0), torch.no_grad():
-        return over_draws(lambda one: pair.from_uniform(one, at), draws, at.numel()).numpy()
+        return over_draws(lambda one: hook(one, at), draws, at.numel()).numpy()
 
 
 def sample_prior(pair: Pair, num_draws: int, seed: int) -> dict[str, np.ndarray]:
