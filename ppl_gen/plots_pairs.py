@@ -73,6 +73,8 @@ def plot_pairs(
         notes.append(f"first {number} of {fit.schema.num_columns} columns")
     if note:
         notes.append(note)
+    if fit.schema.conditions:
+        notes.append(f"given {', '.join(label(name) for name in fit.schema.conditions)}")
     if rows.mask is not None and not rows.mask.all():
         notes.append("a row is left out where its entry is missing")
     return plots_style.finish(fig, f"{fit.family.name} by {fit.engine.name}: " + "; ".join(notes))
