@@ -28,7 +28,9 @@ def case(shape: str, **options: Any) -> tuple[Any, dict[str, np.ndarray], np.nda
     """An architecture, weights far from the identity, rows and their context."""
     columns, context, hidden = SHAPES[shape]
     family = pg.Flow(transform="cnf", hidden=hidden, **options)
-    architecture = resolve(family, SimpleNamespace(targets=range(columns), conditions=range(context)))
+    real = [SimpleNamespace(kind="real", categories=None)] * columns
+    schema = SimpleNamespace(targets=range(columns), target_columns=real, num_context=context)
+    architecture = resolve(family, schema)
     rng = np.random.default_rng(0)
     weights = {
         name: rng.normal(size=weight.shape) / np.sqrt(weight.shape[0] if len(weight.shape) > 1 else 4)
