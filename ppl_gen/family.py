@@ -201,7 +201,7 @@ class Family(Settings):
     def check(self, data: Data) -> None:
         """Raise a :class:`DataError` where the data can't be fitted (too few rows, say)."""
         if len(data) < 2:
-            raise DataError(f"{self.name} needs at least 2 rows, the table has {len(data)}.")
+            raise DataError(f"{self.name} needs at least 2 {data.unit}s, the table has {len(data)}.")
 
     def refuse_missing(self, data: Data) -> None:
         """Raise a :class:`DataError` where an entry is missing and this family can't integrate it out."""
@@ -211,10 +211,11 @@ class Family(Settings):
 
         row, column = np.argwhere(~np.asarray(data.mask))[0]
         able = ", ".join(name for name in registry.families() if registry.family(name).allows_missing)
+        others = int((~data.mask).sum()) - 1
+        where = f"row {row}, column {data.schema.names[column]!r}" + (f", and {others:,} more" if others else "")
         raise DataError(
-            f"{self.name} has no density of a row with missing values (row {row}, column "
-            f"{data.schema.names[column]!r} and {int((~data.mask).sum()) - 1:,} more); families that have: {able}; or "
-            "drop or fill those rows."
+            f"{self.name} has no density of a row with missing values ({where}); families that have: {able}; or drop "
+            "or fill those rows."
         )
 
     def default_engine(self, data: Data) -> tuple[str, str]:

@@ -93,7 +93,7 @@ def _local_factors(pair: Pair, parameters: Mapping[str, Any], view: View) -> tup
         if not dim_to_name:  # one row, one label: funsor gives dimensions of size 1 no name
             log_prob = jnp.reshape(log_prob, ())
         total = total + funsor.to_funsor(log_prob, funsor.Real, dim_to_name=dim_to_name)
-        if not site["is_observed"]:
+        if not site["is_observed"] and name not in pair.local:
             latents.add(name)
     return total, frozenset(latents)
 
