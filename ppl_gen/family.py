@@ -44,7 +44,7 @@ class Pair:
     ``make_guide``     ``(kind, values=None) -> guide``: a guide of the kind ``"mean_field"`` or ``"multivariate"``
                        over the non-enumerated latents, centred on the given constrained values at first
 
-    ``log_prob_error`` ``(parameters, view) -> (n,)``: how far the log density of each row may be off, in nats, where
+    ``log_prob_error``  ``(parameters, view) -> (n,)``: how far the log density of each row may be off, in nats, where
                        it is computed by a solver or an estimate; None where it is exact
     ``has_weights``    whether its parameters are network weights, ``param`` sites that SVI fits by maximum likelihood,
                        an ensemble of members at once; their starts are those of ``initialize``

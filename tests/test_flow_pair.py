@@ -18,7 +18,8 @@ from ppl_gen.models.flow.architecture import Architecture, resolve
 from ppl_gen.networks import autoregressive_masks
 
 BACKENDS = ("numpyro", "pyro")
-COLUMNS = {name: (2, 3) if name in ("realnvp", "nsf") else (1, 2, 3) for name in TRANSFORMS}
+LAYERED = [name for name in TRANSFORMS if name != "cnf"]  # which is inverted by a solver, see test_cnf.py
+COLUMNS = {name: (2, 3) if name in ("realnvp", "nsf") else (1, 2, 3) for name in LAYERED}
 CASES = [(name, columns) for name, allowed in COLUMNS.items() for columns in allowed]
 EXACT = 1e-9  # float64: some hundred operations, each with a rounding error of 1e-16 of numbers up to some thousands
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -87,7 +88,7 @@ def test_round_trip_and_log_determinant(transform: str, columns: int, backend: s
 
 
 @each_backend
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", LAYERED)
 def test_what_is_conditioned_on_matters_and_is_not_transformed(transform: str, backend: str, x64: None) -> None:
     architecture, x = flow(transform, 2, conditions=1), rows(2, 40) / 2
     weights, context = rough(architecture.layout), rows(1, 40, seed=3)

@@ -208,7 +208,7 @@ def test_row_weights_stand_for_repeated_rows(backend: str) -> None:
 def test_missing_entries_and_too_few_rows_are_refused(backend: str) -> None:
     holes = two_humps()
     holes[3, 1] = np.nan
-    with pytest.raises(pg.DataError, match=r"row 3.*gmm and hmm"):
+    with pytest.raises(pg.DataError, match=r"row 3.*gmm, hmm"):
         pg.fit(SMALL, holes, backend=backend)
     with pytest.raises(pg.DataError, match="at least 50 rows"):
         pg.fit(SMALL, two_humps(20), backend=backend)
