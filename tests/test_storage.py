@@ -407,9 +407,10 @@ def test_what_is_no_fit_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(StorageError, match="no such folder"):
         pg.load(tmp_path / "absent")
-    for path in (tmp_path / "file", tmp_path / "empty"):
-        with pytest.raises(StorageError, match=r"it has no fit\.json"):
-            pg.load(path)
+    with pytest.raises(StorageError, match="is no fit but a file: give the folder"):
+        pg.load(tmp_path / "file")
+    with pytest.raises(StorageError, match=r"it has no fit\.json"):
+        pg.load(tmp_path / "empty")
     with pytest.raises(StorageError, match="no path"):
         pg.load("a\0b")
 
