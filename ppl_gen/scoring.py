@@ -58,7 +58,7 @@ def log_prob_rows(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> Ite
         size = size or length
         # The last chunk begins earlier, so that all have one shape and one compiled program serves them.
         start = rows.stop - size
-        values = ops.log_prob(fit.pair, posterior, rows_of(view, slice(start, rows.stop)))[:, rows.start - start :]
+        values = ops.log_prob(fit.pair, posterior, view.take(slice(start, rows.stop)))[:, rows.start - start :]
         if data.mask is not None and data.lengths is None:
             # Nothing observed has density 1, whatever the rounding of weights that sum to 1.
             values = np.where(data.mask[rows].any(1), values, values.dtype.type(0))
@@ -68,12 +68,6 @@ def log_prob_rows(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> Ite
 def sliceable(fit: Fit, data: Data) -> View:
     """The whole table as arrays whose slices cost nothing: a slice of a JAX array would compile, once per position."""
     return data.view("numpy" if fit.backend == "numpyro" else fit.backend)
-
-
-def rows_of(view: View, rows: slice) -> View:
-    """Some rows of a view. The table of missing patterns stays whole, so that its shape does not change."""
-    parts = {name: leaf[rows] for name, leaf in view._asdict().items() if leaf is not None and name != "patterns"}
-    return view._replace(**parts)
 
 
 def point_draw(fit: Fit) -> dict[str, np.ndarray] | None:
@@ -219,7 +213,7 @@ def latents(fit: Fit, table: Any) -> pd.DataFrame:
     parts: list[pd.DataFrame] = []
     whole = sliceable(fit, data)
     for rows in chunks(len(data), num_draws * 16):
-        view = rows_of(whole, rows)
+        view = whole.take(rows)
         columns: dict[str, np.ndarray] = {"row": np.arange(rows.start, rows.stop)}
         tables = ops.local_posterior(fit.pair, fit.posterior, view)
         centres = tables if point is None else ops.local_posterior(fit.pair, point, view)

@@ -16,7 +16,7 @@ from ppl_gen.errors import SettingError, UnsupportedError
 from ppl_gen.metrics import highest_density_interval
 from ppl_gen.padding import unpad
 from ppl_gen.result import Score
-from ppl_gen.scoring import CHUNK_VALUES, check_seed, encode, point_draw, rows_of, sliceable, with_point
+from ppl_gen.scoring import CHUNK_VALUES, check_seed, encode, point_draw, sliceable, with_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ def over_draws(fit: Fit, hook: str, data: Data, posterior: dict[str, np.ndarray]
     number = len(next(iter(posterior.values())))
     parts = []
     for rows in blocks(data, number * per_step):
-        found = ops.hook_over_draws(fit.pair, hook, posterior, rows_of(view, rows), **options)
+        found = ops.hook_over_draws(fit.pair, hook, posterior, view.take(rows), **options)
         inner = np.moveaxis(np.asarray(found), 0, 2)  # (n, T, draws, ...)
         parts.append(np.moveaxis(unpad(inner, data.lengths[rows]), 1, 0))
     return np.concatenate(parts, axis=1)
