@@ -131,9 +131,10 @@ class _Programs:
         self.local_posterior = _Program(over_draws(_local_posterior), limit=200_000)  # draws x rows
 
 
-def _sample_one(pair: Pair, parameters: Mapping[str, Any], key: Any, options: dict[str, int]) -> jax.Array:
+def _draw(pair: Pair, parameters: Mapping[str, Any], key: Any, number: int, options: dict[str, int]) -> jax.Array:
+    """(number, d) new rows under these parameters."""
     model = handlers.seed(handlers.substitute(pair.density, data=parameters), key)
-    return handlers.trace(model).get_trace(None, num_obs=1, **options)["x"]["value"][0]
+    return handlers.trace(model).get_trace(None, num_obs=number, **options)["x"]["value"]
 
 
 def _programs(pair: Pair) -> _Programs:
@@ -172,7 +173,7 @@ def sample_rows(
     keys = jax.random.split(jax.random.key(seed), len(index))
     program = pair.cached(
         ("sample_rows", *options.values()),
-        lambda: _Program(jax.vmap(lambda one, key: _sample_one(pair, one, key, options)), limit=4096),  # rows
+        lambda: _Program(jax.vmap(lambda one, key: _draw(pair, one, key, 1, options)[0]), limit=4096),  # rows
     )
     return np.asarray(program(len(index) * options.get("num_steps", 1), chosen, keys))
 
@@ -184,12 +185,10 @@ def sample_table(
 
     :param options: for a model of sequences ``num_steps``; they are then (num_obs, num_steps, d).
     """
-
-    def run(parameters: Mapping[str, jax.Array], key: Any) -> jax.Array:
-        model = handlers.seed(handlers.substitute(pair.density, data=parameters), key)
-        return handlers.trace(model).get_trace(None, num_obs=num_obs, **options)["x"]["value"]
-
-    program = pair.cached(("sample_table", num_obs, *options.values()), lambda: _Program(run, limit=100_000))  # values
+    program = pair.cached(
+        ("sample_table", num_obs, *options.values()),
+        lambda: _Program(lambda one, key: _draw(pair, one, key, num_obs, options), limit=100_000),  # values
+    )
     size = num_obs * options.get("num_steps", 1)
     return np.asarray(program(size, _as_jax(parameters), jax.random.key(seed)))
 
