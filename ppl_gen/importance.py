@@ -74,10 +74,10 @@ def log_weights(
     ops, num_rows = backends.ops(pair.backend), len(view.x)
     if not num_rows:
         return
-    uniforms = points(num_particles, ops.local_size(pair, posterior, rows_of(view, slice(0, 1))), seed)
+    uniforms = points(num_particles, ops.local_size(pair, posterior, view.take(slice(0, 1))), seed)
     size = CHUNK_VALUES // (len(uniforms) * len(next(iter(posterior.values()))))
     for rows, window in windows(num_rows, size):
-        found = ops.log_weights(pair, posterior, rows_of(view, window), uniforms, seed)
+        found = ops.log_weights(pair, posterior, view.take(window), uniforms, seed)
         yield rows, found[:, :, rows.start - window.start :].astype(np.float64)
 
 
@@ -108,9 +108,3 @@ def precision(found: np.ndarray) -> Precision:
     means = ratios.reshape(NUM_SETS, number // NUM_SETS, -1).mean(1)
     error = means.std(axis=0, ddof=1) / np.sqrt(NUM_SETS)
     return Precision(error, np.asarray(elbo), pareto_k(pooled.T))
-
-
-def rows_of(view: View, rows: slice) -> View:
-    """Some rows of a view. The table of missing patterns stays whole, so that its shape does not change."""
-    parts = {name: leaf[rows] for name, leaf in view._asdict().items() if leaf is not None and name != "patterns"}
-    return view._replace(**parts)

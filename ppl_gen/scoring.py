@@ -18,7 +18,6 @@ from ppl_gen.anomaly import anomaly_p_values
 from ppl_gen.conditions import join, rows_to_draw_for
 from ppl_gen.data import Data, starts_of
 from ppl_gen.errors import SettingError, UnsupportedError
-from ppl_gen.importance import rows_of
 from ppl_gen.metrics import highest_density_interval
 from ppl_gen.result import Score
 
@@ -59,7 +58,7 @@ def log_prob_rows(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> Ite
     view, ops = sliceable(fit, data), backends.ops(fit.backend)
     steps = 1 if data.lengths is None else int(data.lengths.max(initial=1))
     for rows, window in importance.windows(len(data), CHUNK_VALUES // (len(next(iter(posterior.values()))) * steps)):
-        values = ops.log_prob(fit.pair, posterior, rows_of(view, window))[:, rows.start - window.start :]
+        values = ops.log_prob(fit.pair, posterior, view.take(window))[:, rows.start - window.start :]
         yield rows, _in_original_units(fit, data, view, rows, values)
 
 
@@ -225,7 +224,7 @@ def latents(fit: Fit, table: Any) -> pd.DataFrame:
     parts: list[pd.DataFrame] = []
     whole = sliceable(fit, data)
     for rows in chunks(len(data), num_draws * 16):
-        view = rows_of(whole, rows)
+        view = whole.take(rows)
         columns: dict[str, np.ndarray] = {"row": np.arange(rows.start, rows.stop)}
         tables = ops.local_posterior(fit.pair, fit.posterior, view)
         centres = tables if point is None else ops.local_posterior(fit.pair, point, view)

@@ -23,7 +23,6 @@ from ppl_gen.scoring import (
     is_discrete,
     num_entries,
     point_draw,
-    rows_of,
     sliceable,
     with_point,
 )  # fmt: skip
@@ -67,7 +66,7 @@ def over_draws(fit: Fit, hook: str, data: Data, posterior: dict[str, np.ndarray]
     number = len(next(iter(posterior.values())))
     parts = []
     for rows in blocks(data, number * per_step):
-        found = ops.hook_over_draws(fit.pair, hook, posterior, rows_of(view, rows), **options)
+        found = ops.hook_over_draws(fit.pair, hook, posterior, view.take(rows), **options)
         inner = np.moveaxis(np.asarray(found), 0, 2)  # (n, T, draws, ...)
         parts.append(np.moveaxis(unpad(inner, data.lengths[rows]), 1, 0))
     return np.concatenate(parts, axis=1)

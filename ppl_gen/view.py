@@ -34,6 +34,26 @@ class View(NamedTuple):
     lengths: Any = None
     context: Any = None
 
+    def take(self, rows: Any) -> View:
+        """Some rows, by a slice or their numbers. The table of patterns stays whole, so that its shape does not
+        change."""
+        leaves = {name: leaf for name, leaf in self._asdict().items() if leaf is not None and name != "patterns"}
+        return self._replace(**{name: leaf[rows] for name, leaf in leaves.items()})
+
+
+def num_rows(data: View | None, num_obs: int | None) -> int:
+    """The size of a model's plate over observations: that of the data, or as many as are to be drawn."""
+    if data is not None:
+        return len(data.context if data.x is None else data.x)
+    if num_obs is None:
+        raise ValueError("Give the data, or num_obs, the number of observations to draw.")
+    return num_obs
+
+
+def batch_of(data: View | None, rows: Any, subsample_size: int | None) -> View | None:
+    """The rows of a mini-batch, or all of them."""
+    return data if data is None or subsample_size is None else data.take(rows)
+
 
 def backend_arrays(backend: str) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray], Any], float]:
     """How to make a backend's float arrays and its other arrays, and the largest float that it holds."""

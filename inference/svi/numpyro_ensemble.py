@@ -110,7 +110,7 @@ class _Program:
 
         def step(state: dict[str, Any], rows: jax.Array) -> tuple[dict[str, Any], jax.Array]:
             key, now = jax.random.split(state["key"])
-            loss, gradient = jax.value_and_grad(self._loss)(state["weights"], now, _take(view, rows))
+            loss, gradient = jax.value_and_grad(self._loss)(state["weights"], now, view.take(rows))
             updates, moments = self.optimizer.update(gradient, state["moments"])
             weights = jax.tree.map(lambda w, u: w - rate * u, state["weights"], updates)
             share = jnp.maximum(1 - AVERAGE, 1 / (state["count"] + 1))
@@ -132,7 +132,7 @@ class _Program:
         whole = len(rows) // size * size
 
         def chunk(part: tuple[Any, jax.Array]) -> jax.Array:
-            return self._loss(state["mean"], part[0], _take(view, part[1]))
+            return self._loss(state["mean"], part[0], view.take(part[1]))
 
         keys = jax.random.split(jax.random.key(0), whole // size)
         losses = jax.lax.map(chunk, (keys, rows[:whole].reshape(-1, size)))
@@ -140,11 +140,6 @@ class _Program:
         if whole < len(rows):
             total += chunk((jax.random.key(1), rows[whole:])) * (len(rows) - whole)
         return total / len(rows)
-
-
-def _take(view: View, rows: jax.Array) -> View:
-    parts = {name: leaf[rows] for name, leaf in view._asdict().items() if leaf is not None and name != "patterns"}
-    return view._replace(**parts)
 
 
 def _plain(leaf: Any) -> np.ndarray:

@@ -155,7 +155,7 @@ class _Program:
         arrays = {name: leaf for name, leaf in view._asdict().items() if leaf is not None and name != "patterns"}
 
         def function(weights: torch.Tensor, rows: torch.Tensor, *leaves: torch.Tensor) -> Any:
-            batch = _take(view._replace(**dict(zip(arrays, leaves, strict=True))), rows)
+            batch = view._replace(**dict(zip(arrays, leaves, strict=True))).take(rows)
             both = torch.func.grad_and_value(self._loss)
             gradient, loss = torch.func.vmap(both, in_dims=(0, _axes(batch)), randomness="different")(weights, batch)
             norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
@@ -173,7 +173,7 @@ class _Program:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             for part in rows.split(CHUNK, dim=1):
-                batch = _take(view, part)
+                batch = view.take(part)
                 losses = torch.func.vmap(self._loss, in_dims=(0, _axes(batch)), randomness="different")(weights, batch)
                 total += losses * part.shape[1]
         return (total / rows.shape[1]).numpy()
@@ -194,11 +194,6 @@ def _window(
             state.step(gradients)
             total += losses
     return (total / split.steps).numpy()
-
-
-def _take(view: View, rows: torch.Tensor) -> View:
-    parts = {name: leaf[rows] for name, leaf in view._asdict().items() if leaf is not None and name != "patterns"}
-    return view._replace(**parts)
 
 
 def _axes(batch: View) -> Any:

@@ -12,11 +12,12 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from ppl_gen.backends.numpyro_networks import Weights, weight_sites
-from ppl_gen.backends.numpyro_pairs import batch_of, num_rows, row_weights
+from ppl_gen.backends.numpyro_pairs import row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.autoregressive import numpyro_convolution as convolution
 from ppl_gen.models.autoregressive import numpyro_network as network
 from ppl_gen.models.autoregressive.architecture import Architecture, initialize, resolve
+from ppl_gen.view import batch_of, num_rows
 
 if TYPE_CHECKING:
     from ppl_gen.data import Schema, View

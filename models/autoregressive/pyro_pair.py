@@ -11,11 +11,12 @@ from pyro.distributions import TorchDistribution
 from torch.distributions import constraints
 
 from ppl_gen.backends.pyro_networks import Weights, weight_sites
-from ppl_gen.backends.pyro_pairs import batch_of, num_rows, row_weights
+from ppl_gen.backends.pyro_pairs import row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.autoregressive import pyro_convolution as convolution
 from ppl_gen.models.autoregressive import pyro_network as network
 from ppl_gen.models.autoregressive.architecture import Architecture, initialize, resolve
+from ppl_gen.view import batch_of, num_rows
 
 if TYPE_CHECKING:
     from ppl_gen.data import Schema, View

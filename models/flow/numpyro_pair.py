@@ -13,13 +13,14 @@ import numpyro.distributions as dist
 from numpyro.distributions.transforms import AffineTransform, IndependentTransform
 
 from ppl_gen.backends.numpyro_networks import Weights, weight_sites
-from ppl_gen.backends.numpyro_pairs import batch_of, make_guide, num_rows, row_weights
+from ppl_gen.backends.numpyro_pairs import make_guide, row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.flow import numpyro_cnf
 from ppl_gen.models.flow.architecture import Architecture, initialize, resolve
 from ppl_gen.models.flow.numpyro_base import base, base_cdf, base_quantile
 from ppl_gen.models.flow.numpyro_transforms import FlowTransform, from_base, to_base
 from ppl_gen.networks import GUIDE_SCALE, check_guide
+from ppl_gen.view import batch_of, num_rows
 
 if TYPE_CHECKING:
     from ppl_gen.data import Schema, View

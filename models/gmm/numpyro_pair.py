@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
-from ppl_gen.backends.numpyro_pairs import batch_of, make_guide, num_rows, row_weights
+from ppl_gen.backends.numpyro_pairs import make_guide, row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.gmm import numpyro_em
 from ppl_gen.models.gmm.hyperparameters import Hyperparameters, resolve
 from ppl_gen.models.gmm.initialize import initialize
 from ppl_gen.models.gmm.numpyro_density import GaussianMixture, component, component_scale, log_weights, priors
+from ppl_gen.view import batch_of, num_rows
 
 if TYPE_CHECKING:
     from ppl_gen.data import Schema, View

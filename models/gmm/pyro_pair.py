@@ -9,12 +9,13 @@ import pyro
 import pyro.distributions as dist
 import torch
 
-from ppl_gen.backends.pyro_pairs import batch_of, make_guide, num_rows, row_weights
+from ppl_gen.backends.pyro_pairs import make_guide, row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.gmm import pyro_em
 from ppl_gen.models.gmm.hyperparameters import Hyperparameters, resolve
 from ppl_gen.models.gmm.initialize import initialize
 from ppl_gen.models.gmm.pyro_density import GaussianMixture, as_float, component, component_scale, log_weights, priors
+from ppl_gen.view import batch_of, num_rows
 
 if TYPE_CHECKING:
     from ppl_gen.data import Schema, View

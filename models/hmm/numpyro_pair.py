@@ -12,7 +12,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.contrib.control_flow import scan
 
-from ppl_gen.backends.numpyro_pairs import batch_of, make_guide, num_rows, row_weights
+from ppl_gen.backends.numpyro_pairs import make_guide, row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.hmm import numpyro_em, numpyro_paths
 from ppl_gen.models.hmm.hyperparameters import Hyperparameters, resolve
@@ -20,6 +20,7 @@ from ppl_gen.models.hmm.initialize import initialize
 from ppl_gen.models.hmm.numpyro_chain import safe_log
 from ppl_gen.models.hmm.numpyro_emission import Emission, first_state, priors
 from ppl_gen.models.hmm.numpyro_markov import HiddenMarkov
+from ppl_gen.view import batch_of, num_rows
 
 if TYPE_CHECKING:
     from ppl_gen.data import Schema, View

@@ -41,10 +41,9 @@ def filtered(hyper: Hyperparameters, parameters: Sites, view: View) -> jax.Array
 def smoothed(hyper: Hyperparameters, parameters: Sites, view: View) -> jax.Array:
     """(N, T, K): p(z_t | x) given the whole sequence; past the end the prediction."""
     _, initial, transition, table = _tables(hyper, parameters, view)
-    smoothed = chain.expectations(initial, transition, jnp.swapaxes(table, 0, 1), None, view.lengths, has_zeros(hyper))[
-        3
-    ]
-    return jnp.swapaxes(smoothed, 0, 1)
+    table = jnp.swapaxes(table, 0, 1)
+    *_, probs = chain.expectations(initial, transition, table, None, view.lengths, has_zeros(hyper))
+    return jnp.swapaxes(probs, 0, 1)
 
 
 def most_probable_path(hyper: Hyperparameters, parameters: Sites, view: View) -> jax.Array:

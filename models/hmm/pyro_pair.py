@@ -11,13 +11,14 @@ import pyro.distributions as dist
 import torch
 
 from ppl_gen.backends.pyro_normal import as_float
-from ppl_gen.backends.pyro_pairs import batch_of, make_guide, num_rows, row_weights
+from ppl_gen.backends.pyro_pairs import make_guide, row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.hmm import pyro_em, pyro_paths
 from ppl_gen.models.hmm.hyperparameters import Hyperparameters, resolve
 from ppl_gen.models.hmm.initialize import initialize
 from ppl_gen.models.hmm.pyro_chain import safe_log
 from ppl_gen.models.hmm.pyro_emission import Emission, HiddenMarkov, first_state, priors
+from ppl_gen.view import batch_of, num_rows
 
 if TYPE_CHECKING:
     from ppl_gen.data import Schema, View

@@ -279,12 +279,10 @@ def sample_table(
 
     :param options: for a model of sequences ``num_steps``; they are then (num_obs, num_steps, d).
     """
-
-    def run(parameters: Mapping[str, jax.Array], key: Any) -> jax.Array:
-        model = handlers.seed(handlers.substitute(pair.density, data=parameters), key)
-        return handlers.trace(model).get_trace(None, num_obs=num_obs, **options)["x"]["value"]
-
-    program = pair.cached(("sample_table", num_obs, *options.values()), lambda: _Program(run, limit=100_000))  # values
+    program = pair.cached(
+        ("sample_table", num_obs, *options.values()),
+        lambda: _Program(lambda one, key: _draw(pair, one, key, num_obs, None, options), limit=100_000),  # values
+    )
     size = num_obs * options.get("num_steps", 1)
     return np.asarray(program(size, _as_jax(parameters), jax.random.key(seed)))
 

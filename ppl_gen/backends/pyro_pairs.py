@@ -1,4 +1,4 @@
-"""What the pair of every family needs in Pyro: plate sizes, mini-batches, row weights, guides."""
+"""What the pair of every family needs in Pyro: row weights and guides."""
 
 from __future__ import annotations
 
@@ -15,22 +15,6 @@ from ppl_gen.backends.pyro_normal import as_float
 
 if TYPE_CHECKING:
     from ppl_gen.data import View
-
-
-def num_rows(data: View | None, num_obs: int | None) -> int:
-    if data is not None:
-        return len(data.context if data.x is None else data.x)
-    if num_obs is None:
-        raise ValueError("Give the data, or num_obs, the number of observations to draw.")
-    return num_obs
-
-
-def batch_of(data: View | None, rows: torch.Tensor, subsample_size: int | None) -> View | None:
-    """The rows of a mini-batch, or all of them."""
-    if data is None or subsample_size is None:
-        return data
-    chosen = {name: value[rows] for name, value in data._asdict().items() if value is not None and name != "patterns"}
-    return data._replace(**chosen)
 
 
 def row_weights(view: View | None) -> Any:
