@@ -89,6 +89,14 @@ class Settings:
         ok = isinstance(value, int) and not isinstance(value, bool) and value >= low
         self.require(name, ok, f"a whole number of at least {low}")
 
+    def require_widths(self, name: str) -> None:
+        """Raise a :class:`SettingError` unless the field is the width of a layer or of several; one becomes a tuple."""
+        value: Any = getattr(self, name)
+        widths = value if isinstance(value, tuple) else (value,)
+        whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in widths)
+        self.require(name, bool(widths) and whole, "whole numbers of at least 1, such as 64,64 or (64, 64)")
+        object.__setattr__(self, name, widths)
+
     def require_number(self, name: str, low: float, high: float = float("inf")) -> None:
         value = getattr(self, name)
         ok = isinstance(value, int | float) and not isinstance(value, bool) and low < value < high

@@ -80,11 +80,7 @@ class Autoregressive(Family):
         super().__post_init__()
         self.require_choice("network", NETWORKS)
         self.require_choice("real", REAL)
-        if isinstance(self.hidden, int) and not isinstance(self.hidden, bool):  # one hidden layer
-            object.__setattr__(self, "hidden", (self.hidden,))
-        widths = self.hidden if isinstance(self.hidden, tuple) else ()
-        whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in widths)
-        self.require("hidden", bool(widths) and whole, "whole numbers of at least 1, such as 64,64 or (64, 64)")
+        self.require_widths("hidden")
         for name in ("num_mixture_components", "channels", "num_layers", "num_stacks"):
             self.require_integer(name, 1)
         self.require_integer("kernel_size", 2)

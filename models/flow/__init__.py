@@ -44,8 +44,6 @@ from ppl_gen.errors import DataError
 from ppl_gen.family import Family
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ppl_gen.data import Data, Schema
 
 __all__ = ["Flow"]
@@ -108,11 +106,7 @@ class Flow(Family):
         self.require_choice("base", BASES)
         if self.num_layers is not None:
             self.require_integer("num_layers", 1)
-        if isinstance(self.hidden, int) and not isinstance(self.hidden, bool):  # one hidden layer
-            object.__setattr__(self, "hidden", (self.hidden,))
-        widths = self.hidden if isinstance(self.hidden, tuple) else ()
-        whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in widths)
-        self.require("hidden", bool(widths) and whole, "whole numbers of at least 1, such as 64,64 or (64, 64)")
+        self.require_widths("hidden")
         self.require_integer("num_components", 1)
         self.require_integer("num_bins", 2)
         self.require_number("bound", 0.0)
