@@ -30,7 +30,8 @@ class Score:
     ``hdi``             (obs, 2) highest density interval of log p(x | theta) over draws
     ``log_prob``        DataArray (chain, draw, obs) of log p(x | theta), or None where it would not fit in memory
     ``kind``            exact, importance, unnormalised or implicit
-    ``error``           (obs,) standard error of the number itself (Monte Carlo), or None where it is exact
+    ``error``           (obs,) standard error of the number itself (Monte Carlo; of a continuous flow how far its solver
+                        and its estimate of the trace may be off), or None where it is exact
     ``elbo``            (obs,) where it is estimated by importance sampling, its lower bound, the ELBO; else None
     ``k_hat``           (obs,) likewise, Pareto k-hat of the weights: above 0.7 number and error are not to be trusted
     ``p_value``         (obs,) anomaly p-value: the rank of the row's density among densities of training rows that

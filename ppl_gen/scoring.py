@@ -80,6 +80,16 @@ def _in_original_units(fit: Fit, data: Data, view: View, rows: slice, values: np
     return values + np.asarray(jacobian[rows] if np.ndim(jacobian) else jacobian, values.dtype)
 
 
+def numerical_error(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> np.ndarray:
+    """(obs,): how far a solver or an estimate of a trace may put each log density off, nats, under the worst draw; the
+    log of a mean density is off by no more."""
+    view, ops, found = sliceable(fit, data), backends.ops(fit.backend), np.empty(len(data))
+    for rows, window in importance.windows(len(data), CHUNK_VALUES // len(next(iter(posterior.values())))):
+        under_draws = ops.hook_over_draws(fit.pair, "log_prob_error", posterior, view.take(window))
+        found[rows] = under_draws.max(0)[rows.start - window.start :]
+    return found
+
+
 def sliceable(fit: Fit, data: Data) -> View:
     """The whole table as arrays whose slices cost nothing: a slice of a JAX array would compile, once per position."""
     return data.view("numpy" if fit.backend == "numpyro" else fit.backend)
@@ -130,6 +140,9 @@ def score(
         if keep:
             kept.append(draws)
     error, elbo, k_hat = map(np.concatenate, zip(*precisions, strict=True)) if precisions else (None, None, None)
+    if fit.pair.log_prob_error is not None:
+        numerical = numerical_error(fit, data, point or posterior)
+        error = numerical if error is None else np.hypot(error, numerical)
     return Score(
         log_predictive=predictive, sd=sd, hdi=hdi, kind=fit.family.density_for(fit.schema), hdi_prob=hdi_prob,
         uncertainty=fit.uncertainty, log_prob=_as_dataarray(fit, kept) if keep else None,

@@ -136,7 +136,7 @@ def fitted() -> Any:
     angle = rng.uniform(0, np.pi, 300)
     table = pd.DataFrame({"a": np.cos(angle), "b": np.sin(angle)}) + 0.2 * rng.normal(size=(300, 2))
     return pg.fit(
-        pg.Flow(transform="cnf", hidden=(8, 8), num_layers=4), table, engine=pg.SVI(num_members=2, max_steps=300)
+        pg.Flow(transform="cnf", hidden=(8, 8), num_layers=2), table, engine=pg.SVI(num_members=2, max_steps=300)
     )
 
 
@@ -148,11 +148,17 @@ def test_density_integrates_to_one_after_training(fitted: Any) -> None:
     assert abs(total) < 0.01
 
 
-def test_error_of_a_trained_density_can_be_asked_of_its_pair(fitted: Any) -> None:
-    one = {name: jnp.asarray(value[0, 0]) for name, value in fitted.draws.posterior.items()}
-    error = np.asarray(fitted.pair.log_prob_error(one, fitted.train.view("numpyro")))
-    assert error.shape == (300,)
-    assert error.max() < 1e-2
+def test_score_says_how_far_the_solver_may_be_off(fitted: Any) -> None:
+    """By no more than with the worst member, and that is what half the step changes."""
+    error = fitted.score().error
+    members = [
+        np.asarray(fitted.pair.log_prob_error({k: jnp.asarray(v[i, 0]) for k, v in fitted.draws.posterior.items()},
+                                              fitted.train.view("numpyro")))
+        for i in range(2)
+    ]  # fmt: skip
+    np.testing.assert_allclose(error, np.max(members, axis=0), rtol=0.01, atol=3e-6)  # in float32
+    assert 1e-3 < error.max() < 0.1  # two steps are a coarse solver
+    assert "log_prob_error" in fitted.score().to_frame()
 
 
 def test_a_far_outlier_has_a_finite_density(fitted: Any) -> None:

@@ -65,7 +65,8 @@ def score(
 
     Columns: row, log_prob, log_prob_sd, hdi_low, hdi_high, anomaly_p_value, kind. The p-value is the row's rank among
     the densities of training rows that were held out (conformal): 0.01 is as rare as one training row in a hundred.
-    Where the density is estimated by importance sampling also log_prob_error (Monte Carlo), elbo and k_hat.
+    Where the density is estimated by importance sampling also log_prob_error (Monte Carlo), elbo and k_hat; of a
+    continuous flow log_prob_error (solver).
 
     [bold]Examples[/bold]
 
