@@ -15,6 +15,7 @@ from ppl_gen import plots_chains, plots_times
 from ppl_gen.errors import SettingError, StorageError, UnsupportedError, did_you_mean
 from ppl_gen.files import check_writable, reason, resolve
 from ppl_gen.plots_chains import plot_energy, plot_loss, plot_rank, plot_trace
+from ppl_gen.plots_conditionals import no_conditionals, plot_conditionals
 from ppl_gen.plots_density import no_density, no_grid, plot_density, plot_grid
 from ppl_gen.plots_durations import plot_durations
 from ppl_gen.plots_intervals import ALL_FIXED, NO_SPREAD, panels_of, plot_compare, plot_parameters
@@ -28,14 +29,15 @@ if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
 __all__ = [
-    "KINDS", "applicable", "plot_all", "plot_calibration", "plot_compare", "plot_density", "plot_durations",
-    "plot_energy", "plot_forecast", "plot_grid", "plot_khat", "plot_latents", "plot_loss", "plot_pairs",
-    "plot_parameters", "plot_pit", "plot_posterior_predictive", "plot_rank", "plot_residuals", "plot_score",
-    "plot_states", "plot_trace", "plot_transitions",
+    "KINDS", "applicable", "plot_all", "plot_calibration", "plot_compare", "plot_conditionals", "plot_density",
+    "plot_durations", "plot_energy", "plot_forecast", "plot_grid", "plot_khat", "plot_latents", "plot_loss",
+    "plot_pairs", "plot_parameters", "plot_pit", "plot_posterior_predictive", "plot_rank", "plot_residuals",
+    "plot_score", "plot_states", "plot_trace", "plot_transitions",
 ]  # fmt: skip
 
 KINDS: dict[str, Callable[[Fit], Figure]] = {
-    "pairs": plot_pairs, "density": plot_density, "grid": plot_grid, "calibration": plot_calibration,
+    "pairs": plot_pairs, "density": plot_density, "grid": plot_grid, "conditionals": plot_conditionals,
+    "calibration": plot_calibration,
     "latents": plot_latents, "score": plot_score, "pit": plot_pit,
     "posterior_predictive": plot_posterior_predictive, "khat": plot_khat, "parameters": plot_parameters,
     "trace": plot_trace, "rank": plot_rank, "energy": plot_energy, "loss": plot_loss,
@@ -55,7 +57,8 @@ def applicable(fit: Fit) -> dict[str, str]:
     if fit.draws.losses is None or len(fit.draws.losses) == 0:
         reasons["loss"] = plots_chains.NO_LOSS
     reasons["khat"] = no_khat(fit)
-    reasons |= {"density": no_density(fit), "grid": no_grid(fit), "calibration": no_calibration(fit)}
+    reasons |= {"density": no_density(fit), "grid": no_grid(fit), "conditionals": no_conditionals(fit)}
+    reasons["calibration"] = no_calibration(fit)
     if fit.uncertainty == "point":
         reasons["parameters"] = NO_SPREAD
     elif not panels_of(fit):

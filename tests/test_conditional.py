@@ -11,8 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 import ppl_gen as pg
+from ppl_gen import plots
 from ppl_gen.cli import app
 from ppl_gen.data import Data, Schema
+from ppl_gen.errors import UnsupportedError
 from ppl_gen.evidence import Evidence
 from ppl_gen.models.flow import Flow
 
@@ -158,6 +160,18 @@ def test_replicated_tables_have_the_conditions_of_the_observed_one() -> None:
     diagnosis = fitted().diagnose()
     assert set(diagnosis.details["pit"].columns) == {"response", "other"}
     assert not diagnosis.details["predictive"]["statistic"].str.contains("dose").any()
+
+
+def test_the_picture_of_conditionals_follows_the_condition() -> None:
+    figure = plots.plot_conditionals(fitted())
+    assert [ax.get_ylabel() for ax in figure.axes] == ["response", "other"]
+    assert figure.axes[1].get_xlabel() == "dose"
+    places, median = figure.axes[0].lines[0].get_data()
+    # A median of 400 draws has standard error 1.25 * NOISE / 20 = 0.125; the fit is 0.3 off at the ends of the doses.
+    np.testing.assert_allclose(median[5:-5], 2 * places[5:-5], atol=0.8)
+    np.testing.assert_allclose(figure.axes[1].lines[0].get_ydata()[5:-5], 0, atol=2)  # of standard deviation 5
+    with pytest.raises(UnsupportedError, match="nothing is conditioned on"):
+        plots.plot_conditionals(pg.fit(pg.GMM(1), doses(60), engine=pg.EM(num_bootstraps=0), seed=0))
 
 
 def test_a_saved_conditional_fit_comes_back(tmp_path) -> None:

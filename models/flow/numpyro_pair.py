@@ -122,7 +122,7 @@ def make_weight_guide(
 
 
 def log_prob_error(architecture: Architecture, weights: Weights, view: View) -> jax.Array:
-    """(n,): how far log p(x) of a continuous flow may be off, in nats; with whole numbers, in the middle of the cell."""
+    """(n,): how far log p(x) of a continuous flow may be off, nats; with whole numbers, in the middle of the cell."""
     if architecture.is_discrete.any():
         view = view._replace(x=view.x + 0.5 * jnp.asarray(architecture.spread, view.x.dtype).sum(0))
     return numpyro_cnf.log_prob_error(architecture, weights, base(architecture, weights).log_prob, view)

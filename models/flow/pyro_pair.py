@@ -121,7 +121,7 @@ def make_weight_guide(
 
 
 def log_prob_error(architecture: Architecture, weights: Weights, view: View) -> torch.Tensor:
-    """(n,): how far log p(x) of a continuous flow may be off, in nats; with whole numbers, in the middle of the cell."""
+    """(n,): how far log p(x) of a continuous flow may be off, nats; with whole numbers, in the middle of the cell."""
     if architecture.is_discrete.any():
         view = view._replace(x=view.x + 0.5 * torch.as_tensor(architecture.spread, dtype=view.x.dtype).sum(0))
     return pyro_cnf.log_prob_error(architecture, weights, base(architecture, weights).log_prob, view)
