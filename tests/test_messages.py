@@ -207,8 +207,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("forecast {runs}/none", "there is no such folder"),
         ("forecast {runs}/t.csv", "is no fit but a file"),
-        ("forecast {runs}/gmm -n 3", "families that can: hmm"),
-        ("score {runs}/gmm --per-step", "families that can: hmm"),
+        ("forecast {runs}/gmm -n 3", "families that can: autoregressive, hmm"),
+        ("score {runs}/gmm --per-step", "families that can: autoregressive, hmm"),
         ("latents {runs}/gmm --method viterbi", "--method is for families that model sequences; gmm models rows"),
         ("forecast {runs}/hmm -n 0", "--horizon must be a whole number of at least 1, not 0."),
         ("forecast {runs}/hmm -n -3", "--horizon must be"),

@@ -19,7 +19,9 @@ SOURCES = {"ppl_gen": "ppl_gen", "ppl_gen.models": "models", "ppl_gen.inference"
 BACKENDS = ("numpyro", "pyro")
 
 # All that a family or an engine may know of ppl_gen, beside the other files of its own side.
-CONTRACTS = {"backends", "data", "engine", "errors", "family", "networks", "progress", "registry", "schema", "settings"}
+CONTRACTS = {
+    "backends", "data", "engine", "errors", "family", "networks", "progress", "registry", "schema", "settings", "view",
+}  # fmt: skip
 # What may name a family or an engine: fit brings them together, the demonstration does what a user would.
 TOGETHER = {"fit", "demo"}
 # Hands each backend its arrays, so it knows both libraries; it imports them when it is asked for such arrays.

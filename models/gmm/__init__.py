@@ -159,6 +159,11 @@ class GMM(Family):
         check_components(self)
 
     @property
+    def num_labels(self) -> int:
+        """K, see :attr:`size`."""
+        return self.size
+
+    @property
     def is_auto(self) -> bool:
         """Whether the weights follow the stick-breaking prior."""
         return self.num_components == "auto"
