@@ -65,8 +65,8 @@ class Data:
         one value only is refused, or if it ends as count or binary warned of.
 
         :param table: a DataFrame, a 1-d or 2-d array, or the path of a .csv, .parquet, .npy or .npz file
-            (``file.npz:name`` picks one array of several). An array (n, h, w) or (n, h, w, c) is n images, whose columns
-            are the pixels, all of one kind (``kinds={"pixel": ...}``): see :func:`ppl_gen.images.read`.
+            (``file.npz:name`` picks one array of several). An array (n, h, w) or (n, h, w, c) is n images: the columns
+            are their pixels, all of one kind (``kinds={"pixel": ...}``), see :func:`ppl_gen.images.read`.
         :param columns: the columns to model, in this order; all by default. ``drop``: those to leave out.
         :param standardize: real columns have weighted mean 0 and standard deviation 1 (dividing by n) in model space.
         :param weights: (n,) row weights >= 0, or the name of a column that holds them and is not modelled; a weight
@@ -314,3 +314,8 @@ class Data:
     def unit(self) -> str:
         """What an observation is called."""
         return "image" if self.schema.image is not None else "row" if self.lengths is None else "sequence"
+
+    @property
+    def a_unit(self) -> str:
+        """One of them, for a message."""
+        return f"{'an' if self.unit == 'image' else 'a'} {self.unit}"

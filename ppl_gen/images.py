@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ppl_gen.schema import Schema
 
 LEVELS = 256  # values of a whole-number pixel
+ROWS_AT_ONCE = 256
 PIXEL = "pixel"  # stands for all of them in kinds=
 
 
@@ -56,18 +57,18 @@ def read(
     """
     assert source.image is not None
     x = to_floats(source.values, source.image)
-    kind = _chosen(kinds) or infer_kind(source.values, x)
+    kind = _chosen(kinds) or infer_kind(source.values)
     kind = widen(PIXEL, kind, accept, accept_for)
     dtype = str(source.values.dtype)
     columns = tuple(Column(name, kind, dtype) for name in source.names)
     if kind == "categorical":
         labels, codes = np.unique(x, return_inverse=True)
         if len(labels) > LEVELS or (labels != np.rint(labels)).any():
-            raise DataError(f"Pixels have {len(labels):,} different values, so they are no labels: choose another kind.")
+            raise DataError(f"Pixels have {len(labels):,} different values, no labels: choose another kind.")
         categories = tuple(int(v) for v in labels)
         columns = tuple(dataclasses.replace(c, categories=categories) for c in columns)
         x = codes.reshape(x.shape).astype(x.dtype)
-    check_values(x, kind, source.image)
+    check_values(source.values, kind, source.image)
     return fit_columns(columns, x, kind, standardize, weights, source.image)
 
 
@@ -99,26 +100,29 @@ def to_floats(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return x
 
 
-def infer_kind(values: np.ndarray, x: np.ndarray) -> str:
+def infer_kind(values: np.ndarray) -> str:
     """binary, count or real; see :func:`read`."""
-    low, high = x.min(), x.max()
-    if values.dtype.kind == "f" and (low < 0 or high >= LEVELS or not is_whole(x)):
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f" and (low < 0 or high >= LEVELS or not is_whole(values)):
         return "real"
     return "binary" if low >= 0 and high <= 1 else "count"
 
 
-def is_whole(x: np.ndarray) -> bool:
+def is_whole(values: np.ndarray) -> bool:
     """Whether all are whole numbers; found without a look at most of them where they are not."""
-    return bool((x[:1] == np.rint(x[:1])).all() and (x == np.rint(x)).all())
+    if values.dtype.kind != "f":
+        return True
+    return bool((values[:1] == np.rint(values[:1])).all() and (values == np.rint(values)).all())
 
 
-def check_values(x: np.ndarray, kind: str, shape: tuple[int, ...]) -> None:
+def check_values(values: np.ndarray, kind: str, shape: tuple[int, ...]) -> None:
     """Raise a :class:`DataError` for a pixel that its kind does not allow."""
     if kind not in ("binary", "count"):
         return
     top = 1 if kind == "binary" else LEVELS - 1
-    if x.min() >= 0 and x.max() <= top and is_whole(x):
+    if values.min() >= 0 and values.max() <= top and is_whole(values):
         return
+    x = values.astype(np.float64)
     image, column = (int(i) for i in np.argwhere((x < 0) | (x > top) | (x != np.rint(x)))[0])
     allowed = "0 or 1" if kind == "binary" else f"a whole number from 0 to {top}"
     advice = ", or pass floats with fractions, which are modelled as real numbers" if kind == "count" else ""
@@ -137,7 +141,9 @@ def fit_columns(
     :raises DataError: nothing varies, or a real pixel or a label never does.
     """
     counted = x if weights is None else x[weights > 0]
-    constant = counted.min(0) == counted.max(0)
+    constant = np.ones(x.shape[1], bool)
+    for start in range(0, len(counted), ROWS_AT_ONCE):  # in pieces that stay in the cache
+        constant &= (counted[start : start + ROWS_AT_ONCE] == counted[0]).all(0)
     if constant.all():
         raise DataError("All images are alike, so there is nothing to fit.")
     if constant.any() and kind not in ("binary", "count"):

@@ -144,6 +144,8 @@ def _from_array(table: Any, images: bool) -> Source:
             f"A table has rows and columns{more}; this array has {array.ndim} dimensions, shape {array.shape}."
         )
     shape = array.shape[1:] if array.ndim > 2 else None
+    if shape is not None and not array.size:
+        raise DataError(f"There are no images, or they have no pixels: this array has the shape {array.shape}.")
     array = array.reshape(len(array), -1) if array.size else array.reshape(*(*array.shape, 0)[:2])
     return Source(array, tuple(f"x{j}" for j in range(array.shape[1])), "array", image=shape)
 

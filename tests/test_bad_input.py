@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as npst
 from ppl_gen.data import Data
 from ppl_gen.errors import DataError
 
-pytestmark = pytest.mark.filterwarnings("ignore:Columns? .* never var:UserWarning")  # of counts and truth values
+pytestmark = pytest.mark.filterwarnings("ignore:(Columns? )?.* never var:UserWarning")  # of counts and truth values
 
 MANY = settings(max_examples=max(150, settings().max_examples))
 NUMBERS = pd.DataFrame({"age": [31, 45, 27, 60], "height": [1.62, 1.81, 1.75, 1.70], "town": ["A", "B", "A", "C"]})

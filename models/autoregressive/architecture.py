@@ -195,9 +195,7 @@ def _masked_convolutions(family: Autoregressive, num_inputs: int) -> dict[str, W
     return {
         "embedding_weight": Weight((num_inputs, size), num_inputs**-0.5),
         "embedding_bias": Weight((size,), 1.0),
-        "vertical_weight": Weight(
-            (layers, taps, 2 * taps - 1, size, 2 * size), (taps * (2 * taps - 1) * size) ** -0.5
-        ),
+        "vertical_weight": Weight((layers, taps, 2 * taps - 1, size, 2 * size), (taps * (2 * taps - 1) * size) ** -0.5),
         "vertical_bias": Weight((layers, 2 * size)),
         "horizontal_weight": Weight((layers, taps, size, 2 * size), (taps * size) ** -0.5),
         "horizontal_bias": Weight((layers, 2 * size)),

@@ -1,6 +1,7 @@
-"""Gated masked convolutions in torch: what a pixel knows of those before it (van den Oord et al. 2016, arXiv:1606.05328).
+"""Gated masked convolutions in torch: what a pixel knows of those before it (van den Oord et al. 2016b).
 
-The twin of ``numpyro_pixelcnn``, which has the formulas. Images are (N, h w c) in model space.
+The twin of ``numpyro_pixelcnn``, which has the formulas. Images are (N, h w c) in model space. Whole images are
+convolved by torch's own convolution, which takes a third of the time of products of matrices.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.functional import pad
+from torch.nn.functional import conv2d, pad
 
 from ppl_gen.backends.pyro_networks import Weights
 from ppl_gen.models.autoregressive import pyro_network as network
@@ -68,10 +69,9 @@ def _contexts(
     total = torch.zeros(())
     for layer in range(architecture.family.num_layers):
         own = _layer(architecture, weights, layer)
-        above, left = pad(v, (0, 0, 0, 0, reach, 0)), pad(h, (0, 0, reach, 0))
-        a = _vertical(own, [above[:, i : i + height] for i in range(reach + 1)])
-        reads = [left[:, :, j : j + width] for j in range(reach + 1)]
-        h, total = _horizontal(own, reads, _product(a, own["link_weight"]), total)
+        a = _convolution(v, own["vertical_weight"], reach, (reach, reach)) + own["vertical_bias"]
+        b = _convolution(h, own["horizontal_weight"][None], 0, (reach, 0)) + own["horizontal_bias"]
+        h, total = _mix(own, h, b + _product(a, own["link_weight"]), total)
         v = _gate(a)
     return pixels, encoded, torch.relu(total).reshape(len(pixels), -1)
 
@@ -94,6 +94,12 @@ def _gate(a: torch.Tensor) -> torch.Tensor:
     return torch.tanh(first) * torch.sigmoid(second)
 
 
+def _convolution(x: torch.Tensor, weight: torch.Tensor, above: int, beside: tuple[int, int]) -> torch.Tensor:
+    """(N, h, w, m) of x (N, h, w, n) by weights (rows, columns, n, m), zeros around it."""
+    wide = pad(x.permute(0, 3, 1, 2), (*beside, above, 0))
+    return conv2d(wide, weight.permute(3, 2, 0, 1)).permute(0, 2, 3, 1)
+
+
 def _vertical(own: Weights, rows: list[torch.Tensor]) -> torch.Tensor:
     """(..., w, 2 channels): the vertical convolution where it reads ``rows``, (..., w, channels) each."""
     reach, width = len(rows) - 1, rows[0].shape[-2]
@@ -107,14 +113,21 @@ def _horizontal(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The horizontal stack's output and the sum of skips; of ``reads`` the last is its input at the pixel itself."""
     b = _product(torch.cat(reads, -1), own["horizontal_weight"].flatten(0, 1)) + own["horizontal_bias"] + link
+    return _mix(own, reads[-1], b, total)
+
+
+def _mix(
+    own: Weights, h: torch.Tensor, b: torch.Tensor, total: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     residual, skip = (_product(_gate(b), own["mix_weight"]) + own["mix_bias"]).chunk(2, -1)
-    return reads[-1] + residual, total + skip
+    return h + residual, total + skip
 
 
 def _draw(architecture: Architecture, weights: Weights, u: torch.Tensor) -> torch.Tensor:
     """:func:`from_uniform` of a part of the images: row by row, and in a row pixel by pixel.
 
-    Of each layer the vertical stack keeps its inputs in the last k - 1 rows, the horizontal one in the last k - 1 pixels.
+    Of each layer the vertical stack keeps its inputs in the last k - 1 rows, the horizontal one at the last k - 1
+    pixels.
     """
     assert architecture.image is not None
     (height, width), reach = architecture.image, architecture.family.kernel_size - 1
