@@ -95,7 +95,7 @@ def test_every_column_depends_on_the_context() -> None:
 @pytest.mark.parametrize("real", ["logistic", "gaussian"])
 def test_log_prob_is_the_chain_of_conditionals(real: str) -> None:
     """The network called once a column, with all that comes later set to 0."""
-    from ppl_gen.models.autoregressive import numpyro_columns as conditionals
+    from ppl_gen.backends import numpyro_columns as conditionals
     from ppl_gen.models.autoregressive import numpyro_network as network
 
     pair, architecture, values = made(mixed(), real=real, **TINY)

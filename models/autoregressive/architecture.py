@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ppl_gen.conditionals import LEAST_SCALE, UNIT, Group, group_columns, logits, start_units, unit_layout
 from ppl_gen.errors import DataError
 from ppl_gen.images import LEVELS
 from ppl_gen.networks import Layout, Weight, degree_masks, initial_weights, perceptron_layout
 
 if TYPE_CHECKING:
-    from ppl_gen.columns import Column
     from ppl_gen.data import Schema, View
     from ppl_gen.models.autoregressive import Autoregressive
 
 START_SCALE = 0.4  # of the components of a mixture at first, in standard deviations of the column
-REACH = 10.0  # numbers are read as within +-REACH: what the network says of an outlier can't overflow
-MIN_SCALE = 1e-3  # the least that a component may have, so that a repeated value is no spike of infinite density
-UNIT = 0.5413248546129181  # softplus(UNIT) = 1
-STEPS = {4: 24, 8: 48}  # of the search for a quantile, by the bytes of a float
 MAX_STARTING_VALUES = 2_000_000  # entries of the table that the starts are found from
 PIXELS_AT_ONCE = 64 * 28 * 28  # of images that are scored together: their activations take 0.7 GB in 7 layers of 32
 DRAWN_AT_ONCE = 512 * 28 * 28  # of images that are drawn together
@@ -28,43 +25,6 @@ NO_IMAGES = (
     "network='pixelcnn' models images, arrays (n, h, w) or (n, h, w, c), and this is a table: reshape it, as in "
     "x.reshape(-1, 28, 28), or choose network='made' for rows, 'causal_conv' for sequences."
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Columns of one kind, and of one number of categories: their inputs and outputs of the network.
-
-    ``columns``         their places in the table
-    ``num_inputs``      numbers that one column is encoded as; inputs are (columns, num_inputs) in a row
-    ``num_parameters``  of one column's conditional; outputs are (num_parameters, columns) in a row
-    ``first_input``     where their inputs start
-    ``first_output``    where their outputs start
-    ``upper``           the greatest value of counts that have one
-    """
-
-    kind: str
-    columns: tuple[int, ...]
-    num_inputs: int
-    num_parameters: int
-    first_input: int
-    first_output: int
-    upper: int | None = None
-
-    @property
-    def size(self) -> int:
-        """How many columns."""
-        return len(self.columns)
-
-    @property
-    def where(self) -> Any:
-        """The columns as an index: a slice where they stand together."""
-        first = self.columns[0]
-        return slice(first, first + self.size) if self.columns[-1] - first == self.size - 1 else np.array(self.columns)
-
-    @property
-    def outputs(self) -> slice:
-        """Their outputs among all."""
-        return slice(self.first_output, self.first_output + self.num_parameters * self.size)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,9 +94,9 @@ def resolve(family: Autoregressive, schema: Schema) -> Architecture:
             raise DataError(NO_IMAGES)
         image = schema.image[:2]
         columns = columns[: len(columns) // (image[0] * image[1])]
-    groups = _groups(family, columns, None if schema.image is None else LEVELS - 1)
+    groups = group_columns(columns, partial(_num_parameters, family), None if schema.image is None else LEVELS - 1)
     num_context = schema.num_context
-    layout = _units(groups)
+    layout = unit_layout(groups)
     if family.network != "made":
         convolutions = _convolutions if image is None else _masked_convolutions
         layout |= convolutions(family, sum(group.num_inputs * group.size for group in groups))
@@ -149,29 +109,8 @@ def resolve(family: Autoregressive, schema: Schema) -> Architecture:
     return Architecture(family, len(columns), num_context, groups, layout, tuple(masks), image)
 
 
-def _groups(family: Autoregressive, columns: tuple[Column, ...], upper: int | None) -> tuple[Group, ...]:
-    members: dict[tuple[str, int], list[int]] = {}
-    for place, column in enumerate(columns):
-        members.setdefault((column.kind, len(column.categories or ())), []).append(place)
-    groups, first_input, first_output = [], 0, 0
-    for (kind, size), places in members.items():
-        inputs = size if kind == "categorical" else 1
-        outputs = {"binary": 1, "categorical": size}.get(kind, 3 * family.num_mixture_components)
-        groups.append(Group(kind, tuple(places), inputs, outputs, first_input, first_output,
-                            upper if kind == "count" else None))  # fmt: skip
-        first_input, first_output = first_input + inputs * len(places), first_output + outputs * len(places)
-    return tuple(groups)
-
-
-def _units(groups: tuple[Group, ...]) -> dict[str, Weight]:
-    """Locations and log scales of columns of numbers; of counts also those of log(1 + count), as the network reads
-    (of counts with a greatest value those of the count)."""
-    names = {"real": ("real",), "count": ("count", "count_input")}
-    layout: dict[str, Weight] = {}
-    for group in groups:
-        for name in names.get(group.kind, ()):
-            layout |= {f"{name}_shift": Weight((group.size,)), f"{name}_log_scale": Weight((group.size,))}
-    return layout
+def _num_parameters(family: Autoregressive, kind: str, num_categories: int) -> int:
+    return {"binary": 1, "categorical": num_categories}.get(kind, 3 * family.num_mixture_components)
 
 
 def _convolutions(family: Autoregressive, num_inputs: int) -> dict[str, Weight]:
@@ -219,29 +158,16 @@ def initialize(architecture: Architecture, view: View, seed: int, num_starts: in
     for group in architecture.groups:
         columns = x[:, list(group.columns)]
         bias[:, group.outputs] += _marginal(architecture.family, group, columns).ravel()
-        if group.kind in ("real", "count"):
-            _set_units(values, group.kind, columns, 1e-6 if group.kind == "real" else 0.5)
-        if group.kind == "count":
-            bounded = group.upper is not None
-            _set_units(values, "count_input", columns if bounded else np.log1p(columns), 0.5 if bounded else 1e-3)
+        start_units(values, group, columns)
     return values
-
-
-def _set_units(values: dict[str, np.ndarray], name: str, columns: np.ndarray, least: float) -> None:
-    values[f"{name}_shift"] += columns.mean(0)
-    values[f"{name}_log_scale"] += np.log(np.maximum(columns.std(0), least))
 
 
 def _marginal(family: Autoregressive, group: Group, x: np.ndarray) -> np.ndarray:
     """(num_parameters, columns): the parameters of each column's own distribution, roughly."""
-    if group.kind == "binary":
-        share = (x.sum(0) + 0.5) / (len(x) + 1)
-        return np.log(share / (1 - share))[None]
-    if group.kind == "categorical":
-        counts = (x[:, None] == np.arange(group.num_parameters)[:, None]).sum(0)
-        return np.log((counts + 0.5) / (len(x) + 0.5 * group.num_parameters))
+    if group.kind in ("binary", "categorical"):
+        return logits(group, x)
     number = family.num_mixture_components
-    spread = np.maximum(x.std(0), 1e-6 if group.kind == "real" else 0.5)
+    spread = np.maximum(x.std(0), LEAST_SCALE[group.kind])
     quantiles = np.quantile((x - x.mean(0)) / spread, (np.arange(number) + 0.5) / number, axis=0)
     raw = np.log(np.expm1(START_SCALE)) - UNIT
     return np.concatenate([np.zeros_like(quantiles), quantiles, np.full_like(quantiles, raw)])

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ppl_gen.backends import numpyro_columns as conditionals
 from ppl_gen.backends.numpyro_networks import Weights, perceptron
-from ppl_gen.models.autoregressive import numpyro_columns as conditionals
-from ppl_gen.models.autoregressive.architecture import Architecture, Group
+from ppl_gen.conditionals import Group
+from ppl_gen.models.autoregressive.architecture import Architecture
 
 
 def encode(architecture: Architecture, weights: Weights, x: jax.Array) -> jax.Array:

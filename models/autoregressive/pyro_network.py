@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import torch
 
+from ppl_gen.backends import pyro_columns as conditionals
 from ppl_gen.backends.pyro_networks import Weights, perceptron
-from ppl_gen.models.autoregressive import pyro_columns as conditionals
-from ppl_gen.models.autoregressive.architecture import Architecture, Group
+from ppl_gen.conditionals import Group
+from ppl_gen.models.autoregressive.architecture import Architecture
 
 
 def encode(architecture: Architecture, weights: Weights, x: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 
 from ppl_gen.backends.numpyro_networks import Weights
-from ppl_gen.models.autoregressive.architecture import MIN_SCALE, REACH, STEPS, UNIT, Group
+from ppl_gen.conditionals import MIN_SCALE, REACH, STEPS, UNIT, Group
 
 LOG_SQRT_TAU = 0.9189385332046727
 
@@ -116,6 +116,8 @@ def _mixture_quantile(mixture: Mixture, u: jax.Array, kind: str) -> jax.Array:
     # Where F and 1 - F are halves of the last digit nothing beyond can be told apart.
     u = jnp.clip(u, jnp.finfo(u.dtype).eps / 4, 1 - jnp.finfo(u.dtype).eps / 2)
     ends = loc + scale * (ndtri(u) if kind == "gaussian" else jnp.log(u) - jnp.log1p(-u))
+    if len(ends) == 1:
+        return ends[0]
     low, high = ends.min(0), ends.max(0)
 
     def step(i: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 from torch.special import ndtr, ndtri
 
 from ppl_gen.backends.pyro_networks import Weights
-from ppl_gen.models.autoregressive.architecture import MIN_SCALE, REACH, STEPS, UNIT, Group
+from ppl_gen.conditionals import MIN_SCALE, REACH, STEPS, UNIT, Group
 
 LOG_SQRT_TAU = 0.9189385332046727
 
@@ -120,6 +120,8 @@ def _mixture_quantile(mixture: Mixture, u: torch.Tensor, kind: str) -> torch.Ten
     # Where F and 1 - F are halves of the last digit nothing beyond can be told apart.
     u = u.clamp(kept.eps / 4, 1 - kept.eps / 2)
     ends = loc + scale * (ndtri(u) if kind == "gaussian" else u.log() - torch.log1p(-u))
+    if len(ends) == 1:
+        return ends[0]
     low, high = ends.amin(0), ends.amax(0)
     x, probs = 0.5 * (low + high), log_share.exp()
     for i in range(number):
