@@ -52,6 +52,10 @@ class Pair:
     ``to_uniform``     ``(parameters, view) -> (*x.shape, 2)``: between which numbers each entry's u lies, F(x-) and
                        F(x) given the entries before it; equal of real columns
     ``local``          sites inside ``obs`` that the guide proposes: log p(x) is then estimated by importance sampling
+    ``beta``           weight of the terms of ``local`` in the training objective of weights (1: the ELBO); scores ignore it
+    ``decode``         ``(parameters, View(latents (n, L), context=y)) -> {"typical": x, "expected": x}``, each (n, D): rows
+                       with these values of ``local``, as they would stand in a table, and with probabilities in binary
+                       columns. A family that has it has codes as local latents
     ``bayesian``       whether those weights have priors and are sample sites instead, for any engine
 
     Of a family of sequences, N of up to T steps with K hidden states (backends map them over draws):
@@ -84,6 +88,8 @@ class Pair:
     from_uniform: Callable[..., Any] | None = None
     to_uniform: Callable[..., Any] | None = None
     local: tuple[str, ...] = ()
+    beta: float = 1.0
+    decode: Callable[..., Any] | None = None
     bayesian: bool = False
     log_prob_error: Callable[..., Any] | None = None
     step_log_prob: Callable[..., Any] | None = None

@@ -9,6 +9,17 @@ The weights of networks are parameters without a prior. They are fitted by maxim
 members from starts of their own (Lakshminarayanan, Pritzel & Blundell 2017, arXiv:1612.01474): Adam (Kingma & Ba 2015,
 arXiv:1412.6980) on mini-batches, each member's loss watched on rows that it does not train on. A member's weights are
 a running mean of its iterates, as it was when that loss was least.
+
+Where a guide proposes local latents z of each row, as the encoder of an autoencoder does, the weights of model and
+guide are fitted together, by one of two bounds, with the family's :math:`\beta` (1 in most):
+
+.. math::
+    \text{elbo} = \mathrm{E}_q \log p(x \mid z) - \beta \sum_j \max(\lambda, \mathrm{KL}_j), \qquad
+    \text{iwae} = \mathrm{E} \log \tfrac1K \sum_k p(x \mid z_k)\, (p(z_k) / q(z_k \mid x))^\beta
+
+:math:`\mathrm{KL}_j` is that of dimension j of z, averaged over the rows of a step, in closed form between normals, and
+:math:`\lambda` the free bits (Kingma et al. 2016, arXiv:1606.04934, eq. 15; Burda, Grosse & Salakhutdinov 2016,
+arXiv:1509.00519, eq. 8).
 """
 
 from __future__ import annotations
@@ -18,11 +29,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ppl_gen.engine import Engine
+from ppl_gen.errors import SettingError
 
 if TYPE_CHECKING:
+    from ppl_gen.data import Data
+    from ppl_gen.engine import Draws
     from ppl_gen.family import Pair
+    from ppl_gen.progress import Monitor
 
 __all__ = ["SVI"]
+
+OBJECTIVES = ("elbo", "iwae")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +60,12 @@ class SVI(Engine):
         windows without a new best validation loss before its learning rate is lowered, or the third time it stops.
     :param batch_size: rows per step. None: of a guide all rows up to 10,000, else 1,000; of an ensemble 256, and 512
         from 20,000 rows on.
-    :param num_particles: guide draws per step. Not used by an ensemble.
+    :param num_particles: guide draws per step. None: 4 of a guide; of local latents 1 under ``"elbo"`` and 8 under
+        ``"iwae"``. Not used by an ensemble without local latents.
+    :param objective: of local latents: ``"elbo"``, or ``"iwae"``, the bound of K = ``num_particles`` particles.
+    :param annealing: of local latents: steps in which beta rises from 0 to the family's, so that the decoder learns to
+        use them before they have a price (Bowman et al. 2016, arXiv:1511.06349). Training goes on for as long at least.
+    :param free_bits: of local latents under ``"elbo"``: nats of each dimension that have no price.
     :param num_samples: draws kept from the fitted guide. Not used by an ensemble.
     :param num_starts: k-means starts, the best EM solution of which the guide is centred on at first. Not used by an
         ensemble.
@@ -63,12 +85,15 @@ class SVI(Engine):
     window: int = 500
     patience: int = 2
     batch_size: int | None = None
-    num_particles: int = 4
+    num_particles: int | None = None
     num_samples: int = 1000
     num_starts: int = 10
     num_members: int = 4
     validation: float = 0.1
     clip: float = 10.0
+    objective: str = "elbo"
+    annealing: int = 0
+    free_bits: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,10 +101,24 @@ class SVI(Engine):
             self.require_choice("guide", ("mean_field", "multivariate"))
         if self.learning_rate is not None:
             self.require_number("learning_rate", 0.0)
-        for name in ("max_steps", "window", "patience", "num_particles", "num_samples", "num_starts", "num_members"):
+        for name in ("max_steps", "window", "patience", "num_samples", "num_starts", "num_members"):
             self.require_integer(name, 1)
-        if self.batch_size is not None:
-            self.require_integer("batch_size", 1)
+        for name in ("batch_size", "num_particles"):
+            if getattr(self, name) is not None:
+                self.require_integer(name, 1)
+        self.require_choice("objective", OBJECTIVES)
+        self.require_integer("annealing", 0)
+        bits = self.free_bits
+        real = isinstance(bits, int | float) and not isinstance(bits, bool) and 0 <= bits < float("inf")
+        self.require("free_bits", real, "a number of at least 0")
+        if self.annealing >= self.max_steps:
+            raise SettingError(f"SVI: beta would rise over annealing={self.annealing} steps, but max_steps is "
+                               f"{self.max_steps}: lower the one or raise the other.")  # fmt: skip
+        if self.objective == "iwae" and self.free_bits:
+            raise SettingError("SVI: free_bits are of the KL divergence in objective='elbo', 'iwae' has none: leave "
+                               "one out.")  # fmt: skip
+        if self.objective == "iwae" and self.num_particles == 1:
+            raise SettingError("SVI: objective='iwae' with num_particles=1 is the ELBO: raise num_particles.")
         share = self.validation
         ok = isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 0.5
         self.require("validation", ok, "a number from 0 to 0.5")
@@ -105,5 +144,26 @@ class SVI(Engine):
         return self.rate_of_weights if pair.has_weights else self.rate_of_guide
 
     @property
+    def num_particles_of_guide(self) -> int:
+        """Draws per step of a guide over parameters."""
+        return self.num_particles or 4
+
+    @property
     def num_particles_of_weights(self) -> int:
-        return 1
+        """Draws per step of local latents."""
+        return self.num_particles or (8 if self.objective == "iwae" else 1)
+
+    def run(self, pair: Pair, data: Data, *, seed: int, monitor: Monitor) -> Draws:
+        """Fit the pair to the data.
+
+        :raises SettingError: a setting is of local latents, and the pair has none.
+        """
+        if not pair.local:
+            defaults = type(self)()
+            for name in ("objective", "annealing", "free_bits"):
+                if getattr(self, name) != getattr(defaults, name):
+                    raise SettingError(
+                        f"SVI: {name} is for families with a guide over local latents, such as vae (and flow over "
+                        f"whole-number columns); {pair.family.name} has none here: leave it out."
+                    )
+        return super().run(pair, data, seed=seed, monitor=monitor)

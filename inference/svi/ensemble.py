@@ -57,15 +57,17 @@ class Plateau:
     """Per member: its best validation loss so far, how its learning rate stands, and whether it is to go on.
 
     After ``patience`` windows without a new best, the rate is lowered; after the last lowering the member has stopped.
-    A loss that is not finite stops it at once.
+    A loss that is not finite stops it at once. Through the first ``grace`` windows, in which the objective still
+    changes, the latest parameters count as the best.
     """
 
-    def __init__(self, num_members: int, patience: int) -> None:
-        self.patience = patience
+    def __init__(self, num_members: int, patience: int, grace: int = 0) -> None:
+        self.patience, self.grace = patience, grace
         self.best = np.full(num_members, np.inf)
         self.stalled = np.zeros(num_members, int)
         self.lowered = np.zeros(num_members, int)
         self.broken = np.zeros(num_members, bool)
+        self.seen, self.kept = 0, np.zeros(num_members, int)  # windows; and the one that each member's best is of
 
     @property
     def stopped(self) -> np.ndarray:
@@ -78,10 +80,14 @@ class Plateau:
 
     def update(self, losses: np.ndarray) -> np.ndarray:
         """Take the losses of a window (M,); True for the members whose parameters are their best so far."""
-        going = ~self.stopped
+        going, self.seen = ~self.stopped, self.seen + 1
         self.broken |= going & ~np.isfinite(losses)
-        better = going & (losses < self.best)
+        annealing = self.seen <= self.grace
+        better = going & (~self.broken if annealing else losses < self.best)
         self.best = np.where(better, losses, self.best)
+        self.kept = np.where(better, self.seen - 1, self.kept)
+        if annealing:
+            return better
         self.stalled = np.where(better, 0, self.stalled + 1)
         lower = going & (self.stalled >= self.patience)
         self.lowered, self.stalled = self.lowered + lower, np.where(lower, 0, self.stalled)
@@ -90,10 +96,24 @@ class Plateau:
 
 @dataclasses.dataclass
 class Record:
-    """The course of a run: losses of each window, (window, M), in nats a row."""
+    """The course of a run: losses of each window, (window, M), in nats a row; of pairs with local latents also the
+    parts of the validation loss, (window, M, 2): minus the expected log likelihood, and the KL divergence."""
 
     train: list[np.ndarray] = dataclasses.field(default_factory=list)
     validation: list[np.ndarray] = dataclasses.field(default_factory=list)
+    parts: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def restore(self, packed: Mapping[str, np.ndarray], plateau: Plateau) -> None:
+        """Go back to a checkpoint, and feed the stopping rule with the same losses again."""
+        self.train, self.validation = list(packed["train_loss"]), list(packed["validation_loss"])
+        self.parts = list(packed["validation_parts"]) if "validation_parts" in packed else []
+        for losses in self.validation:
+            plateau.update(losses)
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        found = {"train_loss": np.array(self.train), "validation_loss": np.array(self.validation)}
+        return found | {"validation_parts": np.array(self.parts)} if self.parts else found
 
     def result(
         self, parameters: Mapping[str, np.ndarray], row_log_prob: Callable[[Mapping[str, np.ndarray]], np.ndarray],
@@ -107,12 +127,12 @@ class Record:
             counts = np.ones((settings.num_members, num_obs))
             np.put_along_axis(counts, split.validation, 0, axis=1)
             held_out = out_of_bag(row_log_prob(parameters), counts)
-        best = validation.argmin(0) if len(validation) else np.zeros(0, int)
+        best = plateau.kept if len(validation) else np.zeros(0, int)
         members = np.arange(settings.num_members)
         return Draws(
             posterior={name: np.asarray(value)[:, None] for name, value in parameters.items()}, uncertainty="ensemble",
             losses=train.mean(1), held_out=held_out, interrupted=interrupted,
-            parameters={"train_loss": train, "validation_loss": validation, "validation_rows": split.validation},
+            parameters={**self.arrays, "validation_rows": split.validation},
             figures={
                 "converged": bool((plateau.lowered > DECAYS).all()), "num_steps": len(train) * split.steps,
                 "num_members": settings.num_members, "num_broken": int(plateau.broken.sum()),
@@ -122,8 +142,12 @@ class Record:
         )  # fmt: skip
 
 
+def grace_windows(settings: SVI, split: Split) -> int:
+    """Windows until beta stands."""
+    return -(-settings.annealing // split.steps)
+
+
 def checkpoint(monitor: Monitor, record: Record, state: Mapping[str, np.ndarray]) -> None:
     """Write the state, with the losses that the stopping rule is fed with again."""
     if monitor.checkpoint_path is not None:
-        losses = {"train_loss": np.array(record.train), "validation_loss": np.array(record.validation)}
-        monitor.save({**state, **losses})
+        monitor.save({**state, **record.arrays})

@@ -59,7 +59,7 @@ def make_svi(pair: Pair, guide: Callable, settings: SVI) -> NumPyroSVI:
         return rate * jnp.minimum(1.0, jnp.sqrt(settings.window / jnp.maximum(step, 1)))
 
     collapsed = pair.collapsed is not None
-    elbo = (Trace_ELBO if collapsed else TraceEnum_ELBO)(num_particles=settings.num_particles)
+    elbo = (Trace_ELBO if collapsed else TraceEnum_ELBO)(num_particles=settings.num_particles_of_guide)
     return NumPyroSVI(pair.density, guide, optax.adam(learning_rate), elbo)
 
 

@@ -19,7 +19,8 @@ from numpyro.infer import Trace_ELBO
 
 from ppl_gen.backends import numpyro_ops
 from ppl_gen.errors import FitError
-from ppl_gen.inference.svi.ensemble import Plateau, Record, Split, checkpoint
+from ppl_gen.inference.svi import numpyro_objective
+from ppl_gen.inference.svi.ensemble import Plateau, Record, Split, checkpoint, grace_windows
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data, View
@@ -44,7 +45,8 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
     keys = jax.random.split(jax.random.key(seed), settings.num_members)
     weights = [{name: jnp.asarray(value[i], dtype=float) for name, value in start.items()} for i in members]
     states = [program.begin(weights[i], keys[i]) for i in members]
-    best, plateau, record, interrupted = weights, Plateau(settings.num_members, settings.patience), Record(), False
+    plateau = Plateau(settings.num_members, settings.patience, grace_windows(settings, split))
+    best, record, interrupted = weights, Record(), False
     states, best = _restore(monitor, (states, best), record, plateau)
     train, validation = jnp.asarray(split.train), jnp.asarray(split.validation)
     total = -(-settings.max_steps // split.steps)
@@ -53,7 +55,9 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
             rates = jnp.asarray(plateau.rate * settings.rate_of_weights, dtype=float)
             results = numpyro_ops.one_per_core(program.window, states, list(rates), train, validation, repeat(view))
             states = [state for state, _ in results]
-            losses = np.array([[float(value) for value in pair_of] for _, pair_of in results])
+            losses = np.array([[float(train_loss), float(loss)] for _, (train_loss, loss, _) in results])
+            if pair.local:
+                record.parts.append(np.stack([np.asarray(parts) for _, (*_, parts) in results]))
             record.train.append(losses[:, 0])
             record.validation.append(losses[:, 1])
             better = plateau.update(record.validation[-1])
@@ -81,7 +85,7 @@ class _Program:
     """The compiled pieces of training for one pair and one size of data."""
 
     def __init__(self, pair: Pair, settings: SVI, split: Split) -> None:
-        self.pair, self.split, self.elbo = pair, split, Trace_ELBO(settings.num_particles_of_weights)
+        self.pair, self.settings, self.split, self.elbo = pair, settings, split, Trace_ELBO()
         self.optimizer = optax.chain(optax.clip_by_global_norm(settings.clip), optax.scale_by_adam())
         self.begin = jax.jit(self._begin)
         self._compiled: Any = None
@@ -98,20 +102,30 @@ class _Program:
         return {"weights": weights, "mean": weights, "moments": self.optimizer.init(weights), "key": key,
                 "count": jnp.zeros((), int)}  # fmt: skip
 
-    def _loss(self, weights: Mapping[str, jax.Array], key: Any, rows: View) -> jax.Array:
-        """Minus the ELBO of some rows, in nats a row."""
-        return self.elbo.loss(key, weights, self.pair.density, self.pair.guide, rows) / len(rows.x)
+    def _loss(
+        self, weights: Mapping[str, jax.Array], key: Any, rows: View, share: jax.Array | float = 1.0
+    ) -> tuple[jax.Array, jax.Array]:
+        """Minus the bound of some rows, in nats a row, and its parts.
+
+        :param share: of beta that holds yet.
+        """
+        if self.pair.local:
+            return numpyro_objective.loss(self.pair, self.settings, weights, key, rows, share)
+        found = self.elbo.loss(key, weights, self.pair.density, self.pair.guide, rows) / len(rows.x)
+        return found, jnp.zeros(2, found.dtype)
 
     def _window(
         self, state: dict[str, Any], rate: jax.Array, train: jax.Array, validation: jax.Array, view: View
     ) -> Any:
         """Whole passes over the member's rows in random order (a rest shorter than a batch waits for the next), and
         the mean loss over them and of the validation rows, under the running mean of the weights."""
-        batches, size = self.split.batches, self.split.batch_size
+        batches, size, annealing = self.split.batches, self.split.batch_size, self.settings.annealing
 
         def step(state: dict[str, Any], rows: jax.Array) -> tuple[dict[str, Any], jax.Array]:
             key, now = jax.random.split(state["key"])
-            loss, gradient = jax.value_and_grad(self._loss)(state["weights"], now, view.take(rows))
+            share = jnp.minimum(1.0, state["count"] / annealing) if annealing else 1.0
+            both = jax.value_and_grad(self._loss, has_aux=True)
+            (loss, _), gradient = both(state["weights"], now, view.take(rows), share)
             updates, moments = self.optimizer.update(gradient, state["moments"])
             weights = jax.tree.map(lambda w, u: w - rate * u, state["weights"], updates)
             share = jnp.maximum(1 - AVERAGE, 1 / (state["count"] + 1))
@@ -126,21 +140,24 @@ class _Program:
 
         state, losses = jax.lax.scan(epoch, state, None, length=self.split.passes)
         loss = losses.mean()
-        return state, (loss, self._validate(state, validation, view) if len(validation) else loss)
+        if not len(validation):
+            return state, (loss, loss, self._validate(state, train[:CHUNK], view)[1])
+        return state, (loss, *self._validate(state, validation, view))
 
-    def _validate(self, state: dict[str, Any], rows: jax.Array, view: View) -> jax.Array:
+    def _validate(self, state: dict[str, Any], rows: jax.Array, view: View) -> tuple[jax.Array, jax.Array]:
         size = min(CHUNK, len(rows))
         whole = len(rows) // size * size
 
-        def chunk(part: tuple[Any, jax.Array]) -> jax.Array:
+        def chunk(part: tuple[Any, jax.Array]) -> tuple[jax.Array, jax.Array]:
             return self._loss(state["mean"], part[0], view.take(part[1]))
 
         keys = jax.random.split(jax.random.key(0), whole // size)
-        losses = jax.lax.map(chunk, (keys, rows[:whole].reshape(-1, size)))
-        total = losses.sum() * size
+        found = jax.lax.map(chunk, (keys, rows[:whole].reshape(-1, size)))
+        total = jax.tree.map(lambda each: each.sum(0) * size, found)
         if whole < len(rows):
-            total += chunk((jax.random.key(1), rows[whole:])) * (len(rows) - whole)
-        return total / len(rows)
+            rest = chunk((jax.random.key(1), rows[whole:]))
+            total = jax.tree.map(lambda sums, each: sums + each * (len(rows) - whole), total, rest)
+        return jax.tree.map(lambda sums: sums / len(rows), total)
 
 
 def _plain(leaf: Any) -> np.ndarray:
@@ -157,7 +174,5 @@ def _restore(monitor: Monitor, state: Any, record: Record, plateau: Plateau) -> 
         value = jnp.asarray(packed[f"state/{i}"])
         keys = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         leaves.append(jax.random.wrap_key_data(value) if keys else value)
-    record.train, record.validation = list(packed["train_loss"]), list(packed["validation_loss"])
-    for losses in record.validation:
-        plateau.update(losses)
+    record.restore(packed, plateau)
     return jax.tree.unflatten(jax.tree.structure(state), leaves)

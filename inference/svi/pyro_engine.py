@@ -98,7 +98,7 @@ class _Trainer:
         _require_reparametrized(guide, view, options)
 
         def loss() -> torch.Tensor:
-            return negative_elbo(pair, guide, view, settings.num_particles, **options)
+            return negative_elbo(pair, guide, view, settings.num_particles_of_guide, **options)
 
         loss()  # registers the parameters of the guide and of the model
         self.parameters = dict(pyro.get_param_store().named_parameters())

@@ -17,7 +17,8 @@ from pyro import poutine
 from ppl_gen.backends import pyro_ops
 from ppl_gen.backends.pyro_programs import Tensors, recorded, sandbox
 from ppl_gen.errors import FitError
-from ppl_gen.inference.svi.ensemble import Plateau, Record, Split, checkpoint
+from ppl_gen.inference.svi import pyro_objective
+from ppl_gen.inference.svi.ensemble import Plateau, Record, Split, checkpoint, grace_windows
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data, View
@@ -39,7 +40,8 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
     split = Split.of(len(data), settings, seed)
     assert pair.initialize is not None
     start = pair.initialize(view, seed, settings.num_members)
-    plateau, record, interrupted = Plateau(settings.num_members, settings.patience), Record(), False
+    plateau = Plateau(settings.num_members, settings.patience, grace_windows(settings, split))
+    record, interrupted = Record(), False
     total = -(-settings.max_steps // split.steps)
     with sandbox(seed, threads=1):
         key = ("ensemble", settings, split.batch_size, torch.get_default_dtype(), view.weights is None)
@@ -50,7 +52,12 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
         try:
             while len(record.train) < total and not plateau.stopped.all():
                 losses = _window(program, state, plateau.rate * settings.rate_of_weights, split, train, view)
-                validated = program.validate(state.mean, validation, view) if split.validation.size else losses
+                validated, parts = program.validate(
+                    state.mean, validation if split.validation.size else train[:, :CHUNK], view
+                )
+                validated = validated if split.validation.size else losses
+                if pair.local:
+                    record.parts.append(parts)
                 record.train.append(losses)
                 record.validation.append(validated)
                 state.keep(plateau.update(validated))
@@ -117,9 +124,7 @@ class _State:
                 "exp_avg_sq": found["second"][i].clone(),
             }  # fmt: skip
         torch.set_rng_state(found["random"])
-        record.train, record.validation = list(packed["train_loss"]), list(packed["validation_loss"])
-        for losses in record.validation:
-            plateau.update(losses)
+        record.restore(packed, plateau)
 
 
 class _Program:
@@ -141,42 +146,53 @@ class _Program:
         parts = zip(self.shapes.items(), vector.split(self.sizes, -1), strict=True)
         return {name: part.reshape(*vector.shape[:-1], *shape) for (name, shape), part in parts}
 
-    def _loss(self, vector: torch.Tensor, rows: View) -> torch.Tensor:
-        """Minus the ELBO of some rows under one member, in nats a row."""
-        weights, number, total = self.unflatten(vector), self.settings.num_particles_of_weights, 0.0
-        for _ in range(number):
-            drawn = poutine.trace(poutine.substitute(self.pair.guide, data=weights)).get_trace(rows)
-            model = poutine.replay(poutine.substitute(self.pair.density, data=weights), trace=drawn)
-            total = total + drawn.log_prob_sum() - poutine.trace(model).get_trace(rows).log_prob_sum()
-        return total / (number * len(rows.x))
+    def _loss(
+        self, vector: torch.Tensor, rows: View, share: torch.Tensor | float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Minus the bound of some rows under one member, in nats a row, and its parts.
 
-    def gradients(self, weights: torch.Tensor, rows: torch.Tensor, view: View) -> tuple[torch.Tensor, torch.Tensor]:
+        :param share: of beta that holds yet.
+        """
+        weights = self.unflatten(vector)
+        if self.pair.local:
+            return pyro_objective.loss(self.pair, self.settings, weights, rows, share)
+        model = poutine.substitute(self.pair.density, data=weights)
+        found = -poutine.trace(model).get_trace(rows).log_prob_sum() / len(rows.x)
+        return found, torch.zeros(2)
+
+    def gradients(
+        self, weights: torch.Tensor, rows: torch.Tensor, view: View, share: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the mini-batches ``rows`` (M, batch): each member's gradient, of norm ``clip`` at most, and its loss."""
         arrays = {name: leaf for name, leaf in view._asdict().items() if leaf is not None and name != "patterns"}
 
-        def function(weights: torch.Tensor, rows: torch.Tensor, *leaves: torch.Tensor) -> Any:
+        def function(weights: torch.Tensor, rows: torch.Tensor, share: torch.Tensor, *leaves: torch.Tensor) -> Any:
             batch = view._replace(**dict(zip(arrays, leaves, strict=True))).take(rows)
-            both = torch.func.grad_and_value(self._loss)
-            gradient, loss = torch.func.vmap(both, in_dims=(0, _axes(batch)), randomness="different")(weights, batch)
+            both = torch.func.grad_and_value(self._loss, has_aux=True)
+            axes = (0, _axes(batch), None)
+            gradient, (loss, _) = torch.func.vmap(both, in_dims=axes, randomness="different")(weights, batch, share)
             norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
             return gradient * (self.settings.clip / norm.clamp(min=self.settings.clip)), loss
 
-        leaves = (weights, rows, *arrays.values())
+        leaves = (weights, rows, share, *arrays.values())
         if self.gradient is None:
             self.gradient = recorded(function, leaves)
         with torch.no_grad():
             return self.gradient(*leaves)
 
-    def validate(self, weights: torch.Tensor, rows: torch.Tensor, view: View) -> np.ndarray:
-        """(M,): the same loss of each member's validation rows; random draws are the same at each call."""
-        total = torch.zeros(len(weights))
+    def validate(self, weights: torch.Tensor, rows: torch.Tensor, view: View) -> tuple[np.ndarray, np.ndarray]:
+        """(M,): the same loss of each member's validation rows, and its parts (M, 2); random draws are the same at each
+        call."""
+        total, parts = torch.zeros(len(weights)), torch.zeros(len(weights), 2)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             for part in rows.split(CHUNK, dim=1):
                 batch = view.take(part)
-                losses = torch.func.vmap(self._loss, in_dims=(0, _axes(batch)), randomness="different")(weights, batch)
+                loss = torch.func.vmap(self._loss, in_dims=(0, _axes(batch)), randomness="different")
+                losses, found = loss(weights, batch)
                 total += losses * part.shape[1]
-        return (total / rows.shape[1]).numpy()
+                parts += found * part.shape[1]
+        return (total / rows.shape[1]).numpy(), (parts / rows.shape[1]).numpy()
 
 
 def _window(
@@ -190,7 +206,9 @@ def _window(
     for _ in range(split.passes):
         order = train.gather(1, torch.rand(train.shape).argsort(1))
         for rows in order.split(split.batch_size, dim=1)[: split.batches]:
-            gradients, losses = program.gradients(state.weights, rows, view)
+            rising = program.settings.annealing
+            share = torch.tensor(min(1.0, state.count / rising) if rising else 1.0)
+            gradients, losses = program.gradients(state.weights, rows, view, share)
             state.step(gradients)
             total += losses
     return (total / split.steps).numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,3 +88,91 @@ def log_weights_fn(pair: Pair, row_log_prob: Row) -> Callable[..., jax.Array]:
         )
 
     return run
+
+
+def local_values_fn(pair: Pair) -> Callable[..., dict[str, jax.Array]]:
+    """``f(draws, uniforms, keys, view)``: {site: (draws, K, obs, *event)}, the particles whose log weights
+    :func:`log_weights_fn` gives for the same arguments."""
+
+    def run(draws: Mapping[str, Any], uniforms: jax.Array, keys: jax.Array, view: View) -> dict[str, jax.Array]:
+        tiny = jnp.finfo(uniforms.dtype).eps
+        inside = jnp.clip(uniforms, tiny, 1 - tiny)
+
+        def one(parameters: Mapping[str, Any], particle: tuple[jax.Array, Any]) -> dict[str, jax.Array]:
+            sites = _guide_trace(pair, parameters, view, particle[1], particle[0])
+            return {name: sites[name]["value"] for name in pair.local}
+
+        return jax.lax.map(
+            lambda parameters: jax.vmap(lambda part: one(parameters, part))((inside, keys)), draws
+        )  # fmt: skip
+
+    return run
+
+
+def local_moments(pair: Pair, parameters: Mapping[str, Any], view: View) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """{site: (mean, sd)}, each (obs, *event), of what the guide proposes."""
+    assert pair.guide is not None
+    guide = handlers.seed(handlers.substitute(pair.guide, data=parameters), jax.random.key(0))
+    sites = handlers.trace(guide).get_trace(view)
+    return {name: (sites[name]["fn"].mean, jnp.sqrt(sites[name]["fn"].variance)) for name in pair.local}
+
+
+class Terms(NamedTuple):
+    """The terms of the ELBO of each row, of K particles: ``log_likelihood`` (K, obs) log p(x | z), ``log_ratio`` (K,
+    obs) log p(z) - log q(z | x), and ``kl`` (obs, J) the divergence of q from p(z) in each dimension of z, or None
+    where it has no closed form; ``size`` is the number of dimensions."""
+
+    log_likelihood: Any
+    log_ratio: Any
+    kl: Any
+    size: int
+
+
+def terms(pair: Pair, parameters: Mapping[str, Any], view: View, key: Any, num_particles: int) -> Terms:
+    """The terms at particles drawn at random, so that gradients pass through them; row weights are not in them."""
+
+    size = 0
+
+    def one(key: Any) -> tuple[Any, Any, Any]:
+        nonlocal size
+        key_guide, key_model = jax.random.split(key)
+        assert pair.guide is not None
+        guide = handlers.seed(handlers.substitute(pair.guide, data=parameters), key_guide)
+        drawn = handlers.trace(guide).get_trace(view)
+        values = {name: drawn[name]["value"] for name in pair.local}
+        model = handlers.seed(handlers.substitute(pair.density, data={**parameters, **values}), key_model)
+        sites = {name: s for name, s in handlers.trace(model).get_trace(view).items() if s["type"] == "sample"}
+        log_prob = {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
+        log_q = sum(drawn[name]["fn"].log_prob(value) for name, value in values.items())
+        log_p = sum(log_prob[name] for name in values)
+        log_likelihood = sum(value for name, value in log_prob.items() if name not in values)
+        found = [_divergence(drawn[name]["fn"], sites[name]["fn"], len(view.x)) for name in values]
+        size = sum(int(np.prod(drawn[name]["fn"].event_shape)) for name in values)
+        return (
+            log_likelihood,
+            log_p - log_q,
+            None if any(part is None for part in found) else jnp.concatenate(found, -1),
+        )
+
+    if num_particles == 1:
+        log_likelihood, log_ratio, kl = one(key)
+        return Terms(log_likelihood[None], log_ratio[None], kl, size)
+    log_likelihood, log_ratio, kl = jax.vmap(one)(jax.random.split(key, num_particles))
+    return Terms(log_likelihood, log_ratio, None if kl is None else kl[0], size)
+
+
+def _divergence(q: Any, p: Any, num_rows: int) -> jax.Array | None:
+    """(obs, J): KL(q || p) in each dimension of independent normals; None of others."""
+    ours, theirs = _normal(q), _normal(p)
+    if ours is None or theirs is None:
+        return None
+    (loc, scale), (centre, width) = ours, theirs
+    ratio = scale / width
+    found = 0.5 * (ratio**2 + ((loc - centre) / width) ** 2 - 1) - jnp.log(ratio)
+    return jnp.broadcast_to(found, (num_rows, *q.event_shape)).reshape(num_rows, -1)
+
+
+def _normal(fn: Any) -> tuple[jax.Array, jax.Array] | None:
+    while isinstance(fn, dist.Independent | dist.ExpandedDistribution):
+        fn = fn.base_dist
+    return (fn.loc, fn.scale) if isinstance(fn, dist.Normal) else None

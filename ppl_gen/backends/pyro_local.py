@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 
 from ppl_gen.backends.pyro_programs import Tensors, over_draws
 
@@ -82,3 +84,99 @@ def log_weights(pair: Pair, row_log_prob: Row, draws: Tensors, uniforms: torch.T
 
     return torch.stack([of_draw({name: value[s] for name, value in draws.items()})
                         for s in range(len(next(iter(draws.values()))))])  # fmt: skip
+
+
+def local_values(pair: Pair, draws: Tensors, uniforms: torch.Tensor, view: View) -> Tensors:
+    """{site: (draws, K, obs, *event)}: the particles whose log weights :func:`log_weights` gives for the same
+    arguments."""
+    guide = pair.guide
+    assert guide is not None
+    tiny = torch.finfo(uniforms.dtype).eps
+    inside = {"uniforms": uniforms.clamp(tiny, 1 - tiny)}
+
+    def one(parameters: Tensors, uniforms: torch.Tensor) -> Tensors:
+        with _FromUniforms(pair.local, uniforms):
+            sites = poutine.trace(_given(guide, parameters)).get_trace(view).nodes
+        return {name: sites[name]["value"] for name in pair.local}
+
+    found = []
+    for s in range(len(next(iter(draws.values())))):
+        parameters = {name: value[s] for name, value in draws.items()}
+        found.append(over_draws(lambda part, own=parameters: one(own, part["uniforms"]), inside, view.x.numel()))
+    return {name: torch.stack([part[name] for part in found]) for name in pair.local}
+
+
+def local_moments(pair: Pair, parameters: Tensors, view: View) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """{site: (mean, sd)}, each (obs, *event), of what the guide proposes."""
+    assert pair.guide is not None
+    with _Reparametrized(pair.local):
+        sites = poutine.trace(_given(pair.guide, parameters)).get_trace(view).nodes
+    return {name: (sites[name]["fn"].mean, sites[name]["fn"].variance.sqrt()) for name in pair.local}
+
+
+class _Reparametrized(Messenger):
+    """Draws the named sites, normals by a standard normal that vmap can draw anew in each part of a batch."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        normal = _normal(msg["fn"]) if msg["name"] in self.names and msg["value"] is None else None
+        if normal is not None:
+            loc, scale = normal
+            msg["value"] = loc + scale * torch.randn(msg["fn"].shape())
+
+
+class Terms(NamedTuple):
+    """The terms of the ELBO of each row, of K particles: ``log_likelihood`` (K, obs) log p(x | z), ``log_ratio`` (K,
+    obs) log p(z) - log q(z | x), and ``kl`` (obs, J) the divergence of q from p(z) in each dimension of z, or None
+    where it has no closed form; ``size`` is the number of dimensions."""
+
+    log_likelihood: Any
+    log_ratio: Any
+    kl: Any
+    size: int
+
+
+def terms(pair: Pair, parameters: Tensors, view: View, num_particles: int) -> Terms:
+    """The terms at particles drawn at random, so that gradients pass through them; row weights are not in them."""
+    assert pair.guide is not None
+    guide, model = pair.guide, pair.density
+    if num_particles > 1:
+        particles = pyro.plate("particles", num_particles, dim=-2)
+        guide, model = particles(guide), particles(model)
+    with _Reparametrized(pair.local):
+        drawn = poutine.trace(_given(guide, parameters)).get_trace(view).nodes
+    values = {name: drawn[name]["value"] for name in pair.local}
+    nodes = poutine.trace(_given(model, {**parameters, **values})).get_trace(view).nodes
+    sites = {name: site for name, site in nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
+    log_prob = {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
+    log_q = sum(drawn[name]["fn"].log_prob(value) for name, value in values.items())
+    log_p = sum(log_prob[name] for name in values)
+    log_likelihood = sum(value for name, value in log_prob.items() if name not in values)
+    found = [_divergence(drawn[name]["fn"], sites[name]["fn"], len(view.x)) for name in values]
+    kl = None if any(part is None for part in found) else torch.cat(found, -1)  # type: ignore[arg-type]
+    log_ratio = log_p - log_q
+    if num_particles == 1:
+        log_likelihood, log_ratio = log_likelihood[None], log_ratio[None]
+    size = sum(drawn[name]["fn"].event_shape.numel() for name in values)
+    return Terms(log_likelihood, log_ratio, kl, size)
+
+
+def _divergence(q: Any, p: Any, num_rows: int) -> torch.Tensor | None:
+    """(obs, J): KL(q || p) in each dimension of independent normals; None of others."""
+    ours, theirs = _normal(q), _normal(p)
+    if ours is None or theirs is None:
+        return None
+    (loc, scale), (centre, width) = ours, theirs
+    ratio = scale / width
+    found = 0.5 * (ratio**2 + ((loc - centre) / width) ** 2 - 1) - ratio.log()
+    found = found[0] if found.ndim > 1 + len(q.event_shape) else found  # the same for every particle
+    return found.expand(num_rows, *q.event_shape).reshape(num_rows, -1)
+
+
+def _normal(fn: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    while isinstance(fn, dist.Independent):
+        fn = fn.base_dist
+    return (fn.loc, fn.scale) if isinstance(fn, dist.Normal) else None

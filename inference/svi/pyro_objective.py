@@ -1,0 +1,42 @@
+"""The bounds of local latents that weights are fitted by, in torch; see :mod:`ppl_gen.inference.svi`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppl_gen.backends.pyro_local import terms
+from ppl_gen.backends.pyro_programs import Tensors
+
+if TYPE_CHECKING:
+    from ppl_gen.data import View
+    from ppl_gen.family import Pair
+    from ppl_gen.inference.svi import SVI
+
+
+def loss(
+    pair: Pair, settings: SVI, weights: Tensors, rows: View, share: torch.Tensor | float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Minus the bound of some rows, in nats a row, and its parts (2,): minus the expected log likelihood, and the KL
+    divergence of guide from prior.
+
+    :param share: of beta that holds yet.
+    """
+    number = settings.num_particles_of_weights
+    found = terms(pair, weights, rows, number)
+    scale = torch.ones(len(rows.x)) if rows.weights is None else rows.weights
+    beta, each = pair.beta * share, 1 / len(rows.x)
+    kl = -found.log_ratio.mean(0)[:, None] if found.kl is None else found.kl
+    divergence = (scale[:, None] * kl).sum(0) * each
+    mismatch = -(scale * found.log_likelihood.mean(0)).sum() * each
+    parts = torch.stack([mismatch, divergence.sum()])
+    if settings.objective == "iwae":
+        log_weights = found.log_likelihood + beta * found.log_ratio
+        bound = torch.logsumexp(log_weights, 0) - math.log(number)
+        return -(scale * bound).sum() * each, parts
+    if settings.free_bits:
+        free = settings.free_bits * (found.size if found.kl is None else 1)  # of each number in divergence
+        divergence = torch.maximum(divergence, free * scale.sum() * each)
+    return mismatch + beta * divergence.sum(), parts

@@ -1,0 +1,138 @@
+r"""Variational autoencoders: rows decoded from local latent variables, which an encoder proposes.
+
+.. math::
+    z_i \sim p(z), \quad x_{ij} \mid z_i \sim p_j(x_{ij} \mid f_j(z_i)), \qquad
+    q(z_i \mid x_i) = \mathrm{Normal}(m(x_i), \mathrm{diag}\, s(x_i)^2)
+
+(Kingma & Welling 2014, arXiv:1312.6114; Rezende, Mohamed & Wierstra 2014, arXiv:1401.4082). f is the decoder, m and s
+are the encoder. Each column has the likelihood of its kind (``likelihood="auto"``):
+
+real         normal; its mean is the decoder's, its standard deviation a parameter of the column
+count        logistic discretized: :math:`p(k) = F(k + \tfrac12) - F(k - \tfrac12)`, :math:`p(0) = F(\tfrac12)`, and of
+             pixels :math:`p(255) = 1 - F(254.5)` (Kingma et al. 2016, arXiv:1606.04934, sec. 5); location and scale
+             are the decoder's
+binary       Bernoulli
+categorical  categorical
+
+``"normal"``  p(z) is the standard normal
+``"vamp"``    the mixture of what the encoder says of K pseudo-inputs, which are fitted:
+              :math:`p(z) = \frac1K \sum_k q(z \mid u_k)` (Tomczak & Welling 2018, arXiv:1705.07120, eq. 9)
+``"flow"``    a RealNVP over z (Chen et al. 2017, arXiv:1611.02731, sec. 3)
+
+The training objective is :math:`\mathrm{E}_q \log p(x \mid z) + \beta\, (\log p(z) - \log q(z \mid x))`, the ELBO with
+:math:`\beta = 1` (Higgins et al. 2017, beta-VAE); importance-weighted bounds, annealing of beta and free bits are
+settings of svi. Scores are importance-sampled estimates of log p(x) (:mod:`ppl_gen.importance`), whatever beta was.
+
+A missing entry is left out of the likelihood; the encoder sees a 0 and that it is missing. With one linear layer each
+way (``hidden=()``) and ``scale="shared"``, this is probabilistic PCA (Tipping & Bishop 1999, J. R. Stat. Soc. B 61).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from ppl_gen.errors import DataError, SettingError
+from ppl_gen.family import Family
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ppl_gen.data import Data, Schema
+
+__all__ = ["VAE"]
+
+LIKELIHOODS = {
+    "auto": ("real", "count", "binary", "categorical"), "bernoulli": ("binary",), "normal": ("real",),
+    "categorical": ("categorical",), "discretized_logistic": ("count",),
+}  # fmt: skip
+PRIORS = ("normal", "vamp", "flow")
+NETWORKS = ("mlp", "conv")
+SCALES = ("column", "shared")
+MIN_ROWS = 50
+NO_IMAGES = (
+    "network='conv' models images, arrays (n, h, w) or (n, h, w, c), and this is a table: reshape it, as in "
+    "x.reshape(-1, 28, 28), or choose network='mlp'."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class VAE(Family):
+    """A variational autoencoder.
+
+    :param latent_dim: L, the length of a latent vector z.
+    :param hidden: widths of the hidden layers of the encoder, with rectified linear units; the decoder has them in
+        reverse. ``()`` is one linear layer each way.
+    :param likelihood: ``"auto"`` (each column by its kind), or one for all columns: ``"bernoulli"``, ``"normal"``,
+        ``"categorical"`` or ``"discretized_logistic"``.
+    :param beta: weight of the latent terms in the training objective.
+    :param prior: ``"normal"``, ``"vamp"`` or ``"flow"``; see above.
+    :param network: ``"mlp"``, or ``"conv"`` for images: convolutions of stride 2 before the encoder's hidden layers,
+        and their mirror image after the decoder's.
+    :param condition_on: columns y of the table, of any kind, that are not modelled: encoder and decoder read them, and
+        the density is p(x | y) (Sohn, Lee & Yan 2015, Adv. Neural Inf. Process. Syst. 28).
+    :param scale: of a normal likelihood: a standard deviation of each real column (``"column"``), in units of the
+        column's own, or one for all of them (``"shared"``).
+    :param num_pseudo_inputs: K, of the ``"vamp"`` prior.
+    :param prior_layers: coupling layers of the ``"flow"`` prior.
+    :param channels: of ``"conv"``: channels of each convolution; each halves height and width.
+    """
+
+    name: ClassVar[str] = "vae"
+    title: ClassVar[str] = "Variational autoencoder"
+    density: ClassVar[str] = "importance"
+    kinds: ClassVar[tuple[str, ...]] = LIKELIHOODS["auto"]
+    engines: ClassVar[tuple[str, ...]] = ("svi",)
+
+    latent_dim: int = 4
+    hidden: tuple[int, ...] = (64, 64)
+    likelihood: str = "auto"
+    beta: float = 1.0
+    prior: str = "normal"
+    network: str = "mlp"
+    condition_on: tuple[str, ...] = ()
+    scale: str = "column"
+    num_pseudo_inputs: int = 100
+    prior_layers: int = 4
+    channels: tuple[int, ...] = (32, 64)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_integer("latent_dim", 1)
+        if self.hidden != ():
+            self.require_widths("hidden")
+        self.require_choice("likelihood", tuple(LIKELIHOODS))
+        self.require_number("beta", 0.0)
+        self.require_choice("prior", PRIORS)
+        self.require_choice("network", NETWORKS)
+        self.require_choice("scale", SCALES)
+        self.require_integer("num_pseudo_inputs", 1)
+        self.require_integer("prior_layers", 1)
+        self.require_widths("channels")
+        if self.prior == "flow" and self.latent_dim < 2:
+            raise SettingError(
+                "VAE: prior='flow' needs latent_dim of at least 2, as one half of z transforms the other: use "
+                "prior='vamp' or 'normal'."
+            )
+
+    @property
+    def accepts(self) -> tuple[str, ...]:
+        """The column kinds that the likelihood is of."""
+        return LIKELIHOODS[self.likelihood]
+
+    def check(self, data: Data) -> None:
+        """The data must have at least 50 rows; of ``"conv"`` images.
+
+        :raises DataError: they do not.
+        """
+        super().check(data)
+        if self.network == "conv" and data.schema.image is None:
+            raise DataError(NO_IMAGES)
+        if len(data) < MIN_ROWS:
+            raise DataError(f"vae needs at least {MIN_ROWS} {data.unit}s, the table has {len(data)}: fit a simpler "
+                            "family, such as gmm, instead.")  # fmt: skip
+
+    def to_original(self, posterior: Mapping[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:
+        """Nothing: weights of a network have no meaning of their own."""
+        return {}

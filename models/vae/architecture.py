@@ -1,0 +1,223 @@
+"""Encoder, decoder and prior resolved for a table's columns: groups of columns, and layouts of the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ppl_gen.conditionals import REACH, Group, group_columns, logits, start_units, unit_layout
+from ppl_gen.data import Column, Schema
+from ppl_gen.errors import DataError
+from ppl_gen.images import LEVELS
+from ppl_gen.models.flow import Flow
+from ppl_gen.models.flow import architecture as flow_architecture
+from ppl_gen.models.vae import NO_IMAGES
+from ppl_gen.networks import Layout, Weight, initial_weights, perceptron_layout
+
+if TYPE_CHECKING:
+    from ppl_gen.data import View
+    from ppl_gen.models.vae import VAE
+
+MIN_POSTERIOR = 1e-4  # the least standard deviation that the encoder says
+MAX_STARTING_VALUES = 2_000_000  # entries of the table that the starts are found from
+OUTPUTS = {"real": 1, "count": 2, "binary": 1}  # numbers that the decoder says of a column
+TAPS = 3  # of a convolution, along each side
+PRIOR_HIDDEN = (64,)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Architecture:
+    """``family`` for D columns, given ``num_context`` further numbers.
+
+    ``groups``   the columns by kind
+    ``units``    the layout of their locations and scales, which encoder and decoder read
+    ``encoder``  that of the encoder's own weights, ``decoder`` that of the decoder's, ``prior`` that of the prior's
+    ``image``    (h, w, c) where the networks are convolutions, else None
+    ``flow``     the flow that is the prior, if one is
+    """
+
+    family: VAE
+    num_columns: int
+    num_context: int
+    groups: tuple[Group, ...]
+    units: Layout
+    encoder: Layout
+    decoder: Layout
+    prior: Layout
+    image: tuple[int, int, int] | None = None
+    flow: flow_architecture.Architecture | None = None
+
+    @property
+    def model_layout(self) -> Layout:
+        """The weights that the model reads: with pseudo-inputs also those of the encoder."""
+        own = {**self.units, **self.decoder, **self.prior}
+        return {**own, **self.encoder} if self.family.prior == "vamp" else own
+
+    @property
+    def guide_layout(self) -> Layout:
+        """The weights that the guide reads."""
+        return {**self.units, **self.encoder}
+
+    @property
+    def layout(self) -> Layout:
+        """All weights."""
+        return {**self.model_layout, **self.guide_layout}
+
+    @property
+    def num_dense(self) -> int:
+        """Dense layers of the encoder, and of the decoder."""
+        return len(self.family.hidden) + 1
+
+    @property
+    def num_inputs(self) -> int:
+        """Numbers that a row is encoded as."""
+        return sum(group.num_inputs * group.size for group in self.groups)
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers that the decoder says of a row."""
+        return sum(group.num_parameters * group.size for group in self.groups)
+
+    @property
+    def column_order(self) -> np.ndarray | None:
+        """Where each column of the table stands when those of all groups are laid end to end; None where they do so
+        in the order of the table."""
+        order = np.argsort(np.concatenate([np.array(group.columns) for group in self.groups]))
+        return None if (order == np.arange(len(order))).all() else order
+
+    @cached_property
+    def levels(self) -> list[tuple[int, int, int]]:
+        """(height, width, channels) of an image as it is read, and after each convolution."""
+        assert self.image is not None
+        height, width, channels = self.image
+        found = [(height, width, channels * self.groups[0].num_inputs)]
+        for size in self.family.channels:
+            height, width = -(-height // 2), -(-width // 2)
+            found.append((height, width, size))
+        return found
+
+
+def part(weights: dict, prefix: str) -> dict:
+    """The weights whose names begin so, without it."""
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def resolve(family: VAE, schema: Schema) -> Architecture:
+    """The architecture for these columns.
+
+    :raises DataError: convolutions of what is no image.
+    """
+    columns, image = schema.target_columns, None
+    if family.network == "conv":
+        if schema.image is None:
+            raise DataError(NO_IMAGES)
+        image = (*schema.image, 1)[:3]
+    groups = group_columns(columns, _num_outputs, None if schema.image is None else LEVELS - 1)
+    context = schema.num_context
+    flow = prior_flow(family) if family.prior == "flow" else None
+    bare = Architecture(family, len(columns), context, groups, unit_layout(groups), {}, {}, {}, image, flow)
+    encoder, decoder = _networks(bare) if image is None else _convolutions(bare)
+    if schema.image is None:  # images are complete
+        width = encoder["encoder_weight_0"].shape[1]
+        encoder["encoder_missing_weight"] = Weight((len(columns), width))
+    for group in groups:
+        if group.kind == "real":
+            decoder["real_raw_scale"] = Weight((group.size if family.scale == "column" else 1,))
+    prior: dict[str, Weight] = {}
+    if family.prior == "vamp":
+        prior["pseudo_inputs"] = Weight((family.num_pseudo_inputs, bare.num_inputs + context), 0.1)
+    elif flow is not None:
+        prior = {f"prior_{name}": weight for name, weight in flow.layout.items()}
+    return dataclasses.replace(bare, encoder=encoder, decoder=decoder, prior=prior)
+
+
+def _num_outputs(kind: str, num_categories: int) -> int:
+    return OUTPUTS.get(kind, num_categories)
+
+
+def _networks(bare: Architecture) -> tuple[dict[str, Weight], dict[str, Weight]]:
+    hidden, dim = bare.family.hidden, bare.family.latent_dim
+    there = perceptron_layout([bare.num_inputs + bare.num_context, *hidden, 2 * dim], last=1.0)
+    back = perceptron_layout([dim + bare.num_context, *hidden[::-1], bare.num_outputs], last=0.5)
+    return _named("encoder", there), _named("decoder", back)
+
+
+def _convolutions(bare: Architecture) -> tuple[dict[str, Weight], dict[str, Weight]]:
+    """Of each convolution a weight (9 channels in, channels out); of the decoder's last a bias of each pixel."""
+    hidden, dim, levels = bare.family.hidden, bare.family.latent_dim, bare.levels
+    assert bare.image is not None
+    flat = int(np.prod(levels[-1]))
+    encoder = _named("encoder", perceptron_layout([flat, *hidden, 2 * dim], last=1.0))
+    decoder = _named("decoder", perceptron_layout([dim, *hidden[::-1], flat], last=1.4))
+    outward = [bare.image[2] * bare.groups[0].num_parameters, *bare.family.channels]
+    for i, ((*_, read), (*_, size)) in enumerate(itertools.pairwise(levels)):
+        taps = TAPS * TAPS
+        encoder[f"encoder_conv_{i}_weight"] = Weight((taps * read, size), (2 / (taps * read)) ** 0.5)
+        encoder[f"encoder_conv_{i}_bias"] = Weight((size,))
+        gain = 2.0 if i else 0.25  # the last has no rectified linear unit after it
+        decoder[f"decoder_conv_{i}_weight"] = Weight((taps * size, outward[i]), (gain / (taps * size)) ** 0.5)
+        decoder[f"decoder_conv_{i}_bias"] = Weight((outward[i],) if i else (bare.num_outputs,))
+    return encoder, decoder
+
+
+def _named(prefix: str, layout: Layout) -> dict[str, Weight]:
+    return {f"{prefix}_{name}": weight for name, weight in layout.items()}
+
+
+def prior_flow(family: VAE) -> flow_architecture.Architecture:
+    """A RealNVP over L columns of real numbers."""
+    columns = tuple(Column(f"z{j}", "real", "float64") for j in range(family.latent_dim))
+    layers = Flow("realnvp", num_layers=family.prior_layers, hidden=PRIOR_HIDDEN)
+    return flow_architecture.resolve(layers, Schema(columns, "array", standardize=False))
+
+
+def initialize(architecture: Architecture, view: View, seed: int, num_starts: int) -> dict[str, np.ndarray]:
+    """Independent starts of the weights, each (num_starts, *shape), at which the decoder's outputs lie about the
+    columns' own moments and frequencies; pseudo-inputs are rows of the table at random."""
+    values = initial_weights(architecture.layout, seed, num_starts)
+    x = np.asarray(view.x)
+    step = max(1, -(-x.size // MAX_STARTING_VALUES))
+    some = view.take(slice(None, None, step))
+    x = np.asarray(some.x, np.float64)
+    mask = None if some.mask is None else np.asarray(some.mask)
+    convolutions = architecture.image is not None
+    bias = values["decoder_conv_0_bias" if convolutions else f"decoder_bias_{architecture.num_dense - 1}"]
+    for group in architecture.groups:
+        columns, seen = x[:, list(group.columns)], None if mask is None else mask[:, list(group.columns)]
+        start_units(values, group, columns, seen)
+        if group.kind in ("binary", "categorical"):
+            bias[:, group.outputs] += logits(group, columns, seen).ravel()
+    if architecture.family.prior == "vamp":
+        rng = np.random.default_rng([seed, 1])
+        shape = values["pseudo_inputs"].shape[:2]
+        chosen = rng.integers(len(x), size=shape)
+        rows = _encoded(architecture, values, x, mask)
+        if some.context is not None:
+            rows = np.concatenate([rows, np.asarray(some.context, np.float64)], 1)
+        values["pseudo_inputs"] += rows[chosen]
+    return values
+
+
+def _encoded(
+    architecture: Architecture, values: dict[str, np.ndarray], x: np.ndarray, mask: np.ndarray | None
+) -> np.ndarray:
+    """Rows as the encoder reads them at the start; see ``backends/numpyro_columns.py``."""
+    parts = []
+    for group in architecture.groups:
+        own = x[:, list(group.columns)]
+        seen = np.ones(own.shape, bool) if mask is None else mask[:, list(group.columns)]
+        if group.kind == "categorical":
+            hot = (own[..., None] == np.arange(group.num_inputs)) & seen[..., None]
+            parts.append(hot.reshape(len(x), -1).astype(float))
+            continue
+        if group.kind != "binary":
+            name = "real" if group.kind == "real" else "count_input"
+            own = np.log1p(own) if group.kind == "count" and group.upper is None else own
+            shift, log_scale = values[f"{name}_shift"][0], values[f"{name}_log_scale"][0]
+            own = np.clip((own - shift) * np.exp(-log_scale), -REACH, REACH)
+        parts.append(np.where(seen, own, 0.0))
+    return np.concatenate(parts, 1)

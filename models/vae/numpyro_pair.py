@@ -1,0 +1,70 @@
+"""The variational autoencoder in NumPyro."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import numpyro
+
+from ppl_gen.backends.numpyro_networks import Weights, weight_sites
+from ppl_gen.backends.numpyro_pairs import row_weights
+from ppl_gen.family import Pair
+from ppl_gen.models.vae import numpyro_network as network
+from ppl_gen.models.vae.architecture import Architecture, initialize, resolve
+from ppl_gen.view import batch_of, num_rows
+
+if TYPE_CHECKING:
+    from ppl_gen.data import Schema, View
+    from ppl_gen.models.vae import VAE
+
+
+def build_pair(family: VAE, schema: Schema, num_obs: int) -> Pair:
+    """The pair for tables of this schema: the model has the decoder, the guide the encoder."""
+    architecture = resolve(family, schema)
+    return Pair(
+        family=family, backend="numpyro", has_weights=True, local=("z",), beta=family.beta,
+        model=partial(model, architecture), collapsed=partial(model, architecture),
+        guide=partial(guide, architecture), initialize=partial(initialize, architecture),
+        decode=partial(decode, architecture),
+    )  # fmt: skip
+
+
+def model(
+    architecture: Architecture, data: View | None, *, num_obs: int | None = None, subsample_size: int | None = None
+) -> None:
+    """Rows are decoded from latents z (L,); the weights are parameters."""
+    weights = weight_sites(architecture.model_layout)
+    with numpyro.plate("obs", num_rows(data, num_obs), subsample_size, dim=-1) as rows:
+        view = batch_of(data, rows, subsample_size)
+        context, mask, x = (None, None, None) if view is None else (view.context, view.mask, view.x)
+        with row_weights(view):
+            z = numpyro.sample("z", network.prior(architecture, weights))
+            raw = network.decode(architecture, weights, z, context)
+            numpyro.sample("x", network.Columns(architecture, weights, raw, mask), obs=x)
+
+
+def guide(
+    architecture: Architecture, data: View | None, *, num_obs: int | None = None, subsample_size: int | None = None
+) -> None:
+    """The encoder proposes the latents of each row.
+
+    :raises ValueError: without data there is nothing to encode.
+    """
+    weights = weight_sites(architecture.guide_layout)
+    with numpyro.plate("obs", num_rows(data, num_obs), subsample_size, dim=-1) as rows:
+        view = batch_of(data, rows, subsample_size)
+        if view is None:
+            raise ValueError("The guide encodes rows: give it the data.")
+        with row_weights(view):
+            read = network.inputs(architecture, weights, view)
+            numpyro.sample("z", network.encode(architecture, weights, read, view.mask))
+
+
+def decode(architecture: Architecture, parameters: Weights, view: View) -> dict[str, jax.Array]:
+    """Rows with the latents ``view.x`` (n, L), given ``view.context``: (n, D) each in model space, ``typical`` as they
+    would stand in a table, ``expected`` with the probabilities of binary columns."""
+    raw = network.decode(architecture, parameters, view.x, view.context)
+    rows = network.Columns(architecture, parameters, raw)
+    return {"typical": rows.typical, "expected": rows.expected}
