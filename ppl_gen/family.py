@@ -52,10 +52,10 @@ class Pair:
     ``to_uniform``     ``(parameters, view) -> (*x.shape, 2)``: between which numbers each entry's u lies, F(x-) and
                        F(x) given the entries before it; equal of real columns
     ``local``          sites inside ``obs`` that the guide proposes: log p(x) is then estimated by importance sampling
-    ``beta``           weight of the terms of ``local`` in the training objective of weights (1: the ELBO); scores ignore it
-    ``decode``         ``(parameters, View(latents (n, L), context=y)) -> {"typical": x, "expected": x}``, each (n, D): rows
-                       with these values of ``local``, as they would stand in a table, and with probabilities in binary
-                       columns. A family that has it has codes as local latents
+    ``beta``           weight of the terms of ``local`` in the training objective of weights; scores ignore it
+    ``decode``         ``(parameters, View(latents (n, L), context=y)) -> {"typical": x, "expected": x}``, each (n, D):
+                       rows with these values of ``local``, as they would stand in a table, and with probabilities in
+                       binary columns. A family that has it has codes as local latents
     ``bayesian``       whether those weights have priors and are sample sites instead, for any engine
 
     Of a family of sequences, N of up to T steps with K hidden states (backends map them over draws):
@@ -133,6 +133,7 @@ class Family(Settings):
     engines: ClassVar[tuple[str, ...]]  # those that fit it, the preferred one first
     sequences: ClassVar[bool] = False  # whether an observation is a sequence of time steps, not a row
     allows_missing: ClassVar[bool] = True  # whether missing entries are integrated out
+    verbs: ClassVar[tuple[str, ...]] = ()  # of impute, reconstruct and interpolate, those that its fits have
 
     def __post_init__(self) -> None:
         super().__post_init__()

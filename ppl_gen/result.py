@@ -173,22 +173,68 @@ class Fit:
         return sample(self, num_samples, seed, length, given)
 
     def latents(
-        self, table: Any = None, *, method: str = "smoothing", num_draws: int = 100, seed: int = 0
-    ) -> pd.DataFrame:
-        """Local discrete latents of each row: p(z = k | x), its sd over draws, the hard label and how sure it is.
+        self, table: Any = None, *, method: str | None = None, num_draws: int = 100, seed: int = 0,
+        member: int | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Local latents of each row. Discrete ones: p(z = k | x), its sd over draws, the hard label and how sure it is.
+        Codes, vectors z of real numbers: mean and sd of each of their dimensions, ``z0``, ``z0_sd``, ``z1``, ...
 
         :param method: for sequences, how the state of each time step is told: ``"smoothing"`` (given the whole
-            sequence), ``"filtering"`` (given what came so far), ``"viterbi"`` (the most probable path) or ``"draws"``
-            (``num_draws`` paths drawn from the posterior).
-        :raises UnsupportedError: the family has no discrete latents.
-        :raises SettingError: unknown method, or one that is for sequences only.
+            sequence, the default), ``"filtering"`` (given what came so far), ``"viterbi"`` (the most probable path) or
+            ``"draws"`` (``num_draws`` paths drawn from the posterior). Of codes ``"guide"`` (what the encoder says, the
+            default), ``"importance"`` (mean and sd of p(z | x) by importance sampling with the encoder as proposal, and
+            Pareto k-hat of the weights) or ``"draws"`` (``num_draws`` draws from p(z | x) of each row).
+        :param member: of codes, whose: the members of an ensemble have latent spaces of their own, 0 by default.
+        :raises UnsupportedError: the family has no local latents.
+        :raises SettingError: an unknown method, or one that is for other families; no such member.
         """
-        from ppl_gen import scoring, timeseries
+        from ppl_gen import latents, scoring, timeseries
 
+        if self.pair.decode is not None:
+            return latents.latents(self, table, method, num_draws, seed, 0 if member is None else member)
+        scoring.refuse_member(self, member)
         if self.family.sequences:
-            return timeseries.latents(self, table, method, num_draws, seed)
+            return timeseries.latents(self, table, method or "smoothing", num_draws, seed)
         scoring.refuse_method(self, method)
         return scoring.latents(self, table)
+
+    def reconstruct(self, table: Any = None, *, member: int = 0) -> Any:
+        """Each row (of the training table by default) as it is decoded from its code, the mean that the encoder says:
+        the median of each column's conditional given the code, of labels the likeliest. A table, or images, like those
+        that came in; no entry of it is missing.
+
+        :param member: of an ensemble, by whose networks.
+        :raises UnsupportedError: the family has no codes.
+        """
+        from ppl_gen.latents import reconstruct
+
+        return reconstruct(self, table, member)
+
+    def interpolate(self, first: Any, second: Any, num_steps: int = 10, *, member: int = 0) -> Any:
+        """Rows, or images, decoded from ``num_steps`` codes evenly spaced on the line from the code of ``first`` to
+        that of ``second``, both included.
+
+        :param first: a table of one row, or of several; the lines then follow each other. ``second``: as many rows.
+        :param member: of an ensemble, in whose latent space.
+        :raises UnsupportedError: the family has no codes.
+        :raises DataError: the tables have different numbers of rows, or differ in a column that is conditioned on.
+        """
+        from ppl_gen.latents import interpolate
+
+        return interpolate(self, first, second, num_steps, member)
+
+    def impute(self, table: Any = None, *, num_draws: int = 10, seed: int = 0) -> pd.DataFrame:
+        """Each row with its missing entries drawn given the observed ones, ``num_draws`` times: whole tables one after
+        the other, told apart by a column ``draw``; observed entries are as they came in.
+
+        Multiple imputations (Rubin 1987, Multiple Imputation for Nonresponse in Surveys): analyse each table by itself,
+        and the results differ by how sure the missing entries are.
+
+        :raises UnsupportedError: the family can't, and the message says which can.
+        """
+        from ppl_gen.imputation import impute
+
+        return impute(self, table, num_draws, seed)
 
     def forecast(self, horizon: int, table: Any = None, *, num_draws: int = 1000, hdi_prob: float = 0.9, seed: int = 0,
                  draws: bool = False) -> pd.DataFrame:  # fmt: skip

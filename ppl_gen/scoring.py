@@ -257,10 +257,16 @@ def latents(fit: Fit, table: Any) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def refuse_method(fit: Fit, method: str) -> None:
+def refuse_method(fit: Fit, method: str | None) -> None:
     """Raise a :class:`SettingError` where a way of telling the states of sequences is asked for of rows."""
-    if method != "smoothing":
+    if method not in (None, "smoothing"):
         raise SettingError(f"method is for families that model sequences; {fit.family.name} models rows.")
+
+
+def refuse_member(fit: Fit, member: int | None) -> None:
+    """Raise a :class:`SettingError` where a member's latent space is asked for, and there is none."""
+    if member is not None:
+        raise SettingError(f"member is for families with codes, such as vae; {fit.family.name} has none: leave it out.")
 
 
 def held_out(fit: Fit) -> np.ndarray:

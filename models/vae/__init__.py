@@ -84,6 +84,7 @@ class VAE(Family):
     density: ClassVar[str] = "importance"
     kinds: ClassVar[tuple[str, ...]] = LIKELIHOODS["auto"]
     engines: ClassVar[tuple[str, ...]] = ("svi",)
+    verbs: ClassVar[tuple[str, ...]] = ("impute", "reconstruct", "interpolate")
 
     latent_dim: int = 4
     hidden: tuple[int, ...] = (64, 64)

@@ -10,3 +10,9 @@ from ppl_gen.registry import import_backend
 def ops(backend: str) -> ModuleType:
     """The module of this backend: ``log_prob``, ``local_posterior``, ``sample_rows``, ``log_joint``."""
     return import_backend(__name__, f"{backend}_ops", backend)
+
+
+def codes(backend: str) -> ModuleType:
+    """The module of this backend for local latents that a guide proposes: ``moments``, ``particles``, ``divergences``,
+    ``decoded``, ``drawn``."""
+    return import_backend(__name__, f"{backend}_codes", backend)

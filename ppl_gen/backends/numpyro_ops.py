@@ -69,7 +69,7 @@ def log_joint_fn(pair: Pair, enumerated: bool = False) -> Callable[[Mapping[str,
 
 def log_joint(pair: Pair, parameters: Mapping[str, Any], view: View, enumerated: bool = False) -> float:
     """log p(theta, x) at constrained values, discrete latents summed out; no transform Jacobian."""
-    return float(log_joint_fn(pair, enumerated)(_as_jax(parameters), view))
+    return float(log_joint_fn(pair, enumerated)(as_jax(parameters), view))
 
 
 def _collapsed_row_log_prob(pair: Pair, parameters: Mapping[str, Any], view: View) -> jax.Array:
@@ -174,8 +174,8 @@ def _num_draws(posterior: Mapping[str, np.ndarray]) -> int:
     return len(next(iter(posterior.values())))
 
 
-def _as_jax(posterior: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    # In the default float: a fit made in single precision is used in double precision where that is turned on.
+def as_jax(posterior: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """In the default float: a fit made in single precision is used in double precision where that is turned on."""
     return {
         name: jnp.asarray(value, dtype=float if np.issubdtype(np.asarray(value).dtype, np.floating) else None)
         for name, value in posterior.items()
@@ -188,7 +188,7 @@ def log_prob(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> np.
     if pair.local:
         return importance.log_prob(pair, posterior, jax.tree.map(np.asarray, view))
     size = _num_draws(posterior) * len(view.x)
-    return np.asarray(_programs(pair).log_prob(size, _as_jax(posterior), view._replace(weights=None)))
+    return np.asarray(_programs(pair).log_prob(size, as_jax(posterior), view._replace(weights=None)))
 
 
 def local_size(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> int:
@@ -214,13 +214,13 @@ def log_weights(
     )
     keys = jax.random.split(jax.random.key(seed), len(uniforms))
     at = jnp.asarray(uniforms, dtype=float)
-    return np.asarray(program(_as_jax(posterior), at, keys, view._replace(weights=None)))
+    return np.asarray(program(as_jax(posterior), at, keys, view._replace(weights=None)))
 
 
 def local_posterior(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> dict[str, np.ndarray]:
     """{site: (draws, obs, K)}: p(z = k | x, theta_s) of each enumerated local latent."""
     size = _num_draws(posterior) * len(view.x)
-    result = _programs(pair).local_posterior(size, _as_jax(posterior), view._replace(weights=None))
+    result = _programs(pair).local_posterior(size, as_jax(posterior), view._replace(weights=None))
     return {name: np.asarray(value) for name, value in result.items()}
 
 
@@ -284,7 +284,7 @@ def sample_table(
         lambda: _Program(lambda one, key: _draw(pair, one, key, num_obs, None, options), limit=100_000),  # values
     )
     size = num_obs * options.get("num_steps", 1)
-    return np.asarray(program(size, _as_jax(parameters), jax.random.key(seed)))
+    return np.asarray(program(size, as_jax(parameters), jax.random.key(seed)))
 
 
 def hook_over_draws(
@@ -305,14 +305,14 @@ def hook_over_draws(
     number = _num_draws(posterior)
     keys = None if seed is None else jax.random.split(jax.random.key(seed), number)
     size = number * int(np.prod(view.x.shape[:2]))
-    return jax.tree.map(np.asarray, program(size, _as_jax(posterior), keys, view._replace(weights=None)))
+    return jax.tree.map(np.asarray, program(size, as_jax(posterior), keys, view._replace(weights=None)))
 
 
 def from_uniform(pair: Pair, posterior: Mapping[str, np.ndarray], u: np.ndarray) -> np.ndarray:
     """(draws, *u.shape): the rows of uniform numbers u under each draw, by the pair's hook."""
     program = pair.cached("from_uniform", lambda: jax.jit(pair.from_uniform))
     at = jnp.asarray(u, dtype=float)
-    draws = _as_jax(posterior)
+    draws = as_jax(posterior)
     return np.stack([program({k: v[i] for k, v in draws.items()}, at) for i in range(_num_draws(posterior))])
 
 

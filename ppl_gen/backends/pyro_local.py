@@ -51,14 +51,15 @@ def _quantile(fn: Any, u: torch.Tensor) -> torch.Tensor | None:
         return None
 
 
-def _given(program: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..., Any]:
+def given(program: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..., Any]:
+    """The program with these values of its sample sites and of its ``param`` sites."""
     return poutine.substitute(poutine.condition(program, data=dict(values)), data=dict(values))
 
 
 def local_size(pair: Pair, parameters: Tensors, view: View) -> int:
     """How many numbers the local latents of an observation are."""
     assert pair.guide is not None
-    sites = poutine.trace(_given(pair.guide, parameters)).get_trace(view).nodes
+    sites = poutine.trace(given(pair.guide, parameters)).get_trace(view).nodes
     return sum(sites[name]["fn"].event_shape.numel() for name in pair.local)
 
 
@@ -74,7 +75,7 @@ def log_weights(pair: Pair, row_log_prob: Row, draws: Tensors, uniforms: torch.T
 
     def one(parameters: Tensors, uniforms: torch.Tensor) -> torch.Tensor:
         with _FromUniforms(pair.local, uniforms):
-            sites = poutine.trace(_given(guide, parameters)).get_trace(view).nodes
+            sites = poutine.trace(given(guide, parameters)).get_trace(view).nodes
         values = {name: sites[name]["value"] for name in pair.local}
         log_q = sum(sites[name]["fn"].log_prob(sites[name]["value"]) for name in pair.local)
         return row_log_prob(pair, {**parameters, **values}, view) - log_q
@@ -96,7 +97,7 @@ def local_values(pair: Pair, draws: Tensors, uniforms: torch.Tensor, view: View)
 
     def one(parameters: Tensors, uniforms: torch.Tensor) -> Tensors:
         with _FromUniforms(pair.local, uniforms):
-            sites = poutine.trace(_given(guide, parameters)).get_trace(view).nodes
+            sites = poutine.trace(given(guide, parameters)).get_trace(view).nodes
         return {name: sites[name]["value"] for name in pair.local}
 
     found = []
@@ -110,7 +111,7 @@ def local_moments(pair: Pair, parameters: Tensors, view: View) -> dict[str, tupl
     """{site: (mean, sd)}, each (obs, *event), of what the guide proposes."""
     assert pair.guide is not None
     with _Reparametrized(pair.local):
-        sites = poutine.trace(_given(pair.guide, parameters)).get_trace(view).nodes
+        sites = poutine.trace(given(pair.guide, parameters)).get_trace(view).nodes
     return {name: (sites[name]["fn"].mean, sites[name]["fn"].variance.sqrt()) for name in pair.local}
 
 
@@ -147,9 +148,9 @@ def terms(pair: Pair, parameters: Tensors, view: View, num_particles: int) -> Te
         particles = pyro.plate("particles", num_particles, dim=-2)
         guide, model = particles(guide), particles(model)
     with _Reparametrized(pair.local):
-        drawn = poutine.trace(_given(guide, parameters)).get_trace(view).nodes
+        drawn = poutine.trace(given(guide, parameters)).get_trace(view).nodes
     values = {name: drawn[name]["value"] for name in pair.local}
-    nodes = poutine.trace(_given(model, {**parameters, **values})).get_trace(view).nodes
+    nodes = poutine.trace(given(model, {**parameters, **values})).get_trace(view).nodes
     sites = {name: site for name, site in nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
     log_prob = {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
     log_q = sum(drawn[name]["fn"].log_prob(value) for name, value in values.items())
