@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import ppl_gen as pg
-from ppl_gen import backends, importance
+from ppl_gen import importance
 from ppl_gen.models.vae import VAE
 from ppl_gen.models.vae.architecture import MIN_POSTERIOR
 
@@ -83,7 +81,7 @@ class TestAgainstPCA:
     def test_with_its_weights_elbo_and_estimate_are_the_log_likelihood(self, backend: str, x64: None) -> None:
         data = LINEAR.prepare(correlated())
         pair, pca = LINEAR.build(backend, data.schema, len(data)), PCA.of(data.x)
-        estimate, elbo, error, k_hat = bounds(pair, pca.weights(), sliceable(data, backend))
+        estimate, elbo, error, _ = bounds(pair, pca.weights(), sliceable(data, backend))
         np.testing.assert_allclose(elbo, pca.log_prob(data.x), atol=1e-6)
         np.testing.assert_allclose(estimate, pca.log_prob(data.x), atol=1e-6)
         assert error.max() < 1e-6
@@ -94,11 +92,11 @@ class TestAgainstPCA:
         pair, pca = LINEAR.build(backend, data.schema, len(data)), PCA.of(data.x)
         view, truth = sliceable(data, backend), pca.log_prob(data.x)
         wide = bounds(pair, pca.weights(wrong=1.5), view, 512)
-        narrow = bounds(pair, pca.weights(wrong=0.3), view, 512)
+        narrow = bounds(pair, pca.weights(wrong=0.1), view, 1024)
         # KL(q || p(z | x)) of a normal whose two sds are r times right: 2 (r^2 / 2 - 1 / 2 - log r).
-        for found, r in ((wide, 1.5), (narrow, 0.3)):
+        for found, r in ((wide, 1.5), (narrow, 0.1)):
             np.testing.assert_allclose(truth - found[1], r * r - 1 - 2 * np.log(r), atol=0.03)
-        # The ratio of a wide proposal is bounded; that of a narrow one has no variance: k of the limit is 1 - 0.3^2.
+        # The ratio of a wide proposal is bounded; that of a narrow one has no variance: k of the limit is 1 - 0.1^2.
         assert np.abs(wide[0] - truth).max() < 4 * wide[2].max()
         assert wide[3].max() < 0.5
         assert np.median(narrow[3]) > 0.7
@@ -116,7 +114,7 @@ class TestAgainstPCA:
         ]
         # Of 60 standard errors estimated from 8 sets of points the greatest t is below 6 in all but 3 of 100 cases.
         assert np.abs((estimate - truth) / np.maximum(error, 1e-4)).max() < 6
-        assert error.max() < 0.1
+        assert np.median(error) < 0.01
 
     @each_backend
     def test_a_fit_reaches_the_maximum(self, backend: str) -> None:

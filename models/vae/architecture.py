@@ -119,7 +119,10 @@ def resolve(family: VAE, schema: Schema) -> Architecture:
     groups = group_columns(columns, _num_outputs, None if schema.image is None else LEVELS - 1)
     context = schema.num_context
     flow = prior_flow(family) if family.prior == "flow" else None
-    bare = Architecture(family, len(columns), context, groups, unit_layout(groups), {}, {}, {}, image, flow)
+    units = unit_layout(groups)
+    if family.scale == "shared" and "real_log_scale" in units:
+        units["real_log_scale"] = Weight((1,))
+    bare = Architecture(family, len(columns), context, groups, units, {}, {}, {}, image, flow)
     encoder, decoder = _networks(bare) if image is None else _convolutions(bare)
     if schema.image is None:  # images are complete
         width = encoder["encoder_weight_0"].shape[1]
@@ -188,7 +191,11 @@ def initialize(architecture: Architecture, view: View, seed: int, num_starts: in
     bias = values["decoder_conv_0_bias" if convolutions else f"decoder_bias_{architecture.num_dense - 1}"]
     for group in architecture.groups:
         columns, seen = x[:, list(group.columns)], None if mask is None else mask[:, list(group.columns)]
-        start_units(values, group, columns, seen)
+        units = {name: np.zeros((1, group.size)) for name in unit_layout([group])}
+        start_units(units, group, columns, seen)
+        for name, value in units.items():
+            one = values[name].shape[1] < group.size
+            values[name] += 0.5 * np.log(np.exp(2 * value).mean(1, keepdims=True)) if one else value
         if group.kind in ("binary", "categorical"):
             bias[:, group.outputs] += logits(group, columns, seen).ravel()
     if architecture.family.prior == "vamp":
