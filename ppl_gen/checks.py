@@ -249,7 +249,7 @@ def of_density(fit: Fit) -> Found:
     if not fit.pair.local:
         return [], {}
     evidence = Evidence.of(fit)
-    score = fit.score(evidence.train, p_values=False, keep_draws=False)
+    score = evidence.score
     assert score.error is not None
     assert score.k_hat is not None
     above = int(np.sum(~(score.k_hat <= LOCAL_KHAT)))

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ppl_gen import importance
+
 if TYPE_CHECKING:
     from ppl_gen.arviz_bridge import Loo
-    from ppl_gen.result import Fit
+    from ppl_gen.result import Fit, Score
 
 MAX_ROWS = 1_000  # training rows that the checks look at: a random subset of a longer table
 MAX_STEPS = 20_000  # time steps of sequences, likewise
 MAX_PROBES = 50  # of these, the rows whose log p(x) is followed along the chains
 NUM_REPLICATES = 400  # replicated tables; a p-value of 0.01 then rests on 4 of them
 MAX_REPLICATED = 20_000_000  # replicates x rows x columns
+NUM_PARTICLES = 512  # of rows with codes
 SAMPLED_AT_ONCE = 50_000  # rows
 MAX_PIXELS, MAX_REPLICATED_PIXELS = 50_000, 5_000_000  # of images, which take longer: in a table, in all replicates
 
@@ -48,6 +51,12 @@ class Evidence:
     @cached_property
     def log_likelihood(self) -> np.ndarray:
         return draws_of_log_prob(self.fit, self.rows)
+
+    @cached_property
+    def score(self) -> Score:
+        """The score of those rows; where they have codes, of so many particles that k-hat is not noise."""
+        number = NUM_PARTICLES if self.fit.pair.decode is not None else importance.NUM_PARTICLES
+        return self.fit.score(self.train, p_values=False, keep_draws=False, num_particles=number)
 
     @cached_property
     def probes(self) -> tuple[list[str], np.ndarray]:

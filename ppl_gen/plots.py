@@ -20,6 +20,14 @@ from ppl_gen.plots_density import no_density, no_grid, plot_density, plot_grid
 from ppl_gen.plots_durations import plot_durations
 from ppl_gen.plots_images import no_images, plot_images
 from ppl_gen.plots_intervals import ALL_FIXED, NO_SPREAD, panels_of, plot_compare, plot_parameters
+from ppl_gen.plots_latents import (
+    no_codes,
+    no_loss_parts,
+    plot_codes,
+    plot_loss_parts,
+    plot_reconstructions,
+    plot_traversals,
+)
 from ppl_gen.plots_networks import no_calibration, plot_calibration
 from ppl_gen.plots_pairs import plot_pairs
 from ppl_gen.plots_rows import no_khat, plot_khat, plot_latents, plot_pit, plot_posterior_predictive, plot_score
@@ -30,19 +38,21 @@ if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
 __all__ = [
-    "KINDS", "applicable", "plot_all", "plot_calibration", "plot_compare", "plot_conditionals", "plot_density",
-    "plot_durations", "plot_energy", "plot_forecast", "plot_grid", "plot_images", "plot_khat", "plot_latents",
-    "plot_loss",
-    "plot_pairs", "plot_parameters", "plot_pit", "plot_posterior_predictive", "plot_rank", "plot_residuals",
-    "plot_score", "plot_states", "plot_trace", "plot_transitions",
+    "KINDS", "applicable", "plot_all", "plot_calibration", "plot_codes", "plot_compare", "plot_conditionals",
+    "plot_density", "plot_durations", "plot_energy", "plot_forecast", "plot_grid", "plot_images", "plot_khat",
+    "plot_latents", "plot_loss", "plot_loss_parts", "plot_pairs", "plot_parameters", "plot_pit",
+    "plot_posterior_predictive", "plot_rank", "plot_reconstructions", "plot_residuals", "plot_score", "plot_states",
+    "plot_trace", "plot_transitions", "plot_traversals",
 ]  # fmt: skip
 
 KINDS: dict[str, Callable[[Fit], Figure]] = {
     "images": plot_images, "pairs": plot_pairs, "density": plot_density, "grid": plot_grid,
     "conditionals": plot_conditionals, "calibration": plot_calibration,
+    "reconstructions": plot_reconstructions, "codes": plot_codes, "traversals": plot_traversals,
     "latents": plot_latents, "score": plot_score, "pit": plot_pit,
     "posterior_predictive": plot_posterior_predictive, "khat": plot_khat, "parameters": plot_parameters,
     "trace": plot_trace, "rank": plot_rank, "energy": plot_energy, "loss": plot_loss,
+    "loss_parts": plot_loss_parts,
     "states": plot_states, "transitions": plot_transitions, "durations": plot_durations, "forecast": plot_forecast,
     "residuals": plot_residuals,
 }  # fmt: skip
@@ -61,6 +71,10 @@ def applicable(fit: Fit) -> dict[str, str]:
     reasons["khat"] = no_khat(fit)
     reasons |= {"density": no_density(fit), "grid": no_grid(fit), "conditionals": no_conditionals(fit)}
     reasons |= {"calibration": no_calibration(fit), "images": no_images(fit)}
+    reasons |= dict.fromkeys(("reconstructions", "codes", "traversals"), no_codes(fit))
+    reasons["loss_parts"] = no_loss_parts(fit)
+    if not no_codes(fit):
+        reasons["latents"] = "latents are codes (see the codes picture)"
     if fit.uncertainty == "point":
         reasons["parameters"] = NO_SPREAD
     elif not panels_of(fit):

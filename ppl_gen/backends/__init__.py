@@ -14,5 +14,5 @@ def ops(backend: str) -> ModuleType:
 
 def codes(backend: str) -> ModuleType:
     """The module of this backend for local latents that a guide proposes: ``moments``, ``particles``, ``divergences``,
-    ``decoded``, ``drawn``."""
+    ``prior``, ``decoded``, ``drawn``."""
     return import_backend(__name__, f"{backend}_codes", backend)

@@ -64,6 +64,20 @@ def divergences(pair: Pair, posterior: Posterior, view: View, num_particles: int
     return np.asarray(program(as_jax(posterior), _arrays(view)))
 
 
+def prior(pair: Pair, parameters: Posterior, number: int, context: np.ndarray | None, seed: int) -> np.ndarray:
+    """(number, L): draws of the only site of ``local`` from the model, under one set of parameters."""
+    (name,) = pair.local
+
+    def run(parameters: Mapping[str, Any], key: jax.Array, context: jax.Array | None) -> jax.Array:
+        model = handlers.seed(handlers.substitute(pair.density, data=parameters), key)
+        data = None if context is None else View(None, context=context)
+        return handlers.trace(model).get_trace(data, num_obs=number)[name]["value"]
+
+    program = pair.cached(("prior", number), lambda: jax.jit(run))
+    given = None if context is None else jnp.asarray(context, dtype=float)
+    return np.asarray(program(as_jax(parameters), jax.random.key(seed), given))
+
+
 def decoded(pair: Pair, parameters: Posterior, codes: np.ndarray, context: np.ndarray | None) -> dict[str, np.ndarray]:
     """The pair's ``decode`` of codes (n, L) under one set of parameters."""
     program = pair.cached("decoded", lambda: jax.jit(pair.decode))

@@ -56,6 +56,15 @@ def divergences(pair: Pair, posterior: Posterior, view: View, num_particles: int
     return torch.stack(found).numpy()
 
 
+def prior(pair: Pair, parameters: Posterior, number: int, context: np.ndarray | None, seed: int) -> np.ndarray:
+    """(number, L): draws of the only site of ``local`` from the model, under one set of parameters."""
+    (name,) = pair.local
+    data = None if context is None else View(None, context=as_tensor(context))
+    with sandbox(seed), torch.no_grad():
+        trace = poutine.trace(given(pair.density, _tensors(parameters))).get_trace(data, num_obs=number)
+        return trace.nodes[name]["value"].numpy()
+
+
 def decoded(pair: Pair, parameters: Posterior, codes: np.ndarray, context: np.ndarray | None) -> dict[str, np.ndarray]:
     """The pair's ``decode`` of codes (n, L) under one set of parameters."""
     assert pair.decode is not None
