@@ -62,8 +62,8 @@ class Diagnosis:
     MCSE of each quantity), ``loo`` or ``held_out`` (each row's held-out density, with its k-hat), ``density`` (the
     error and k-hat of each row's, where it is estimated), ``members`` (of an ensemble, each row's under the members
     that trained on it and those that did not), ``calibration`` (held-out rows as uniform numbers, a column each),
-    ``latents`` (of codes, each dimension of each member), ``predictive`` (each statistic observed and replicated), ``pit`` (a
-    column each). Only those that apply are there.
+    ``latents`` (of codes, each dimension of each member), ``predictive`` (each statistic observed and replicated),
+    ``pit`` (a column each). Only those that apply are there.
     """
 
     title: str

@@ -60,7 +60,7 @@ def plot_codes(
     """Training rows in latent space, each at the mean of its code: the two dimensions that vary most over the rows,
     coloured by a column.
 
-    :param colour_by: the column's name; by default one that is conditioned on, else the first of labels, else the first.
+    :param colour_by: the column's name; by default one that is conditioned on, else one of labels, else the first.
     :raises UnsupportedError: rows have no codes.
     :raises SettingError: no column has this name, or there is no such member.
     """
@@ -117,8 +117,8 @@ def plot_reconstructions(
     fit: Fit, *, fig: Figure | SubFigure | None = None, member: int = 0, max_columns: int = MAX_COLUMNS
 ) -> Figure:
     """Rows beside what is decoded from the means of their codes. Of images each original stands above its
-    reconstruction (of binary pixels the probability of a 1). Of a table, each column: numbers against each other, on the
-    line where the code holds them; of labels, which are decoded as which.
+    reconstruction (of binary pixels the probability of a 1). Of a table, each column: numbers against each other, on
+    the line where the code holds them; of labels, which are decoded as which.
 
     :param max_columns: of a wider table, the first so many columns.
     :raises UnsupportedError: rows have no codes.
@@ -187,8 +187,8 @@ def plot_traversals(
     fit: Fit, *, fig: Figure | SubFigure | None = None, member: int = 0, max_columns: int = MAX_COLUMNS
 ) -> Figure:
     """What is decoded along each dimension of the latent space, from 2 standard deviations of the rows' codes below
-    their mean to 2 above, the other dimensions at their means: those 6 that vary most over the rows. What is conditioned
-    on is that of one training row.
+    their mean to 2 above, the other dimensions at their means: those 6 that vary most over the rows. What is
+    conditioned on is that of one training row.
 
     :param max_columns: of a wider table, the first so many columns.
     :raises UnsupportedError: rows have no codes.
