@@ -27,7 +27,10 @@ from ppl_gen.cli import main, options
 from ppl_gen.errors import PPLGenError
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("zoo", "fit", "compare", "demo", "diagnose", "score", "sample", "latents", "forecast", "plot")
+COMMANDS = (
+    "zoo", "fit", "compare", "demo", "diagnose", "score", "sample", "forecast", "plot", "latents", "reconstruct",
+    "interpolate", "impute",
+)  # fmt: skip
 TINY = ["--engine", "em", "--engine-set", "num_bootstraps=4", "--engine-set", "num_starts=2"]
 
 

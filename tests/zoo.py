@@ -14,6 +14,7 @@ from ppl_gen.models.autoregressive import Autoregressive
 from ppl_gen.models.flow import Flow
 from ppl_gen.models.hmm import HMM, HMMPrior
 from ppl_gen.models.hmm.effects import BY_KIND, FIELDS
+from ppl_gen.models.vae import VAE
 
 
 def clusters(num_rows: int = 120, seed: int = 0) -> pd.DataFrame:
@@ -54,6 +55,7 @@ CASES = {
     ),
     "flow-nsf": Case(Flow("nsf", num_layers=2, hidden=(8,), num_bins=3), clusters, NETWORKS),
     "flow-realnvp": Case(Flow("realnvp", num_layers=4, hidden=(8,)), clusters, NETWORKS),
+    "vae": Case(VAE(latent_dim=1, hidden=(8,)), clusters, NETWORKS),
     "autoregressive-made": Case(Autoregressive(hidden=(16,), num_mixture_components=2), clusters, NETWORKS),
 }
 

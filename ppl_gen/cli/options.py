@@ -43,6 +43,10 @@ RowsArg = Annotated[str | None, typer.Argument(metavar="[TABLE]", help="The rows
 OutOption = Annotated[
     str | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this .csv or .parquet file.")
 ]
+ArrayOption = Annotated[
+    str | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write to this .csv or .parquet file; images: .npz, .npy."),
+]
 ColumnsOption = Annotated[list[str] | None, typer.Option(metavar="A,B", help="Use these columns only; repeat.")]
 DropOption = Annotated[list[str] | None, typer.Option(metavar="A,B", help="Leave these columns out; repeat.")]
 KindOption = Annotated[
@@ -201,6 +205,21 @@ def check_output(output: str | None, *, overwrite: bool, images: bool = False) -
         raise SettingError(f"{output!r}: the name must end in .csv or .parquet, which says how to write the table.")
     check_output_file(path, overwrite=overwrite)
     return path
+
+
+def is_array(path: Path) -> bool:
+    """Whether images are written there as an array."""
+    return path.suffix.lower() in (".npy", ".npz")
+
+
+def refuse_array(fit: Fit, path: Path | None, output: str | None) -> None:
+    """Raise a :class:`SettingError` where a table would be written as an array of images."""
+    from ppl_gen.errors import SettingError
+
+    if path is not None and is_array(path) and fit.schema.image is None:
+        raise SettingError(
+            f"{output!r}: {fit.family.name} was fitted to a table, not to images: write a .csv or .parquet."
+        )
 
 
 def write_images(images: np.ndarray, path: Path, *, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""ppl-gen diagnose, score, sample, latents, plot: what a saved fit is good for."""
+"""ppl-gen diagnose, score, sample, forecast, plot: what a saved fit is good for."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def score(
         found = fit.score(rows, hdi_prob=hdi_prob, keep_draws=False, per_step=per_step, num_particles=num_particles,
                           seed=seed)  # fmt: skip
     frame = found.to_frame()
-    what = _several(len(found), "time step" if per_step else fit.train.unit)
+    what = several(len(found), "time step" if per_step else fit.train.unit)
     if path is not None:
         o.write_table(frame, path, overwrite=overwrite)
     measures = {"bits_per_dim": found.bits_per_dim, "perplexity": found.perplexity}
@@ -120,10 +120,7 @@ def sample(
                      show_default="training rows at random"),
     ] = None,
     seed: o.SeedOption = 0,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write to this .csv or .parquet file; images: .npz, .npy."),
-    ] = None,
+    output: o.ArrayOption = None,
     overwrite: o.OverwriteOption = False,
     backend: o.BackendOption = None,
     as_json: o.JsonOption = False,
@@ -140,18 +137,13 @@ def sample(
     import pandas as pd
 
     from ppl_gen import report
-    from ppl_gen.errors import SettingError
 
     path = o.check_output(output, overwrite=overwrite, images=True)
     fit = o.load_fit(run, backend)
-    array = path is not None and path.suffix.lower() in (".npy", ".npz")
-    if array and fit.schema.image is None:
-        raise SettingError(
-            f"{output!r}: {fit.family.name} was fitted to a table, not to images: write a .csv or .parquet."
-        )
+    o.refuse_array(fit, path, output)
     with report.working("sampling"):
         frame = fit.sample(num_samples, seed=seed, length=length, given=given)
-    if path is not None and array:
+    if path is not None and o.is_array(path):
         o.write_images(frame, path, overwrite=overwrite)
         if as_json:
             report.emit_json({"run": run, "num_rows": len(frame), "output": str(path)})
@@ -160,41 +152,10 @@ def sample(
         return
     if fit.schema.image is not None:  # their pixels
         frame = pd.DataFrame(frame.reshape(len(frame), -1), columns=list(fit.schema.names))
-    title = _several(len(frame), f"new {fit.train.unit}")
+    title = several(len(frame), f"new {fit.train.unit}")
     if fit.family.sequences:
-        title = f"{_several(len(frame), 'time step')} of {_several(num_samples, 'new sequence')}"
-    _deliver(frame, path, overwrite, as_json, run, title)
-
-
-def latents(
-    run: o.RunArg,
-    table: o.RowsArg = None,
-    drop: o.DropOption = None,
-    method: Annotated[
-        str, typer.Option(metavar="NAME", help="Of sequences: smoothing, filtering, viterbi or draws of the path.")
-    ] = "smoothing",
-    num_draws: Annotated[int, typer.Option(metavar="INT", help="Of --method draws: how many paths.")] = 100,
-    seed: o.SeedOption = 0,
-    output: o.OutOption = None,
-    overwrite: o.OverwriteOption = False,
-    backend: o.BackendOption = None,
-    as_json: o.JsonOption = False,
-) -> None:
-    """What is hidden behind each row, such as its component: probabilities, the likeliest value and how sure it is.
-
-    [bold]Examples[/bold]
-
-    [cyan]ppl-gen latents runs/iris[/cyan]\n
-    [cyan]ppl-gen latents runs/iris new.csv -o components.csv[/cyan]
-    """
-    from ppl_gen import report
-
-    path = o.check_output(output, overwrite=overwrite)
-    fit = o.load_fit(run, backend)
-    with report.working("inferring latents"):
-        frame = fit.latents(o.read_rows(fit, table, drop), method=method, num_draws=num_draws, seed=seed)
-    what = _several(len(frame), "time step" if fit.family.sequences else "row")
-    _deliver(frame, path, overwrite, as_json, run, f"Latents of {what}")
+        title = f"{several(len(frame), 'time step')} of {several(num_samples, 'new sequence')}"
+    deliver(frame, path, overwrite, as_json, run, title)
 
 
 def forecast(
@@ -226,7 +187,7 @@ def forecast(
         frame = fit.forecast(horizon, rows, num_draws=num_draws, hdi_prob=hdi_prob, seed=seed)
     number = len(frame) // horizon
     whose = f" of {number:,} sequences" if number > 1 else ""
-    _deliver(frame, path, overwrite, as_json, run, f"The next {_several(horizon, 'time step')}{whose}")
+    deliver(frame, path, overwrite, as_json, run, f"The next {several(horizon, 'time step')}{whose}")
 
 
 def plot(
@@ -260,7 +221,7 @@ def plot(
             report.say(str(path))
 
 
-def _deliver(frame: pd.DataFrame, path: Any, overwrite: bool, as_json: bool, run: str, title: str) -> None:
+def deliver(frame: pd.DataFrame, path: Any, overwrite: bool, as_json: bool, run: str, title: str) -> None:
     """A table to a file, to the screen, or as JSON."""
     from ppl_gen import report
 
@@ -274,7 +235,7 @@ def _deliver(frame: pd.DataFrame, path: Any, overwrite: bool, as_json: bool, run
     _say_where(None if as_json else path, len(frame), "row")
 
 
-def _several(number: int, what: str) -> str:
+def several(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
@@ -282,7 +243,7 @@ def _say_where(path: Any, number: int, what: str) -> None:
     from ppl_gen import report
 
     if path is not None:
-        report.say(f"{_several(number, what)} in {path}", style="bold")
+        report.say(f"{several(number, what)} in {path}", style="bold")
 
 
-COMMANDS = (diagnose, score, sample, latents, forecast, plot)
+COMMANDS = (diagnose, score, sample, forecast, plot)
