@@ -114,8 +114,11 @@ def choose_kind(name: str, series: pd.Series, chosen: str | None, accept: Iterab
         check_kind(name, chosen, read_numbers(name, normalise(series)[0], where), where)
     kind = chosen or infer_kind(name, normalise(series)[0], where)
     accept = tuple(accept)
-    if kind == "real" and "real" not in accept and "count" in accept:  # say which value is no count
-        check_kind(name, "count", read_numbers(name, normalise(series)[0], where), where)
+    narrow = next((each for each in ("count", "binary") if each in accept), None)
+    if (
+        narrow and kind in ("real", "count") and not {kind, "real"} & set(accept)
+    ):  # say which value is no count, or not 0 or 1
+        check_kind(name, narrow, read_numbers(name, normalise(series)[0], where), where)
     return widen(name, kind, accept, accept_for)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ import pytest
 from scipy.stats import multivariate_normal
 
 import ppl_gen as pg
-from ppl_gen import importance
+from ppl_gen import checks_latents, importance, plots
+from ppl_gen.engine import Draws
 from ppl_gen.models.vae import VAE
 from ppl_gen.models.vae.architecture import MIN_POSTERIOR
 
@@ -129,21 +131,25 @@ class TestAgainstPCA:
 
 def mixed(num_rows: int = 300, seed: int = 0) -> pd.DataFrame:
     """Columns of all kinds that hang together by one number, with missing entries."""
-    rng = np.random.default_rng(seed)
-    z = rng.normal(size=num_rows)
-    table = pd.DataFrame({
-        "height": 170 + 10 * (z + 0.3 * rng.normal(size=num_rows)), "visits": rng.poisson(np.exp(1 + 0.5 * z)),
-        "ill": rng.random(num_rows) < 1 / (1 + np.exp(-3 * z)),
-        "site": np.array(["a", "b", "c"])[(z + 0.5 * rng.normal(size=num_rows) > [[-0.5], [0.5]]).sum(0)],
-    })  # fmt: skip
+    table = mixed_without_gaps(num_rows, seed)
     table.loc[3::7, "height"] = np.nan
     table.loc[5::11, "site"] = None
     return table
 
 
+def mixed_without_gaps(num_rows: int = 300, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=num_rows)
+    return pd.DataFrame({
+        "height": 170 + 10 * (z + 0.3 * rng.normal(size=num_rows)), "visits": rng.poisson(np.exp(1 + 0.5 * z)),
+        "ill": rng.random(num_rows) < 1 / (1 + np.exp(-3 * z)),
+        "site": np.array(["a", "b", "c"])[(z + 0.5 * rng.normal(size=num_rows) > [[-0.5], [0.5]]).sum(0)],
+    })  # fmt: skip
+
+
 SMALL = VAE(latent_dim=2, hidden=(8,))
 FAMILIES = {
-    "normal": SMALL, "vamp": SMALL.replace(prior="vamp", num_pseudo_inputs=5),
+    "normal": SMALL.replace(hidden=(8, 8)), "vamp": SMALL.replace(prior="vamp", num_pseudo_inputs=5),
     "flow": SMALL.replace(prior="flow", prior_layers=2), "given": SMALL.replace(condition_on=("ill",)),
 }  # fmt: skip
 
@@ -160,3 +166,238 @@ class TestParity:
             found.append(bounds(pair, weights, sliceable(data, backend), 16))
         for one, other in zip(*found, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-9, rtol=1e-9)
+
+
+@cache
+def fitted(backend: str) -> pg.Fit:
+    engine = pg.SVI(num_members=2, max_steps=600, learning_rate=0.01)
+    return pg.fit(SMALL, mixed(), engine=engine, backend=backend, seed=0)
+
+
+@cache
+def exact() -> pg.Fit:
+    """Probabilistic PCA as a fit of one member, and a second whose encoder is wrong."""
+    data = LINEAR.prepare(pd.DataFrame(correlated(), columns=list("abcde")))
+    pca = PCA.of(data.x)
+    both = zip(pca.weights().items(), pca.weights(wrong=1.5).values(), strict=True)
+    posterior = {name: np.stack([one, other]).astype(np.float32) for (name, one), other in both}
+    draws = Draws(posterior, "ensemble", parameters={}, figures={"num_steps": 1})
+    return pg.result.Fit(LINEAR, pg.SVI(), "numpyro", 0, data.schema, draws, data, versions={}, seconds=1.0)
+
+
+class TestObjectives:
+    @each_backend
+    def test_the_bound_rises_with_the_number_of_particles(self, backend: str, x64: None) -> None:
+        data = LINEAR.prepare(correlated())
+        pair, pca = LINEAR.build(backend, data.schema, len(data)), PCA.of(data.x)
+        truth, weights = pca.log_prob(data.x).mean(), pca.weights(wrong=0.5)
+        settings = {"num_particles": 50}, {"objective": "iwae", "num_particles": 2}, {"objective": "iwae"}
+        elbo, *rising = (-loss_of(pair, pg.SVI(**each), weights, data.view(backend)) for each in settings)
+        # The terms in z1 and z2 of the ELBO are closed forms; what is left to chance is the mean of 400 x 50 draws.
+        assert elbo == pytest.approx(truth - (0.25 - 1 - 2 * np.log(0.5)), abs=0.02)
+        assert elbo + 0.05 < rising[0] < rising[1] - 0.05 < truth
+
+    @each_backend
+    def test_beta_weighs_the_divergence_and_free_bits_cap_it(self, backend: str, x64: None) -> None:
+        data = LINEAR.prepare(correlated(100))
+        weights, view = PCA.of(data.x).weights(), data.view(backend)
+        found = {}
+        for beta in (1.0, 3.0):
+            pair = LINEAR.replace(beta=beta).build(backend, data.schema, len(data))
+            for bits in (0.0, 50.0):
+                found[beta, bits] = loss_of(pair, pg.SVI(free_bits=bits), weights, view)
+        divergence = (found[3.0, 0.0] - found[1.0, 0.0]) / 2
+        match = found[1.0, 0.0] - divergence
+        assert divergence > 0.5
+        # Far more bits than there are: each of the two dimensions costs them all, whatever it says.
+        assert found[1.0, 50.0] == pytest.approx(match + 2 * 50, rel=1e-6)
+
+    def test_they_are_refused_where_they_change_nothing(self) -> None:
+        x = correlated(60)
+        for options in ({"objective": "iwae"}, {"annealing": 10}, {"free_bits": 0.1}):
+            with pytest.raises(pg.SettingError, match=f"{next(iter(options))} is for families .* such as vae"):
+                pg.fit(pg.Flow("maf", num_layers=1, hidden=(4,)), x, engine=pg.SVI(**options))
+            with pytest.raises(pg.SettingError, match="leave it out"):
+                pg.fit(pg.GMM(2), x, engine=pg.SVI(**options))
+        for wrong in (
+            {"objective": "iwae", "free_bits": 0.1}, {"objective": "iwae", "num_particles": 1}, {"free_bits": -1.0},
+            {"annealing": 30_000}, {"objective": "vimco"},
+        ):  # fmt: skip
+            with pytest.raises(pg.SettingError):
+                pg.SVI(**wrong)
+
+    @each_backend
+    def test_while_beta_rises_no_member_stops(self, backend: str) -> None:
+        engine = pg.SVI(num_members=1, max_steps=200, annealing=110, patience=1, objective="iwae", num_particles=2)
+        fit = pg.fit(SMALL, mixed(80), engine=engine, backend=backend)
+        assert fit.draws.figures["num_steps"] >= 110
+        assert fit.draws.parameters["validation_parts"].shape[1:] == (1, 2)
+
+
+def loss_of(pair: pg.family.Pair, settings: pg.SVI, weights: dict[str, np.ndarray], view: object) -> float:
+    if pair.backend == "numpyro":
+        import jax
+
+        from ppl_gen.inference.svi import numpyro_objective
+
+        one = {name: jax.numpy.asarray(value[0]) for name, value in weights.items()}
+        found = jax.jit(lambda one, key: numpyro_objective.loss(pair, settings, one, key, view)[0])
+        return float(found(one, jax.random.key(0)))
+    import torch
+
+    from ppl_gen.backends.pyro_programs import sandbox
+    from ppl_gen.inference.svi import pyro_objective
+
+    with sandbox(0):
+        one = {name: torch.as_tensor(value[0]) for name, value in weights.items()}
+        return float(pyro_objective.loss(pair, settings, one, view)[0])
+
+
+class TestVerbs:
+    def test_codes_of_the_encoder_and_of_the_posterior(self) -> None:
+        fit, rows = exact(), slice(0, 50)
+        pca, x = PCA.of(fit.train.x), fit.train.x[rows]
+        m = pca.w.T @ pca.w + pca.variance * np.eye(2)
+        mean, sd = np.linalg.solve(m, pca.w.T @ x.T).T, np.sqrt(pca.variance / np.diag(m))
+        table = fit.train.take(rows)
+        encoder, wrong = fit.latents(table), fit.latents(table, member=1)
+        np.testing.assert_allclose(encoder[["z0", "z1"]], mean, atol=1e-5)
+        np.testing.assert_allclose(wrong[["z0_sd", "z1_sd"]], np.tile(1.5 * sd, (50, 1)), rtol=1e-4)
+        found = fit.latents(table, member=1, method="importance")
+        np.testing.assert_allclose(found[["z0_sd", "z1_sd"]], np.tile(sd, (50, 1)), rtol=0.05)
+        assert found["k_hat"].max() < 0.7
+        draws = fit.latents(table, member=1, method="draws", num_draws=400).groupby("row")[["z0", "z1"]]
+        # The standard deviation of 400 draws errs by sqrt(1 / 800) of itself, of 100 such numbers by 3.5 times that.
+        np.testing.assert_allclose(draws.std(), np.tile(sd, (50, 1)), rtol=0.17)
+
+    def test_missing_entries_are_drawn_given_the_others(self) -> None:
+        fit = exact()
+        table = pd.DataFrame(correlated()[:30], columns=list("abcde"))
+        table.loc[::2, "b"] = np.nan
+        found = fit.impute(table, num_draws=400, seed=1)
+        assert list(found.columns) == ["draw", *"abcde"]
+        assert (found["draw"].value_counts() == 30).all()
+        pd.testing.assert_frame_equal(found[found["draw"] == 7].drop(columns=["draw", "b"]), table.drop(columns="b"))
+        pca, x, b = PCA.of(fit.train.x), fit.schema.encode(table).x[0], np.arange(5) == 1
+        across = pca.covariance[np.ix_(b, ~b)] @ np.linalg.inv(pca.covariance[np.ix_(~b, ~b)])
+        scale = fit.schema.columns[1].scale
+        sd = scale * np.sqrt((pca.covariance[np.ix_(b, b)] - across @ pca.covariance[np.ix_(~b, b)])[0, 0])
+        drawn = found.loc[[0], "b"]
+        # 400 draws, 4 standard errors; the particles' own error is less than that of the draws.
+        assert drawn.mean() == pytest.approx((across @ x[~b])[0] * scale + fit.schema.columns[1].loc, abs=5 * sd / 20)
+        assert drawn.std() == pytest.approx(sd, rel=0.2)
+        assert fit.impute(table, num_draws=2, seed=1).equals(fit.impute(table, num_draws=2, seed=1))
+
+    @each_backend
+    def test_a_mixed_table_from_end_to_end(self, backend: str, tmp_path) -> None:
+        fit, table = fitted(backend), mixed()
+        score = fit.score()
+        assert score.kind == "importance"
+        assert (score.elbo < score.log_predictive + 1e-6).all()
+        found = fit.impute(table, num_draws=3)
+        assert not found.isna().to_numpy().any()
+        kept = found[found["draw"] == 2].drop(columns="draw")
+        assert kept.where(table.notna()).equals(table)
+        # A height is known by the other columns: its sd of 10.4 is halved by them.
+        truth = mixed_without_gaps()["height"]
+        gap = table["height"].isna()
+        error = (fit.impute(table, num_draws=30).groupby(level=0)["height"].mean() - truth)[gap]
+        assert np.sqrt((error**2).mean()) < 0.8 * truth.std()
+        back = fit.reconstruct(table)
+        assert list(back.columns) == list(table.columns)
+        assert (back["site"] == table["site"]).mean() > 0.5
+        line = fit.interpolate(table.iloc[:1], table.iloc[1:2], 5)
+        assert len(line) == 5
+        np.testing.assert_allclose(line["height"][0], back["height"][0], rtol=1e-5)
+        fit.save(tmp_path / "fit")
+        pd.testing.assert_frame_equal(pg.load(tmp_path / "fit").latents(), fit.latents())
+
+    def test_families_without_codes_say_so(self) -> None:
+        fit = pg.fit(pg.GMM(2), correlated(60), engine=pg.EM(num_bootstraps=0))
+        for ask in (fit.reconstruct, fit.impute, lambda: fit.interpolate(None, None)):
+            with pytest.raises(pg.UnsupportedError, match=r"families that can: .*vae"):
+                ask()
+        with pytest.raises(pg.SettingError, match="member"):
+            fit.latents(member=1)
+        for wrong in ({"member": 2}, {"method": "viterbi"}, {"num_draws": 0}):
+            with pytest.raises(pg.SettingError, match=next(iter(wrong))):
+                exact().latents(**wrong)
+        with pytest.raises(pg.DataError, match="as many of both"):
+            exact().interpolate(exact().train.take(slice(0, 1)), exact().train.take(slice(0, 2)))
+
+    @each_backend
+    def test_conditions_are_read_by_both_networks(self, backend: str) -> None:
+        rng = np.random.default_rng(0)
+        dose = rng.integers(0, 2, 300).astype(bool)
+        table = pd.DataFrame({"dose": dose, "a": 4.0 * dose + rng.normal(size=300), "b": rng.normal(size=300)})
+        family, engine = SMALL.replace(condition_on=("dose",)), pg.SVI(num_members=1, max_steps=500, learning_rate=0.01)
+        fit = pg.fit(family, table, engine=engine, backend=backend)
+        drawn = fit.sample(2000, given=pd.DataFrame({"dose": [False, True]})).groupby("dose")["a"].mean()
+        assert drawn[True] - drawn[False] == pytest.approx(4.0, abs=0.5)
+        with pytest.raises(pg.DataError, match="'dose' is conditioned on, and differs"):
+            fit.interpolate(table[~dose].head(1), table[dose].head(1))
+
+
+class TestChecks:
+    def test_an_exact_encoder_passes_and_a_useless_one_fails(self) -> None:
+        fit = exact()
+        found, details = checks_latents.of_latents(fit)
+        assert [check.name for check in found if check.passed] == [
+            "active units", "posterior collapse", "ELBO gap", "aggregate posterior p",
+        ]  # fmt: skip
+        assert details["latents"].shape == (4, 6)
+        dead = {name: np.where(name.startswith("encoder"), 0, value) for name, value in fit.draws.posterior.items()}
+        dead["decoder_weight_0"] = 0 * dead["decoder_weight_0"]
+        found, _ = checks_latents.of_latents(
+            dataclasses.replace(fit, draws=dataclasses.replace(fit.draws, posterior=dead))
+        )
+        figures = {check.name: check.figure for check in found if check.passed is False}
+        assert figures == {"active units": 0, "posterior collapse": 1}
+
+    def test_codes_that_are_not_spread_like_the_prior_are_found(self) -> None:
+        rng = np.random.default_rng(0)
+        prior, other = rng.normal(size=(2, 300, 3))
+        assert checks_latents.permutation_p(prior, other, rng) > 0.01
+        assert checks_latents.permutation_p(prior + np.array([0.5, 0, 0]), other, rng) <= 0.002
+
+    @pytest.mark.parametrize("kind", ["reconstructions", "codes", "traversals", "loss_parts"])
+    def test_pictures(self, kind: str) -> None:
+        assert not plots.applicable(fitted("pyro"))[kind]
+        figure = plots.KINDS[kind](fitted("pyro"))
+        figure.draw_without_rendering()
+        assert figure.get_suptitle()
+
+
+class TestInput:
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [({"prior": "flow", "latent_dim": 1}, "latent_dim"), ({"hidden": (0,)}, "hidden"), ({"beta": 0.0}, "beta"),
+         ({"likelihood": "poisson"}, "likelihood"), ({"scale": "row"}, "scale")],
+    )  # fmt: skip
+    def test_options(self, options: dict[str, object], match: str) -> None:
+        with pytest.raises(pg.SettingError, match=match):
+            VAE(**options)
+
+    def test_values_outside_the_likelihood_are_named(self) -> None:
+        table = pd.DataFrame({"a": np.arange(60) % 2, "b": np.arange(60) % 2})
+        table.loc[7, "b"] = 3
+        with pytest.raises(pg.DataError, match=r"'b'.*row 7.*3"):
+            VAE(likelihood="bernoulli").prepare(table)
+        with pytest.raises(pg.DataError, match="images"):
+            VAE(network="conv").prepare(table)
+        with pytest.raises(pg.DataError, match="at least 50 rows"):
+            VAE().prepare(table.head(20))
+
+
+def test_convolutions_of_images_of_odd_sizes(x64: None) -> None:
+    images = np.random.default_rng(0).integers(0, 256, size=(60, 5, 3)).astype(np.uint8)
+    family = VAE(latent_dim=2, hidden=(8,), network="conv", channels=(3, 4))
+    data, found = family.prepare(images), []
+    weights = family.build("pyro", data.schema, 60).initialize(data.view(), 0, 1)
+    for backend in BACKENDS:
+        found.append(bounds(family.build(backend, data.schema, 60), weights, sliceable(data, backend), 8)[0])
+    np.testing.assert_allclose(*found, rtol=1e-9)
+    fit = pg.fit(family, images, engine=pg.SVI(num_members=1, max_steps=50), backend="pyro")
+    assert fit.reconstruct(images[:4]).shape == fit.interpolate(images[:1], images[1:2], 4).shape == (4, 5, 3)
+    # Of 256 equally likely values an ideal code has 8 bits; a single logistic can't be much worse.
+    assert 7.9 < fit.score(images).bits_per_dim < 8.8

@@ -161,7 +161,7 @@ def _convolutions(bare: Architecture) -> tuple[dict[str, Weight], dict[str, Weig
         taps = TAPS * TAPS
         encoder[f"encoder_conv_{i}_weight"] = Weight((taps * read, size), (2 / (taps * read)) ** 0.5)
         encoder[f"encoder_conv_{i}_bias"] = Weight((size,))
-        gain = 2.0 if i else 0.25  # the last has no rectified linear unit after it
+        gain = 2.0 if i else 1.0  # the last has no rectified linear unit after it
         decoder[f"decoder_conv_{i}_weight"] = Weight((taps * size, outward[i]), (gain / (taps * size)) ** 0.5)
         decoder[f"decoder_conv_{i}_bias"] = Weight((outward[i],) if i else (bare.num_outputs,))
     return encoder, decoder
