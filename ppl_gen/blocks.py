@@ -115,9 +115,7 @@ def choose_kind(name: str, series: pd.Series, chosen: str | None, accept: Iterab
     kind = chosen or infer_kind(name, normalise(series)[0], where)
     accept = tuple(accept)
     narrow = next((each for each in ("count", "binary") if each in accept), None)
-    if (
-        narrow and kind in ("real", "count") and not {kind, "real"} & set(accept)
-    ):  # say which value is no count, or not 0 or 1
+    if narrow and kind in ("real", "count") and not {kind, "real"} & set(accept):  # say which value it does not allow
         check_kind(name, narrow, read_numbers(name, normalise(series)[0], where), where)
     return widen(name, kind, accept, accept_for)
 

@@ -35,7 +35,7 @@ def require(fit: Fit, verb: str) -> None:
         return
     from ppl_gen import registry
 
-    able = ", ".join(name for name, family in registry.families().items() if verb in family.verbs)
+    able = ", ".join(name for name in registry.families() if verb in registry.family(name).verbs)
     raise UnsupportedError(f"{fit.family.name} can't {verb}; families that can: {able}.")
 
 
@@ -88,7 +88,7 @@ def latents(fit: Fit, table: Any, method: str | None, num_draws: int, seed: int,
     if method == "guide":
         mean, sd = codes(fit, data, posterior)
         return _frame({"row": np.arange(len(data))}, mean[0], sd[0])
-    rows, found = np.arange(len(data)), []
+    rows, found = np.arange(len(data)), list[tuple[np.ndarray, ...]]()
     for part in particles(fit, data, posterior, seed):
         share = _shares(part.log_weights)[0]
         if method == "draws":

@@ -109,7 +109,7 @@ def _scatter(fit: Fit, ax: Axes, x: np.ndarray, y: np.ndarray, data: Data, name:
     shown = ax.scatter(x[seen], y[seen], s=8, c=values[seen] * column.scale + column.loc, cmap="viridis", linewidths=0)
     if (~seen).any():
         ax.legend(loc="best")
-    ax.get_figure().colorbar(shown, ax=ax, label=label(name))  # type: ignore[union-attr]
+    ax.get_figure().colorbar(shown, ax=ax, label=label(name))
 
 
 @styled

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ class Architecture:
         return found
 
 
-def part(weights: dict, prefix: str) -> dict:
+def part(weights: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The weights whose names begin so, without it."""
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
@@ -115,7 +116,8 @@ def resolve(family: VAE, schema: Schema) -> Architecture:
     if family.network == "conv":
         if schema.image is None:
             raise DataError(NO_IMAGES)
-        image = (*schema.image, 1)[:3]
+        height, width, *channels = schema.image
+        image = (height, width, channels[0] if channels else 1)
     groups = group_columns(columns, _num_outputs, None if schema.image is None else LEVELS - 1)
     context = schema.num_context
     flow = prior_flow(family) if family.prior == "flow" else None

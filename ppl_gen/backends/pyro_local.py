@@ -100,10 +100,11 @@ def local_values(pair: Pair, draws: Tensors, uniforms: torch.Tensor, view: View)
             sites = poutine.trace(given(guide, parameters)).get_trace(view).nodes
         return {name: sites[name]["value"] for name in pair.local}
 
-    found = []
-    for s in range(len(next(iter(draws.values())))):
-        parameters = {name: value[s] for name, value in draws.items()}
-        found.append(over_draws(lambda part, own=parameters: one(own, part["uniforms"]), inside, view.x.numel()))
+    def of_draw(parameters: Tensors) -> Tensors:
+        return over_draws(lambda part: one(parameters, part["uniforms"]), inside, view.x.numel())
+
+    number = len(next(iter(draws.values())))
+    found = [of_draw({name: value[s] for name, value in draws.items()}) for s in range(number)]
     return {name: torch.stack([part[name] for part in found]) for name in pair.local}
 
 
@@ -157,7 +158,7 @@ def terms(pair: Pair, parameters: Tensors, view: View, num_particles: int) -> Te
     log_p = sum(log_prob[name] for name in values)
     log_likelihood = sum(value for name, value in log_prob.items() if name not in values)
     found = [_divergence(drawn[name]["fn"], sites[name]["fn"], len(view.x)) for name in values]
-    kl = None if any(part is None for part in found) else torch.cat(found, -1)  # type: ignore[arg-type]
+    kl = None if any(part is None for part in found) else torch.cat(found, -1)
     log_ratio = log_p - log_q
     if num_particles == 1:
         log_likelihood, log_ratio = log_likelihood[None], log_ratio[None]

@@ -104,8 +104,8 @@ def interpolate(
     fit = o.load_fit(run, backend)
     o.refuse_array(fit, path, output)
     with report.working("interpolating"):
-        ends = [o.read_rows(fit, table, None) for table in (first, second)]
-        frame = fit.interpolate(*ends, num_steps, member=member)
+        one, other = (o.read_rows(fit, table, None) for table in (first, second))
+        frame = fit.interpolate(one, other, num_steps, member=member)
     _deliver_rows(fit, frame, path, overwrite, as_json, run, "From one row to another:")
 
 
