@@ -17,7 +17,7 @@ MAX_PROBES = 50  # of these, the rows whose log p(x) is followed along the chain
 NUM_REPLICATES = 400  # replicated tables; a p-value of 0.01 then rests on 4 of them
 MAX_REPLICATED = 20_000_000  # replicates x rows x columns
 SAMPLED_AT_ONCE = 50_000  # rows
-MAX_PIXELS, MAX_REPLICATED_PIXELS = 50_000, 5_000_000  # of images, which take longer: in a table, in all replicates
+MAX_PIXELS, MAX_REPLICATED_PIXELS = 12_500, 1_250_000  # of images, which take longer: in a table, in all replicates
 
 
 class Evidence:

@@ -132,7 +132,7 @@ def resolve(family: Autoregressive, schema: Schema) -> Architecture:
     if family.network == "pixelcnn":
         if schema.image is None:
             raise DataError(NO_IMAGES)
-        image = schema.image[:2]
+        image = schema.image[0], schema.image[1]
         columns = columns[: len(columns) // (image[0] * image[1])]
     groups = _groups(family, columns, None if schema.image is None else LEVELS - 1)
     num_context = schema.num_context
