@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppl_gen.errors import DataError
-from ppl_gen.images import LEVELS
 from ppl_gen.networks import Layout, Weight, degree_masks, initial_weights, perceptron_layout
 
 if TYPE_CHECKING:
-    from ppl_gen.columns import Column
-    from ppl_gen.data import Schema, View
+    from ppl_gen.data import Column, Schema, View
     from ppl_gen.models.autoregressive import Autoregressive
 
 START_SCALE = 0.4  # of the components of a mixture at first, in standard deviations of the column
@@ -22,8 +20,7 @@ MIN_SCALE = 1e-3  # the least that a component may have, so that a repeated valu
 UNIT = 0.5413248546129181  # softplus(UNIT) = 1
 STEPS = {4: 24, 8: 48}  # of the search for a quantile, by the bytes of a float
 MAX_STARTING_VALUES = 2_000_000  # entries of the table that the starts are found from
-PIXELS_AT_ONCE = 64 * 28 * 28  # of images that are scored together: their activations take 0.7 GB in 7 layers of 32
-DRAWN_AT_ONCE = 512 * 28 * 28  # of images that are drawn together
+PIXELS_AT_ONCE = 64 * 28 * 28  # of images worked on together: in 7 layers of 32 channels their activations take 0.7 GB
 NO_IMAGES = (
     "network='pixelcnn' models images, arrays (n, h, w) or (n, h, w, c), and this is a table: reshape it, as in "
     "x.reshape(-1, 28, 28), or choose network='made' for rows, 'causal_conv' for sequences."
@@ -134,7 +131,7 @@ def resolve(family: Autoregressive, schema: Schema) -> Architecture:
             raise DataError(NO_IMAGES)
         image = schema.image[0], schema.image[1]
         columns = columns[: len(columns) // (image[0] * image[1])]
-    groups = _groups(family, columns, None if schema.image is None else LEVELS - 1)
+    groups = _groups(family, columns, schema.greatest_count)
     num_context = schema.num_context
     layout = _units(groups)
     if family.network != "made":
