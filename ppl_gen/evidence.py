@@ -20,7 +20,7 @@ NUM_REPLICATES = 400  # replicated tables; a p-value of 0.01 then rests on 4 of 
 MAX_REPLICATED = 20_000_000  # replicates x rows x columns
 NUM_PARTICLES = 512  # of rows with codes
 SAMPLED_AT_ONCE = 50_000  # rows
-MAX_PIXELS, MAX_REPLICATED_PIXELS = 50_000, 5_000_000  # of images, which take longer: in a table, in all replicates
+MAX_PIXELS, MAX_REPLICATED_PIXELS = 12_500, 1_250_000  # of images, which take longer: in a table, in all replicates
 
 
 class Evidence:

@@ -43,8 +43,9 @@ def plot_images(fit: Fit, *, fig: Figure | SubFigure | None = None, side: int = 
     fig = plots_style.figure_of(fig, 8.4, 4.6)
     titles = (f"{len(chosen)} of {len(fit.train):,} images of the table", f"{side * side} images drawn from the fit")
     for ax, part, title in zip(plots_style.panels(fig, 2, 2), both, titles, strict=True):
-        ax.imshow(mosaic((part - low) / max(high - low, 1e-300), side), cmap="gray", vmin=0, vmax=1,
-                  interpolation="nearest")  # fmt: skip
+        whole = mosaic((part - low) / max(high - low, 1e-300), side)
+        ax.imshow(whole, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.set_xlim(-0.5, 1.03 * whole.shape[1] - 0.5)  # a gap between the grids
         ax.set_title(title)
         ax.set_axis_off()
     return plots_style.finish(fig, f"{fit.family.name} by {fit.engine.name}: images of "

@@ -95,6 +95,11 @@ class Schema:
         return dataclasses.replace(self, columns=kept, dropped=(*self.dropped, *self.targets))
 
     @property
+    def greatest_count(self) -> int | None:
+        """The greatest value that a count can have: that of a whole-number pixel, 255; of tables None."""
+        return None if self.image is None else images.LEVELS - 1
+
+    @property
     def num_columns(self) -> int:
         return len(self.columns)
 

@@ -132,7 +132,6 @@ def test_images_are_scored_and_drawn_in_parts_as_at_once(monkeypatch: pytest.Mon
     u, whole = np.random.default_rng(0).random((7, 9)), []
     for limit in (10**6, 3 * 9):
         monkeypatch.setattr(numpyro_pixelcnn, "PIXELS_AT_ONCE", limit)
-        monkeypatch.setattr(numpyro_pixelcnn, "DRAWN_AT_ONCE", limit)
         pair.programs.clear()
         whole += [numpyro_ops.log_prob(pair, one, data.view("numpyro")), numpyro_ops.from_uniform(pair, one, u)]
     np.testing.assert_allclose(whole[0], whole[2], rtol=1e-12)

@@ -10,7 +10,6 @@ import numpy as np
 
 from ppl_gen.conditionals import LEAST_SCALE, UNIT, Group, group_columns, logits, start_units, unit_layout
 from ppl_gen.errors import DataError
-from ppl_gen.images import LEVELS
 from ppl_gen.networks import Layout, Weight, degree_masks, initial_weights, perceptron_layout
 
 if TYPE_CHECKING:
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 
 START_SCALE = 0.4  # of the components of a mixture at first, in standard deviations of the column
 MAX_STARTING_VALUES = 2_000_000  # entries of the table that the starts are found from
-PIXELS_AT_ONCE = 64 * 28 * 28  # of images that are scored together: their activations take 0.7 GB in 7 layers of 32
-DRAWN_AT_ONCE = 512 * 28 * 28  # of images that are drawn together
+PIXELS_AT_ONCE = 64 * 28 * 28  # of images worked on together: in 7 layers of 32 channels their activations take 0.7 GB
 NO_IMAGES = (
     "network='pixelcnn' models images, arrays (n, h, w) or (n, h, w, c), and this is a table: reshape it, as in "
     "x.reshape(-1, 28, 28), or choose network='made' for rows, 'causal_conv' for sequences."
@@ -94,7 +92,7 @@ def resolve(family: Autoregressive, schema: Schema) -> Architecture:
             raise DataError(NO_IMAGES)
         image = schema.image[0], schema.image[1]
         columns = columns[: len(columns) // (image[0] * image[1])]
-    groups = group_columns(columns, partial(_num_parameters, family), None if schema.image is None else LEVELS - 1)
+    groups = group_columns(columns, partial(_num_parameters, family), schema.greatest_count)
     num_context = schema.num_context
     layout = unit_layout(groups)
     if family.network != "made":

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from ppl_gen.backends.numpyro_networks import Weights
 from ppl_gen.models.autoregressive import numpyro_network as network
-from ppl_gen.models.autoregressive.architecture import DRAWN_AT_ONCE, PIXELS_AT_ONCE, Architecture
+from ppl_gen.models.autoregressive.architecture import PIXELS_AT_ONCE, Architecture
 
 
 def log_prob(architecture: Architecture, weights: Weights, x: jax.Array) -> jax.Array:
@@ -50,7 +50,7 @@ def from_uniform(architecture: Architecture, weights: Weights, u: jax.Array) -> 
 
     Each stack keeps what it will read again, so all pixels together cost about one pass of the network.
     """
-    return _in_parts(lambda u: _draw(architecture, weights, u), u, DRAWN_AT_ONCE, architecture)
+    return _in_parts(lambda u: _draw(architecture, weights, u), u, PIXELS_AT_ONCE, architecture)
 
 
 def _in_parts(

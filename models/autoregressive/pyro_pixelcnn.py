@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, pad
 
 from ppl_gen.backends.pyro_networks import Weights
 from ppl_gen.models.autoregressive import pyro_network as network
-from ppl_gen.models.autoregressive.architecture import DRAWN_AT_ONCE, PIXELS_AT_ONCE, Architecture
+from ppl_gen.models.autoregressive.architecture import PIXELS_AT_ONCE, Architecture
 
 
 def log_prob(architecture: Architecture, weights: Weights, x: torch.Tensor) -> torch.Tensor:
@@ -43,7 +43,7 @@ def from_uniform(architecture: Architecture, weights: Weights, u: torch.Tensor) 
 
     Each stack keeps what it will read again, so all pixels together cost about one pass of the network.
     """
-    return _in_parts(lambda u: _draw(architecture, weights, u), u, DRAWN_AT_ONCE, architecture)
+    return _in_parts(lambda u: _draw(architecture, weights, u), u, PIXELS_AT_ONCE, architecture)
 
 
 def _in_parts(

@@ -13,7 +13,6 @@ import numpy as np
 from ppl_gen.conditionals import REACH, Group, group_columns, logits, start_units, unit_layout
 from ppl_gen.data import Column, Schema
 from ppl_gen.errors import DataError
-from ppl_gen.images import LEVELS
 from ppl_gen.models.flow import Flow
 from ppl_gen.models.flow import architecture as flow_architecture
 from ppl_gen.models.vae import NO_IMAGES
@@ -118,7 +117,7 @@ def resolve(family: VAE, schema: Schema) -> Architecture:
             raise DataError(NO_IMAGES)
         height, width, *channels = schema.image
         image = (height, width, channels[0] if channels else 1)
-    groups = group_columns(columns, _num_outputs, None if schema.image is None else LEVELS - 1)
+    groups = group_columns(columns, _num_outputs, schema.greatest_count)
     context = schema.num_context
     flow = prior_flow(family) if family.prior == "flow" else None
     units = unit_layout(groups)
