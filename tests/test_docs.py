@@ -18,7 +18,7 @@ import pytest
 import typer
 
 import ppl_gen as pg
-from ppl_gen import checks, checks_networks, checks_sequences, plots, plots_pairs
+from ppl_gen import checks, checks_latents, checks_networks, checks_sequences, plots, plots_pairs
 from ppl_gen.cli import app, listing
 from ppl_gen.cli import options as o
 from ppl_gen.family import Pair
@@ -163,12 +163,16 @@ def test_the_thresholds_are_those_of_the_code() -> None:
         f"{checks_networks.LEAST_SPREAD} nats",
         "calibration p": f"at least {checks_networks.P_VALUE} / columns",
         "independence p": f"at least {checks_networks.P_VALUE} / tests",
+        "active units": "at least 1", "posterior collapse": "at most half",
+        "ELBO gap": f"at most {checks_latents.GAP} nats a dimension",
+        "aggregate posterior p": f"at least {checks_latents.P_VALUE} / members",
         "steps in rarest state": f"at least {checks_sequences.MIN_STEPS:g}",
     }  # fmt: skip
     for name, limit in figures.items():
         assert rows[name][2].replace(" %", "%").startswith(limit)
     source = "".join(
-        text_of(ROOT / "ppl_gen" / f"{name}.py") for name in ("checks", "checks_networks", "checks_sequences")
+        text_of(ROOT / "ppl_gen" / f"{name}.py")
+        for name in ("checks", "checks_latents", "checks_networks", "checks_sequences")
     )
     asked = set(re.findall(r'Check(?:\.of)?\(\s*f?"([^"{]+?)(?:, \{what\})?"', source))
     asked |= set(re.findall(r'"((?:LOO-)?PIT p)"', source))
