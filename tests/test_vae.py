@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from functools import cache
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.stats import multivariate_normal
 
 import ppl_gen as pg
 from ppl_gen import checks_latents, importance, plots
+from ppl_gen.cli import main
 from ppl_gen.engine import Draws
 from ppl_gen.models.vae import VAE
 from ppl_gen.models.vae.architecture import MIN_POSTERIOR
@@ -228,7 +230,7 @@ class TestObjectives:
 
     @each_backend
     def test_while_beta_rises_no_member_stops(self, backend: str) -> None:
-        engine = pg.SVI(num_members=1, max_steps=200, annealing=110, patience=1, objective="iwae", num_particles=2)
+        engine = pg.SVI(num_members=1, max_steps=200, annealing=110, patience=1, objective="iwae", validation=0.0)
         fit = pg.fit(SMALL, mixed(80), engine=engine, backend=backend)
         assert fit.draws.figures["num_steps"] >= 110
         assert fit.draws.parameters["validation_parts"].shape[1:] == (1, 2)
@@ -311,6 +313,20 @@ class TestVerbs:
         np.testing.assert_allclose(line["height"][0], back["height"][0], rtol=1e-5)
         fit.save(tmp_path / "fit")
         pd.testing.assert_frame_equal(pg.load(tmp_path / "fit").latents(), fit.latents())
+
+    def test_the_command_line_has_the_same_verbs(self, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+        run, rows = str(tmp_path / "run"), str(tmp_path / "rows.csv")
+        fitted("pyro").save(run)
+        mixed(6).to_csv(rows, index=False)
+        for command, number in (
+            (["latents", run, rows, "--member", "1"], 6), (["latents", run, rows, "--method", "importance"], 6),
+            (["reconstruct", run, rows], 6), (["interpolate", run, rows, rows, "-n", "3"], 18),
+            (["impute", run, rows, "-n", "2"], 12),
+        ):  # fmt: skip
+            assert main([*command, "--json"]) == 0
+            assert json.loads(capsys.readouterr().out)["num_rows"] == number
+        assert main(["reconstruct", run, rows, "-o", str(tmp_path / "x.npz")]) == 2
+        assert "fitted to a table" in capsys.readouterr().err
 
     def test_families_without_codes_say_so(self) -> None:
         fit = pg.fit(pg.GMM(2), correlated(60), engine=pg.EM(num_bootstraps=0))
