@@ -231,7 +231,7 @@ class TestObjectives:
     @each_backend
     def test_while_beta_rises_no_member_stops(self, backend: str) -> None:
         engine = pg.SVI(num_members=1, max_steps=200, annealing=110, patience=1, objective="iwae", validation=0.0)
-        fit = pg.fit(SMALL, mixed(80), engine=engine, backend=backend)
+        fit = pg.fit(LINEAR, correlated(80), engine=engine, backend=backend)
         assert fit.draws.figures["num_steps"] >= 110
         assert fit.draws.parameters["validation_parts"].shape[1:] == (1, 2)
 
