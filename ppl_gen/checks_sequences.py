@@ -61,7 +61,7 @@ def with_residuals(fit: Fit, found: list[Check], details: dict[str, pd.DataFrame
 
     rarest = _rarest_state(fit)
     found += [] if rarest is None else [rarest]
-    columns, cells = fit.schema.columns, pseudo_residuals(fit, Evidence.of(fit).train)
+    columns, cells = fit.schema.target_columns, pseudo_residuals(fit, Evidence.of(fit).train)
     if cells is None:
         return found, details
     low, high = cells

@@ -126,6 +126,11 @@ class Data:
         return self.x.shape[0]
 
     @property
+    def target_mask(self) -> np.ndarray | None:
+        """The mask of the columns that are modelled."""
+        return self.mask if self.mask is None else self.mask[:, self.schema.is_target]
+
+    @property
     def num_columns(self) -> int:
         return self.x.shape[1]
 
@@ -283,8 +288,7 @@ class Data:
         """The view, in numpy."""
         patterns, pattern = self._patterns
         if self.lengths is None:
-            view = View(self.x, self.mask, self.weights, patterns, pattern)
-            return conditions.split(view, self.schema) if self.schema.conditions else view
+            return conditions.split(View(self.x, self.mask, self.weights, patterns, pattern), self.schema)
         lengths, mask, ragged = self.lengths, self.mask, len(np.unique(self.lengths)) > 1
         if ragged:
             patterns, pattern = pad_patterns(patterns, pattern, lengths, self.num_columns)
@@ -292,7 +296,7 @@ class Data:
         elif mask is not None and pattern is not None:
             mask, pattern = pad(mask, lengths), pad(pattern, lengths)
         steps = lengths.astype(np.int32) if ragged else None
-        return View(pad(self.x, lengths), mask, self.weights, patterns, pattern, steps)
+        return conditions.split(View(pad(self.x, lengths), mask, self.weights, patterns, pattern, steps), self.schema)
 
     def log_jacobian(self) -> np.ndarray:
         """(n,) what to ADD to a log density of each row or sequence in model space to have it in the table's units."""

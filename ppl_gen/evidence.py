@@ -56,7 +56,8 @@ class Evidence:
             return [f"row {row}" for row in self.rows[chosen]], self.log_likelihood[:, :, chosen].astype(np.float64)
         from ppl_gen.padding import starts_of
 
-        seen = np.arange(self.train.num_steps) if self.train.mask is None else np.flatnonzero(self.train.mask.any(1))
+        mask = self.train.target_mask
+        seen = np.arange(self.train.num_steps) if mask is None else np.flatnonzero(mask.any(1))
         chosen = seen[np.linspace(0, len(seen) - 1, min(MAX_PROBES, len(seen))).astype(int)]
         starts = starts_of(self.train.lengths)
         whose = np.searchsorted(starts, chosen, side="right") - 1
@@ -124,12 +125,14 @@ class Evidence:
             from ppl_gen.timeseries import sample_sequences
 
             index, sizes = np.repeat(draws, length), np.tile(self.train.lengths, len(draws))
-            steps = np.concatenate(sample_sequences(self.fit, posterior, index, sizes, self.fit.seed))
+            given = self.train.view().context  # each table has the conditions of the observed one
+            context = None if given is None else np.tile(given, (len(draws), 1, 1))
+            steps = np.concatenate(sample_sequences(self.fit, posterior, index, sizes, self.fit.seed, context))
             return steps.reshape(*self.chosen_draws.shape, *self.observed.shape)
         # Calls of one length, the last filled up, so that the backend compiles one program.
         calls = -(-len(draws) * length // SAMPLED_AT_ONCE)
         filled = np.resize(draws, -(-len(draws) // calls) * calls)
-        context = self.fit.schema.context(self.train.x)  # each table has the conditions of the observed one
+        context = self.fit.schema.context(self.train.x)
         if context is not None:
             context = np.tile(context, (len(filled) // calls, 1))
         parts = [

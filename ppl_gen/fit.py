@@ -158,7 +158,7 @@ def _label_probabilities(
     if data.lengths is None:
         some = data.take(np.linspace(0, len(data) - 1, min(NUM_PROBES, len(data))).astype(int))
         (found,) = ops.local_posterior(pair, draws, some.view(pair.backend)).values()
-        return found, some.x, some.mask
+        return found, some.x[:, some.schema.is_target], some.target_mask
     steps = np.cumsum(data.lengths)
     some = data.take(slice(0, max(1, int((steps <= MAX_PROBE_STEPS).sum()))))
     if some.num_steps > MAX_PROBE_STEPS:  # one long sequence: its beginning
@@ -168,7 +168,8 @@ def _label_probabilities(
     assert some.lengths is not None
     found = ops.hook_over_draws(pair, "smoothed", draws, some.view(pair.backend))[:, inside(some.lengths)]
     chosen = np.linspace(0, some.num_steps - 1, min(NUM_PROBES, some.num_steps)).astype(int)
-    return found[:, chosen], some.x[chosen], None if some.mask is None else some.mask[chosen]
+    x, mask = some.x[:, some.schema.is_target], some.target_mask
+    return found[:, chosen], x[chosen], None if mask is None else mask[chosen]
 
 
 def versions(backend: str) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from ppl_gen import plots_data, plots_style, plots_times
+from ppl_gen.conditions_sequences import with_future_context
 from ppl_gen.plots_style import ALARM, INK, LIGHT, MODEL, SHADE, label, styled
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def plot_forecast(
     times, ahead = plots_times.with_future(data, horizon)
     past = plots_times.windows(data, PAST, last=True)
     futures = _futures(fit, past, horizon, num_draws)
-    columns = list(fit.schema.columns[:max_columns])
-    values = plots_data.original_units(fit, data.x, data.mask)
+    columns = list(fit.schema.target_columns[:max_columns])
+    values = plots_data.original_units(fit, data.x[:, fit.schema.is_target], data.target_mask)
     number, across = max(3 * horizon, 48), len(rows)
     heights = [max(1.7, 0.24 * len(c.categories or ())) for c in columns]
     fig = plots_style.figure_of(fig, {1: 7.2, 2: 9.4}.get(across, 11.4), sum(heights) + 1.5)
@@ -70,22 +71,24 @@ def plot_forecast(
         if len(fit.train) > 1:
             axes[0].set_title(names[place])
     _forecast_legend(fig)
+    given = [label(name) for name in fit.schema.conditions]
+    held = f"{', '.join(given)} as in the last step" if given else ""
     source = "the point estimate" if fit.uncertainty == "point" else plots_style.interval_name(fit)
-    more = plots_times.notes_of(note, plots_times.column_note(fit, len(columns)))
+    more = plots_times.notes_of(note, held, plots_times.column_note(fit, len(columns)))
     title = f"{fit.family.name} by {fit.engine.name}: {horizon} steps ahead, {num_draws:,} futures under {source}"
     return plots_style.finish(fig, title + more)
 
 
 def _futures(fit: Fit, past: Data, horizon: int, num_draws: int) -> np.ndarray:
     """(S, N, horizon, d): as :meth:`Fit.forecast <ppl_gen.result.Fit.forecast>` draws them, in the table's units, but
-    labels as codes."""
+    labels as codes; what is conditioned on stays as in the last step."""
     from ppl_gen import backends
 
     posterior = fit.posterior
     index = np.linspace(0, len(next(iter(posterior.values()))) - 1, num_draws).astype(int)
     found = backends.ops(fit.backend).hook_over_draws(
-        fit.pair, "forecast", {name: value[index] for name, value in posterior.items()}, past.view(fit.backend),
-        seed=fit.seed, horizon=horizon,
+        fit.pair, "forecast", {name: value[index] for name, value in posterior.items()},
+        with_future_context(fit, past, horizon, None, hold=True), seed=fit.seed, horizon=horizon,
     )  # fmt: skip
     return plots_data.original_units(fit, np.asarray(found["x"]), None)
 
@@ -154,7 +157,7 @@ def plot_residuals(
     low, high = cells
     spread = low + (high - low) * np.random.default_rng(fit.seed).random(low.shape)
     middle, even = (np.clip(ndtri(u), -FURTHEST, FURTHEST) for u in ((low + high) / 2, spread))
-    columns = list(fit.schema.columns[:max_columns])
+    columns = list(fit.schema.target_columns[:max_columns])
     times, borders = plots_times.stacked_times(data)
     assert data.lengths is not None
     fig = plots_style.figure_of(fig, 10.4, 1.9 * len(columns) + 1.0)

@@ -79,11 +79,21 @@ class Schema:
         """The columns of model-space rows (n, d) that are conditioned on, (n, c) as a network reads them: real and
         binary ones as they are, a categorical one as an indicator per label (one-hot). None where there are none."""
         parts = [
-            x[:, [j]] if c.categories is None else (x[:, [j]] == np.arange(len(c.categories))).astype(x.dtype)
+            x[..., [j]] if c.categories is None else (x[..., [j]] == np.arange(len(c.categories))).astype(x.dtype)
             for j, c in enumerate(self.columns)
             if c.name in self.conditions
         ]
-        return np.concatenate(parts, axis=1) if parts else None
+        return np.concatenate(parts, axis=-1) if parts else None
+
+    @property
+    def context_names(self) -> list[str]:
+        """What the columns of :meth:`context` are: names, of a categorical column one per label, as ``sky=rain``."""
+        given = (c for c in self.columns if c.name in self.conditions)
+        return [name for c in given for name in ([f"{c.name}={v}" for v in c.categories] if c.categories else [c.name])]
+
+    def only_targets(self) -> Schema:
+        """The schema without the columns that are conditioned on; itself where there are none."""
+        return dataclasses.replace(self, columns=self.target_columns, conditions=()) if self.conditions else self
 
     def only_conditions(self) -> Schema:
         """The schema of tables that hold the columns that are conditioned on, and perhaps the others too."""
@@ -100,15 +110,18 @@ class Schema:
         return np.array([c.scale for c in self.columns])
 
     def axis_names(self, axis: str) -> list[str] | None:
-        """What an axis of :meth:`Family.site_dims` runs over: all columns (``column``, ``column_other``), those of a
-        kind (``real_column`` and the like), the labels of column j as ``sky=rain`` (``category_<j>``); else None."""
+        """What an axis of :meth:`Family.site_dims` runs over: all columns that are modelled (``column``,
+        ``column_other``), those of a kind (``real_column`` and the like), the labels of the j-th of them as
+        ``sky=rain`` (``category_<j>``), what is conditioned on (``condition``); else None."""
         if axis in ("column", "column_other"):
-            return list(self.names)
+            return list(self.targets)
+        if axis == "condition":
+            return self.context_names
         kind, _, rest = axis.partition("_")
         if kind == "category" and rest.isdigit():
-            column = self.columns[int(rest)]
+            column = self.target_columns[int(rest)]
             return [f"{column.name}={value}" for value in column.categories or ()]
-        return [c.name for c in self.columns if c.kind == kind] if rest == "column" and kind in KINDS else None
+        return [c.name for c in self.target_columns if c.kind == kind] if rest == "column" and kind in KINDS else None
 
     def without_units(self) -> Schema:
         """What a pair may depend on: the kinds and categories of the columns, not their names or units."""

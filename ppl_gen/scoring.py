@@ -154,7 +154,8 @@ def score(
 
 def num_entries(data: Data, per_step: bool = False) -> np.ndarray:
     """(obs,): how many entries of each row, sequence or (``per_step``) time step were observed."""
-    seen = np.full(data.num_steps, len(data.schema.targets)) if data.mask is None else data.mask.sum(1)
+    mask = data.target_mask
+    seen = np.full(data.num_steps, len(data.schema.targets)) if mask is None else mask.sum(1)
     return seen if data.lengths is None or per_step else np.add.reduceat(seen, starts_of(data.lengths))
 
 
@@ -176,11 +177,11 @@ def sample(fit: Fit, num_samples: int, seed: int, length: int | None = None, giv
     if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < 1:
         raise SettingError(f"num_samples must be a whole number of at least 1, not {num_samples!r}.")
     check_seed(seed)
-    conditions = rows_to_draw_for(fit, int(num_samples), seed, given)
     if fit.family.sequences:
         from ppl_gen import timeseries
 
-        return timeseries.sample(fit, int(num_samples), length, seed)
+        return timeseries.sample(fit, int(num_samples), length, seed, given)
+    conditions = rows_to_draw_for(fit, int(num_samples), seed, given)
     if length is not None:
         raise SettingError(f"length is for families that model sequences; {fit.family.name} models rows.")
     if conditions is None:

@@ -115,9 +115,10 @@ def simulated_refits(
     with the same entries missing and the same weights. As many data sets are held as are worked on side by side."""
     size, num_obs = solve.batch(members), len(view.x)
     options = {"num_steps": view.x.shape[1]} if view.x.ndim == 3 else {}
+    context = None if view.context is None else np.concatenate([np.asarray(view.context)] * size)
     starts, weights, parts = _repeated(point, size), row_weights(view)[None], []
     for number in np.random.default_rng(seed).integers(2**31, size=-(-members // size)):
-        drawn = backends.ops(pair.backend).sample_table(pair, point, size * num_obs, int(number), **options)
+        drawn = backends.ops(pair.backend).sample_table(pair, point, size * num_obs, int(number), context, **options)
         x = np.asarray(drawn).reshape(size, *view.x.shape)
         if view.mask is not None:
             x = np.where(np.asarray(view.mask), x, x.dtype.type(0))

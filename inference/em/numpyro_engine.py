@@ -62,6 +62,8 @@ class Solver:
         size = min(BLOCK, self.num_obs)
         if view.x.ndim == 3:  # sequences: a recursion serves all of a block at once
             size = max(1, min(size, BLOCK_STEPS // view.x.shape[1]))
+            if view.context is not None:  # whose statistics are of time steps, and do not add up over blocks
+                size = self.num_obs
         self.pair, self.view = pair, view
         view = _without_padding(view)
         # EM on sequences creeps: in single precision the rise of an iteration soon drowns in rounding, and the run

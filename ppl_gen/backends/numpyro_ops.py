@@ -230,7 +230,7 @@ def sample_rows(
 ) -> np.ndarray:  # fmt: skip
     """(len(index), d): row i drawn from the model under draw ``index[i]``, in model space.
 
-    :param context: (len(index), c) what row i is conditioned on.
+    :param context: (len(index), c) what row i is conditioned on; of sequences (len(index), num_steps, c).
     :param options: for a model of sequences ``num_steps``; they are then (len(index), num_steps, d).
     """
     if pair.has_weights:
@@ -273,18 +273,21 @@ def _sample_by_draw(
 
 
 def sample_table(
-    pair: Pair, parameters: Mapping[str, np.ndarray], num_obs: int, seed: int, **options: int
-) -> np.ndarray:
+    pair: Pair, parameters: Mapping[str, np.ndarray], num_obs: int, seed: int, context: np.ndarray | None = None,
+    **options: int,
+) -> np.ndarray:  # fmt: skip
     """(num_obs, d): new observations under one set of parameters, drawn at once, in model space.
 
+    :param context: (num_obs, c) what each is conditioned on; of sequences (num_obs, num_steps, c).
     :param options: for a model of sequences ``num_steps``; they are then (num_obs, num_steps, d).
     """
     program = pair.cached(
         ("sample_table", num_obs, *options.values()),
-        lambda: _Program(lambda one, key: _draw(pair, one, key, num_obs, None, options), limit=100_000),  # values
+        lambda: _Program(lambda one, key, y: _draw(pair, one, key, num_obs, y, options), limit=100_000),  # values
     )
     size = num_obs * options.get("num_steps", 1)
-    return np.asarray(program(size, _as_jax(parameters), jax.random.key(seed)))
+    given = None if context is None else jnp.asarray(context, dtype=float)
+    return np.asarray(program(size, _as_jax(parameters), jax.random.key(seed), given))
 
 
 def hook_over_draws(

@@ -239,7 +239,7 @@ def sample_rows(
 
     Rows that share a draw are drawn together, so the time grows with the number of different draws.
 
-    :param context: (len(index), c) what row i is conditioned on.
+    :param context: (len(index), c) what row i is conditioned on; of sequences (len(index), num_steps, c).
     :param options: for a model of sequences ``num_steps``; they are then (len(index), num_steps, d).
     """
     draws, index = _as_tensors(posterior), np.asarray(index)
@@ -260,14 +260,17 @@ def sample_rows(
 
 
 def sample_table(
-    pair: Pair, parameters: Mapping[str, np.ndarray], num_obs: int, seed: int, **options: int
-) -> np.ndarray:
+    pair: Pair, parameters: Mapping[str, np.ndarray], num_obs: int, seed: int, context: np.ndarray | None = None,
+    **options: int,
+) -> np.ndarray:  # fmt: skip
     """(num_obs, d): new observations under one set of parameters, drawn at once, in model space.
 
+    :param context: (num_obs, c) what each is conditioned on; of sequences (num_obs, num_steps, c).
     :param options: for a model of sequences ``num_steps``; they are then (num_obs, num_steps, d).
     """
+    view = None if context is None else View(None, context=as_tensor(context))
     with sandbox(seed), torch.no_grad():
-        trace = _trace(pair.density, _as_tensors(parameters), None, num_obs=num_obs, **options)
+        trace = _trace(pair.density, _as_tensors(parameters), view, num_obs=num_obs, **options)
         return trace.nodes["x"]["value"].numpy()
 
 
