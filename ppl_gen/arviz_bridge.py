@@ -201,7 +201,8 @@ def groups(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
 
     evidence = Evidence.of(fit)
     size = fit.draws.num_chains * fit.draws.num_draws
-    rows = random_rows(len(fit.train), max(1, MAX_VALUES // size), fit.seed)
+    entries = 1 if fit.schema.image is None else fit.schema.num_columns
+    rows = random_rows(len(fit.train), max(1, MAX_VALUES // (size * entries)), fit.seed)
     same = np.array_equal(rows, evidence.rows)
     posterior = fit.family.to_original(fit.draws.posterior, fit.schema)
     arrays = {

@@ -237,9 +237,9 @@ def posterior_khat(fit: Fit) -> Khat | None:
 
 
 def _elpd(pointwise: np.ndarray, fit: Fit, how: str) -> Check:
-    number, unit = len(fit.train), fit.train.unit
+    number, one = len(fit.train), fit.train.a_unit
     total, error = pointwise.mean() * number, np.sqrt(number) * pointwise.std(ddof=1) if len(pointwise) > 1 else np.nan
-    return Check("held-out ELPD", float(total), info=f"± {error:.1f} nats, {total / number:.3f} a {unit} ({how})")
+    return Check("held-out ELPD", float(total), info=f"± {error:.1f} nats, {total / number:.3f} {one} ({how})")
 
 
 def of_density(fit: Fit) -> Found:

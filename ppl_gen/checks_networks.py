@@ -81,7 +81,7 @@ def _of_members(fit: Fit, held: np.ndarray) -> Found:
     unit = fit.train.unit
     found = [Check.of(
         "training gap", gap, "at most", float(f"{max(GAP * entries, CHANCE * error):.3g}"),
-        info=f"± {error:.2g} nats a {unit} higher under members that saw it, {len(rows):,} {unit}s",
+        info=f"± {error:.2g} nats {fit.train.a_unit} higher under members that saw it, {len(rows):,} {unit}s",
         advice="The networks have learnt rows by heart: use a smaller network (hidden, num_layers) or more rows.",
     )]  # fmt: skip
     sd = log_prob.std(axis=0, ddof=1) if len(log_prob) > 1 else np.full(len(rows), np.nan)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppl_gen.errors import DataError, SettingError
+from ppl_gen.images import refuse_options
 from ppl_gen.parsing import show
 from ppl_gen.readers import Source
 
@@ -57,6 +58,9 @@ def condition(data: Data, condition_on: Any) -> Data:
 
     :raises DataError: one is unknown, no other column is left, or a value of theirs is missing.
     """
+    if data.schema.image is not None:
+        refuse_options(condition_on=condition_on)
+        return data
     source = Source(data.x, data.schema.names, data.schema.container)
     _, names = add_conditions(source, list(range(data.num_columns)), condition_on, None)
     if names == data.schema.conditions:

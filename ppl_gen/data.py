@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_gen import conditions
+from ppl_gen import conditions, images
 from ppl_gen.blocks import Block, choose_kind, fit_column, float_dtype, is_constant, tell_constant, widen
 from ppl_gen.columns import KINDS, Column
 from ppl_gen.errors import DataError, SettingError
@@ -65,7 +65,8 @@ class Data:
         one value only is refused, or if it ends as count or binary warned of.
 
         :param table: a DataFrame, a 1-d or 2-d array, or the path of a .csv, .parquet, .npy or .npz file
-            (``file.npz:name`` picks one array of several).
+            (``file.npz:name`` picks one array of several). An array (n, h, w) or (n, h, w, c) is n images: the columns
+            are their pixels, all of one kind (``kinds={"pixel": ...}``), see :func:`ppl_gen.images.read`.
         :param columns: the columns to model, in this order; all by default. ``drop``: those to leave out.
         :param standardize: real columns have weighted mean 0 and standard deviation 1 (dividing by n) in model space.
         :param weights: (n,) row weights >= 0, or the name of a column that holds them and is not modelled; a weight
@@ -83,10 +84,14 @@ class Data:
         """
         is_sequence = as_sequence or sequence is not None or order is not None
         sequences = read_sequences(table, sequence, order) if is_sequence else None
-        source = read_source(table) if sequences is None else sequences.source
+        source = read_source(table, images=True) if sequences is None else sequences.source
         each, weight_name = read_weights(source, weights, sequences)
         fields = {} if sequences is None else sequences.fields
         others = (weight_name, fields.get("sequence"), fields.get("order"))
+        if source.image is not None:
+            images.refuse_options(columns=columns, drop=drop, condition_on=condition_on, weights=weight_name)
+            pixels, x = images.read(source, kinds, standardize, each, tuple(accept), accept_for)
+            return cls(Schema(pixels, "array", standardize, image=source.image), x, None, each)
         positions, chosen = select(source, columns, drop, others), check_kinds(source, kinds, others)
         positions, given = conditions.add_conditions(source, positions, condition_on, drop)
         if len(source) == 1:
@@ -144,6 +149,10 @@ class Data:
         wide = [widen(c.name, c.kind, each, accept_for) for c, each in zip(self.schema.columns, accepted, strict=True)]
         if tuple(wide) == self.schema.kinds:
             return self
+        if self.schema.image is not None:
+            pixels, x = images.fit_columns(self.schema.columns, self.x, wide[0], self.schema.standardize, self.weights,
+                                           self.schema.image)  # fmt: skip
+            return dataclasses.replace(self, schema=dataclasses.replace(self.schema, columns=pixels), x=x)
         x, columns, row_weights = self.x.copy(), [], self.weights
         if row_weights is not None and self.lengths is not None:
             row_weights = np.repeat(row_weights, self.lengths)
@@ -218,6 +227,8 @@ class Data:
 
     def describe(self) -> str:
         """How many rows or sequences, and columns, in words."""
+        if self.schema.image is not None:
+            return f"{len(self):,} images of {images.describe(self.schema.image)}"
         width = f"{self.num_columns} column{'s' * (self.num_columns != 1)}"
         width += f" ({len(self.schema.conditions)} conditioned on)" if self.schema.conditions else ""
         if self.lengths is None:
@@ -306,4 +317,9 @@ class Data:
     @property
     def unit(self) -> str:
         """What an observation is called."""
-        return "row" if self.lengths is None else "sequence"
+        return "image" if self.schema.image is not None else "row" if self.lengths is None else "sequence"
+
+    @property
+    def a_unit(self) -> str:
+        """One of them, for a message."""
+        return f"{'an' if self.unit == 'image' else 'a'} {self.unit}"

@@ -17,6 +17,7 @@ MAX_PROBES = 50  # of these, the rows whose log p(x) is followed along the chain
 NUM_REPLICATES = 400  # replicated tables; a p-value of 0.01 then rests on 4 of them
 MAX_REPLICATED = 20_000_000  # replicates x rows x columns
 SAMPLED_AT_ONCE = 50_000  # rows
+MAX_PIXELS, MAX_REPLICATED_PIXELS = 12_500, 1_250_000  # of images, which take longer: in a table, in all replicates
 
 
 class Evidence:
@@ -32,7 +33,8 @@ class Evidence:
 
     def __init__(self, fit: Fit) -> None:
         self.fit = fit
-        self.rows = random_rows(len(fit.train), MAX_ROWS, fit.seed)
+        limit = MAX_ROWS if fit.schema.image is None else min(MAX_ROWS, -(-MAX_PIXELS // fit.schema.num_columns))
+        self.rows = random_rows(len(fit.train), limit, fit.seed)
         if fit.train.lengths is not None:  # as many sequences as have MAX_STEPS steps together
             steps = np.cumsum(fit.train.lengths[self.rows])
             self.rows = self.rows[: max(1, int((steps <= MAX_STEPS).sum()))]
@@ -106,7 +108,8 @@ class Evidence:
     def chosen_draws(self) -> np.ndarray:
         """(chain, R): which draw of each chain every replicated table comes from; zeros for a point estimate, of an
         ensemble which member."""
-        number = max(20, min(NUM_REPLICATES, MAX_REPLICATED // max(self.observed.size, 1)))
+        limit = MAX_REPLICATED if self.fit.schema.image is None else MAX_REPLICATED_PIXELS
+        number = max(20, min(NUM_REPLICATES, limit // max(self.observed.size, 1)))
         if self.fit.uncertainty == "ensemble":  # whose density is the mean over its members
             return np.arange(number)[None] % self.fit.draws.num_chains
         if not self.has_posterior:

@@ -18,6 +18,7 @@ from ppl_gen.plots_chains import plot_energy, plot_loss, plot_rank, plot_trace
 from ppl_gen.plots_conditionals import no_conditionals, plot_conditionals
 from ppl_gen.plots_density import no_density, no_grid, plot_density, plot_grid
 from ppl_gen.plots_durations import plot_durations
+from ppl_gen.plots_images import no_images, plot_images
 from ppl_gen.plots_intervals import ALL_FIXED, NO_SPREAD, panels_of, plot_compare, plot_parameters
 from ppl_gen.plots_networks import no_calibration, plot_calibration
 from ppl_gen.plots_pairs import plot_pairs
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS", "applicable", "plot_all", "plot_calibration", "plot_compare", "plot_conditionals", "plot_density",
-    "plot_durations", "plot_energy", "plot_forecast", "plot_grid", "plot_khat", "plot_latents", "plot_loss",
-    "plot_pairs", "plot_parameters", "plot_pit", "plot_posterior_predictive", "plot_rank", "plot_residuals",
-    "plot_score", "plot_states", "plot_trace", "plot_transitions",
+    "plot_durations", "plot_energy", "plot_forecast", "plot_grid", "plot_images", "plot_khat", "plot_latents",
+    "plot_loss", "plot_pairs", "plot_parameters", "plot_pit", "plot_posterior_predictive", "plot_rank",
+    "plot_residuals", "plot_score", "plot_states", "plot_trace", "plot_transitions",
 ]  # fmt: skip
 
 KINDS: dict[str, Callable[[Fit], Figure]] = {
-    "pairs": plot_pairs, "density": plot_density, "grid": plot_grid, "conditionals": plot_conditionals,
-    "calibration": plot_calibration,
-    "latents": plot_latents, "score": plot_score, "pit": plot_pit,
+    "images": plot_images, "pairs": plot_pairs, "density": plot_density, "grid": plot_grid,
+    "conditionals": plot_conditionals, "calibration": plot_calibration, "latents": plot_latents,
+    "score": plot_score, "pit": plot_pit,
     "posterior_predictive": plot_posterior_predictive, "khat": plot_khat, "parameters": plot_parameters,
     "trace": plot_trace, "rank": plot_rank, "energy": plot_energy, "loss": plot_loss,
     "states": plot_states, "transitions": plot_transitions, "durations": plot_durations, "forecast": plot_forecast,
@@ -58,7 +59,7 @@ def applicable(fit: Fit) -> dict[str, str]:
         reasons["loss"] = plots_chains.NO_LOSS
     reasons["khat"] = no_khat(fit)
     reasons |= {"density": no_density(fit), "grid": no_grid(fit), "conditionals": no_conditionals(fit)}
-    reasons["calibration"] = no_calibration(fit)
+    reasons |= {"calibration": no_calibration(fit), "images": no_images(fit)}
     if fit.uncertainty == "point":
         reasons["parameters"] = NO_SPREAD
     elif not panels_of(fit):

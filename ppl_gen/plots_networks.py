@@ -108,7 +108,7 @@ def draw_losses(fit: Fit, fig: Figure | SubFigure | None) -> Figure:
             gap = 0.05 * (shown.max() - shown.min()) or 0.5
             ax.set_ylim(shown.min() - gap, shown.max() + gap)
     what = "minus ELBO" if fit.pair.local else "minus log likelihood"
-    fig.axes[0].set_ylabel(f"{what}, nats a {fit.train.unit}")
+    fig.axes[0].set_ylabel(f"{what}, nats {fit.train.a_unit}")
     handles = [Line2D([], [], color=INK, linestyle="--", linewidth=0.6, label="training rows")]
     if has_validation:
         handles += [

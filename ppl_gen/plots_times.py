@@ -187,7 +187,10 @@ INSTEAD = {
 
 
 def why_not(fit: Fit, kind: str) -> str:
-    """Why a fit has no picture of this kind, as far as sequences are concerned; an empty string where it may have."""
+    """Why a fit has no picture of this kind, as far as sequences and images are concerned; an empty string where it may
+    have."""
+    if fit.schema.image is not None and kind == "pairs":
+        return "single pixels say little (see the images picture)"
     if not fit.family.sequences:
         return f"{fit.family.name} models rows, which have no order in time" if kind in KINDS else ""
     if kind in INSTEAD:

@@ -24,13 +24,17 @@ EXTENSIONS = (".csv", ".parquet", ".npy", ".npz")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """A table as it came: ``values`` is a DataFrame or a 2-d array, read column by column and never copied here."""
+    """A table as it came: ``values`` is a DataFrame or a 2-d array, read column by column and never copied here.
+
+    ``image`` is (h, w) or (h, w, c) where the rows are images, whose pixels are the columns; else None.
+    """
 
     values: Any
     names: tuple[str, ...]
     container: str
     integer_names: bool = False
     csv_path: Path | None = None
+    image: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -86,9 +90,10 @@ class Source:
         return f"row {row} (line {_csv_line(self.csv_path, row)} of {self.csv_path.name})"
 
 
-def read_source(table: Any) -> Source:
+def read_source(table: Any, *, images: bool = False) -> Source:
     """Whatever a user calls a table.
 
+    :param images: whether an array may have three or four dimensions, images (n, h, w) or (n, h, w, c).
     :raises DataError: it is none, can't be read, is empty, or has two columns of one name.
     """
     import pandas as pd
@@ -102,7 +107,7 @@ def read_source(table: Any) -> Source:
         table = _try("This dictionary is no table", lambda: pd.DataFrame(dict(table)))
     elif not isinstance(table, pd.DataFrame | np.ndarray) and hasattr(table, "to_pandas"):
         table = _try("This table can't be turned into a DataFrame", table.to_pandas)
-    source = _from_frame(table, csv_path) if isinstance(table, pd.DataFrame) else _from_array(table)
+    source = _from_frame(table, csv_path) if isinstance(table, pd.DataFrame) else _from_array(table, images)
     if not source.names or not len(source):
         what = "rows" if source.names else "columns"
         raise DataError(f"The table is empty: it has no {what}.")
@@ -119,7 +124,7 @@ def _from_frame(frame: pd.DataFrame, csv_path: Path | None) -> Source:
     return Source(frame, tuple(names), "dataframe", integers, csv_path)
 
 
-def _from_array(table: Any) -> Source:
+def _from_array(table: Any, images: bool) -> Source:
     if isinstance(table, np.ma.MaskedArray):
         masked = table
         table = _try("This masked array is not numeric", lambda: np.ma.filled(masked.astype(float), np.nan))
@@ -133,10 +138,16 @@ def _from_array(table: Any) -> Source:
         raise DataError("The array has named fields: pass pandas.DataFrame(array).")
     if array.dtype.kind in "SV":
         raise DataError("The array holds raw bytes: decode them to numbers or text first.")
-    if array.ndim == 0 or array.ndim > 2:
-        raise DataError(f"A table has rows and columns; this array has {array.ndim} dimensions, shape {array.shape}.")
+    if array.ndim == 0 or array.ndim > (4 if images else 2):
+        more = "; images are (n, h, w), or (n, h, w, c) with channels" if images else ""
+        raise DataError(
+            f"A table has rows and columns{more}; this array has {array.ndim} dimensions, shape {array.shape}."
+        )
+    shape = array.shape[1:] if array.ndim > 2 else None
+    if shape is not None and not array.size:
+        raise DataError(f"There are no images, or they have no pixels: this array has the shape {array.shape}.")
     array = array.reshape(len(array), -1) if array.size else array.reshape(*(*array.shape, 0)[:2])
-    return Source(array, tuple(f"x{j}" for j in range(array.shape[1])), "array")
+    return Source(array, tuple(f"x{j}" for j in range(array.shape[1])), "array", image=shape)
 
 
 def _try(what: str, read: Any) -> Any:
@@ -200,7 +211,7 @@ def _read_npy(file: Path) -> np.ndarray:
 
 
 def _read_npz(file: Path, pick: str) -> np.ndarray:
-    """The array named, else the only one, else ``x``, else the only one with two dimensions."""
+    """The array named, else the only one, else ``x``, else the only one with two dimensions, or more."""
     what = f"{show(file.name)} can't be read as .npz"
     with file.open("rb") as stream:  # opened here, since NumPy leaves a damaged file open
         start = stream.read(len(_NPY))
@@ -219,6 +230,7 @@ def _read_npz(file: Path, pick: str) -> np.ndarray:
         if name:
             return _load_one(archive, name, what)
         tables = [n for n in names if _load_one(archive, n, what).ndim == 2]
+        tables = tables or [n for n in names if _load_one(archive, n, what).ndim > 2]
         if len(tables) == 1:
             return _load_one(archive, tables[0], what)
     found = ", ".join(show(n) for n in (tables or names)[:10])

@@ -157,8 +157,9 @@ class Fit:
         return score(self, table, hdi_prob=hdi_prob, keep_draws=keep_draws, p_values=p_values,
                      num_particles=num_particles, seed=seed)  # fmt: skip
 
-    def sample(self, num_samples: int, *, seed: int = 0, length: int | None = None, given: Any = None) -> pd.DataFrame:
-        """New rows from the posterior predictive distribution, with the columns, dtypes and units that came in.
+    def sample(self, num_samples: int, *, seed: int = 0, length: int | None = None, given: Any = None) -> Any:
+        """New rows from the posterior predictive distribution: a DataFrame with the columns, dtypes and units that came
+        in; new images as an array (n, h, w) or (n, h, w, c) of the dtype that came in.
 
         :param num_samples: how many rows; of a family that models sequences, how many whole sequences.
         :param length: time steps of each sequence; by default those of training sequences picked at random.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppl_gen import images
 from ppl_gen.blocks import Block, float_dtype
 from ppl_gen.columns import KINDS, Column
 from ppl_gen.errors import DataError
@@ -33,6 +34,8 @@ class Schema:
     ``order``          the column by which time steps are in order, if there is one; ``order_dtype``: its dtype
     ``conditions``     columns that are conditioned on, not modelled; the others are the targets
     ``order_start``    in each sequence that column numbers the steps from here on, without gaps; else None
+    ``image``          (h, w) or (h, w, c) where the rows are images: the columns are their pixels, row by row, the
+                       channels of a pixel side by side, all of one kind
     """
 
     columns: tuple[Column, ...]
@@ -47,6 +50,7 @@ class Schema:
     order_dtype: str = "int64"
     order_start: int | None = None
     conditions: tuple[str, ...] = ()
+    image: tuple[int, ...] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,6 +105,11 @@ class Schema:
         return dataclasses.replace(self, columns=kept, dropped=(*self.dropped, *self.targets))
 
     @property
+    def greatest_count(self) -> int | None:
+        """The greatest value that a count can have: that of a whole-number pixel, 255; of tables None."""
+        return None if self.image is None else images.LEVELS - 1
+
+    @property
     def num_columns(self) -> int:
         return len(self.columns)
 
@@ -127,7 +136,8 @@ class Schema:
         """What a pair may depend on: the kinds and categories of the columns, not their names or units."""
         columns = tuple(Column(f"x{j}", c.kind, c.dtype, categories=c.categories) for j, c in enumerate(self.columns))
         conditions = tuple(f"x{j}" for j, c in enumerate(self.columns) if c.name in self.conditions)
-        return Schema(columns, "array", standardize=False, is_sequence=self.is_sequence, conditions=conditions)
+        return Schema(columns, "array", standardize=False, is_sequence=self.is_sequence, conditions=conditions,
+                      image=self.image)  # fmt: skip
 
     def to_config(self) -> dict[str, Any]:
         """The schema as plain JSON values."""
@@ -138,6 +148,8 @@ class Schema:
             config = {name: value for name, value in config.items() if not name.startswith(("is_seq", "seq", "order"))}
         if not self.conditions:  # likewise
             del config["conditions"]
+        if self.image is None:  # likewise
+            del config["image"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
 
     @classmethod
@@ -152,9 +164,15 @@ class Schema:
                 labels = entry["categories"]
                 columns.append(Column(**{**entry, "categories": None if labels is None else tuple(labels)}))
             tuples = {"dropped": tuple(config["dropped"]), "conditions": tuple(config.get("conditions", ()))}
+            if config.get("image") is not None:
+                tuples["image"] = tuple(int(n) for n in config["image"])
             schema = cls(**{**config, "columns": tuple(columns), **tuples})
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"The description of the columns is damaged: {show(error)}.") from None
+        if schema.image is not None and (
+            len(schema.image) not in (2, 3) or np.prod(schema.image) != len(schema.columns)
+        ):
+            raise DataError("The description of the columns is damaged: they are not the pixels of such images.")
         for c in schema.columns:
             if c.kind not in KINDS or not np.isfinite([c.loc, c.scale]).all() or c.scale <= 0:
                 raise DataError(f"The description of column {show(c.name)} is damaged.")
@@ -181,8 +199,11 @@ class Schema:
                 raise DataError("These rows were read under another schema: pass the table itself.")
             return table
         sequences = read_sequences(table, self.sequence, self.order, self._known) if self.is_sequence else None
-        source = read_source(table) if sequences is None else sequences.source
+        source = read_source(table, images=self.image is not None) if sequences is None else sequences.source
         values, weight_name = read_weights(source, weights, sequences)
+        if self.image is not None:
+            images.refuse_options(drop=drop, weights=weight_name)
+            return Data(self, images.encode(self, source), None, values, source.index)
         positions = self._positions(source, source.positions(drop, "drop"), weight_name)
         series = [normalise(source.column(j))[0] for j in positions]
         block = Block(len(source), self.num_columns, float_dtype(series, self.kinds))
@@ -249,6 +270,8 @@ class Schema:
         import pandas as pd
 
         x = np.asarray(x)
+        if x.ndim == 2 and self.image is not None and mask is None:
+            return pd.DataFrame(images.decode(self, x).reshape(x.shape), columns=list(self.names))
         if x.ndim != 2 or x.shape[1] != self.num_columns:
             raise DataError(f"Expected rows of {self.num_columns} columns, not an array of shape {x.shape}.")
         parts = []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import logsumexp
 
-from ppl_gen import backends, importance
+from ppl_gen import backends, images, importance
 from ppl_gen.anomaly import anomaly_p_values
 from ppl_gen.conditions import join, rows_to_draw_for
 from ppl_gen.data import Data, starts_of
@@ -161,7 +161,7 @@ def num_entries(data: Data, per_step: bool = False) -> np.ndarray:
 
 def is_discrete(data: Data) -> bool:
     """Whether no column is real: the densities are then probabilities."""
-    return all(column.kind != "real" for column in data.schema.columns if column.name in data.schema.targets)
+    return all(column.kind != "real" for column in data.schema.target_columns)
 
 
 def _as_dataarray(fit: Fit, kept: list[np.ndarray]) -> Any:
@@ -172,7 +172,7 @@ def _as_dataarray(fit: Fit, kept: list[np.ndarray]) -> Any:
     return xr.DataArray(values, coords=coords, dims=("chain", "draw", "obs"), name="log_prob", attrs={"units": "nats"})
 
 
-def sample(fit: Fit, num_samples: int, seed: int, length: int | None = None, given: Any = None) -> pd.DataFrame:
+def sample(fit: Fit, num_samples: int, seed: int, length: int | None = None, given: Any = None) -> Any:
     """See :meth:`ppl_gen.result.Fit.sample`."""
     if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < 1:
         raise SettingError(f"num_samples must be a whole number of at least 1, not {num_samples!r}.")
@@ -185,7 +185,8 @@ def sample(fit: Fit, num_samples: int, seed: int, length: int | None = None, giv
     if length is not None:
         raise SettingError(f"length is for families that model sequences; {fit.family.name} models rows.")
     if conditions is None:
-        return fit.schema.decode(sample_model_space(fit, int(num_samples), seed))
+        drawn = sample_model_space(fit, int(num_samples), seed)
+        return fit.schema.decode(drawn) if fit.schema.image is None else images.decode(fit.schema, drawn)
     rows, index = conditions
     frame = fit.schema.decode(join(fit.schema, sample_model_space(fit, len(rows), seed, rows), rows))
     return frame if index is None else frame.set_axis(index, axis=0)

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as npst
 from ppl_gen.data import Data
 from ppl_gen.errors import DataError
 
-pytestmark = pytest.mark.filterwarnings("ignore:Columns? .* never var:UserWarning")  # of counts and truth values
+pytestmark = pytest.mark.filterwarnings("ignore:(Columns? )?.* never var:UserWarning")  # of counts and truth values
 
 MANY = settings(max_examples=max(150, settings().max_examples))
 NUMBERS = pd.DataFrame({"age": [31, 45, 27, 60], "height": [1.62, 1.81, 1.75, 1.70], "town": ["A", "B", "A", "C"]})
@@ -229,7 +229,7 @@ TRAINING_ERRORS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "dates": (frame_with(z=pd.date_range("2020", periods=4)), {}, "'z' holds dates: turn them into numbers"),
     "complex": (np.ones((3, 2)) * 1j, {}, "'x0' holds complex numbers"),
     "lists": (frame_with(z=[[1], [2], [3], [4]]), {}, r"'z', row 0: \[1\] is no label"),
-    "three dimensions": (np.ones((2, 3, 4)), {}, r"3 dimensions, shape \(2, 3, 4\)"),
+    "five dimensions": (np.ones((2, 3, 4, 1, 1)), {}, r"5 dimensions, shape \(2, 3, 4, 1, 1\)"),
     "no table": (7, {}, "A table is a DataFrame, an array, or the path.*not int"),
     "named fields": (np.zeros(3, dtype=[("a", float)]), {}, r"pandas\.DataFrame\(array\)"),
     "few weights": (NUMBERS, {"weights": [1, 2]}, "one weight for each of the 4 rows, not 2"),

@@ -15,7 +15,7 @@ from ppl_gen.models.flow.architecture import SPLINES
 
 PAGE = ROOT / "docs" / "flow.md"
 NETWORKS = [pg.Flow(transform) for transform in TRANSFORMS] + [pg.Flow("maf", base=base) for base in BASES[1:]]
-NETWORKS += [pg.Autoregressive(), pg.Autoregressive("causal_conv")]
+NETWORKS += [pg.Autoregressive(), pg.Autoregressive("causal_conv"), pg.Autoregressive("pixelcnn")]
 
 
 def words_of(family: pg.Family) -> set[str]:
@@ -25,19 +25,22 @@ def words_of(family: pg.Family) -> set[str]:
 
 @pytest.mark.parametrize("family", NETWORKS, ids=lambda family: "-".join(sorted(words_of(family))))
 def test_the_weights_of_a_network_are_those_of_its_model(family: pg.Family) -> None:
-    """Of three columns; of an autoregressive network one holds counts. Hidden layers of widths 5 and 5."""
+    """Of three columns, of which one holds counts in an autoregressive network, all three in pixels. Hidden layers of
+    widths 5 and 5."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"a": rng.normal(size=60), "b": rng.normal(size=60), "c": rng.poisson(3, 60)})
     options = {"kinds": {"c": "real"}} if family.name == "flow" else {}
     options |= {"sequence": "who"} if family.sequences else {}
     table = table.assign(who=np.arange(60) % 2) if family.sequences else table
+    pixels = getattr(family, "network", "") == "pixelcnn"
+    table = rng.integers(0, 256, (60, 2, 2, 3)) if pixels else table
     pair = family.replace(hidden=(5, 5)).pair("numpyro", table, **options)
-    sizes = {"D": 3, "C": 0, "H": 5, "M": 8, "real": 2, "counts": 1, "I": 3, "O": 3 * 3 * 8}
+    sizes = {"D": 3, "C": 0, "H": 5, "M": 8, "real": 2, "counts": 3 if pixels else 1, "I": 3, "O": 3 * 3 * 8}
     if family.name == "flow":
         sizes |= {"L": family.size, "P": family.parameters_per_column}
     else:
         sizes |= {"R": family.channels, "k": family.kernel_size, "L": family.num_layers * family.num_stacks}
-    said, words = {}, {"all", "real columns", "counts"} | words_of(family)
+    said, words = {}, {"all", "counts"} | words_of(family) | (set() if pixels else {"real columns"})
     for weight, where, shape, _ in rows_of(ROOT / "docs" / f"{family.name}.md", "weight", "with", "shape", "start"):
         if words & set(where.split(", ")):
             said[weight] = eval(shape, dict(sizes))

@@ -16,9 +16,15 @@ categorical  categorical
 ``"causal_conv"``  sequences, :math:`p(x) = \prod_t \prod_j p(x_{tj} \mid x_{t,<j}, x_{<t})`: dilated causal
                    convolutions with gated residual blocks (van den Oord et al. 2016, arXiv:1609.03499, eq. 2) sum up
                    the time steps before one, and the masked perceptron reads that sum as well
+``"pixelcnn"``     images, row by row and pixel by pixel: gated masked convolutions, a vertical stack that reads the
+                   rows above and a horizontal stack that reads the pixels to the left (van den Oord, Kalchbrenner,
+                   Vinyals, Espeholt, Graves & Kavukcuoglu 2016, arXiv:1606.05328, figure 2), sum up the pixels before
+                   one, and the masked perceptron reads that sum and the channels of the pixel before one
+
+Counts that are pixels go from 0 to 255, and :math:`p(255) = 1 - F(254.5)`.
 
 Draws are ancestral, each column by the inverse of its distribution function from a uniform number: D passes in turn,
-T D for sequences, of which a pass computes one column only. Scoring takes one pass.
+T D for sequences or pixels, of which a pass computes one column only. Scoring takes one pass.
 """
 
 from __future__ import annotations
@@ -37,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Autoregressive"]
 
-NETWORKS = ("made", "causal_conv")
+NETWORKS = ("made", "causal_conv", "pixelcnn")
 REAL = ("logistic", "gaussian")
 MIN_ROWS = 50
 
@@ -46,17 +52,20 @@ MIN_ROWS = 50
 class Autoregressive(Family):
     """An autoregressive network.
 
-    :param network: ``"made"`` for rows, ``"causal_conv"`` for sequences; see above.
+    :param network: ``"made"`` for rows, ``"causal_conv"`` for sequences, ``"pixelcnn"`` for images; see above.
     :param condition_on: columns y of the table, of any kind, that are not modelled: the density is p(x | y) of the
         others given them. They are inputs that every column sees. Rows only.
     :param hidden: widths of the hidden layers of the masked perceptron, with rectified linear units.
     :param num_mixture_components: M, of real and count columns.
     :param real: what real columns are mixtures of: ``"logistic"`` or ``"gaussian"``.
-    :param channels: of ``"causal_conv"``: channels of each convolution.
-    :param num_layers: of ``"causal_conv"``: convolutions in a stack, with dilations 1, 2, 4, ...
+    :param channels: of ``"causal_conv"`` and ``"pixelcnn"``: channels of each convolution.
+    :param num_layers: convolutions in a stack, of ``"causal_conv"`` with dilations 1, 2, 4, ...; of ``"pixelcnn"``
+        layers, each of which has both stacks.
     :param num_stacks: of ``"causal_conv"``: stacks upon each other.
     :param kernel_size: of ``"causal_conv"``: time steps that a convolution reads. A time step depends on the
-        ``1 + (kernel_size - 1) (2 ** num_layers - 1) num_stacks`` before it (by default 64).
+        ``1 + (kernel_size - 1) (2 ** num_layers - 1) num_stacks`` before it (by default 64). Of ``"pixelcnn"``: rows
+        that it reads, and columns to either side, the pixel's own counted: 2 is a masked filter of 3 x 3, 3 one of
+        5 x 5. A pixel depends on ``1 + (kernel_size - 1) num_layers`` rows above it, and so many pixels to its left.
     """
 
     name: ClassVar[str] = "autoregressive"
@@ -91,12 +100,16 @@ class Autoregressive(Family):
         return self.network == "causal_conv"
 
     def check(self, data: Data) -> None:
-        """The data must be complete, with at least 50 rows, or as many time steps.
+        """The data must be complete, with at least 50 rows, or as many time steps; of ``"pixelcnn"`` images.
 
         :raises DataError: they are not.
         """
         super().check(data)
-        number, what = (len(data), "rows") if data.lengths is None else (data.num_steps, "time steps")
+        if self.network == "pixelcnn" and data.schema.image is None:
+            from ppl_gen.models.autoregressive.architecture import NO_IMAGES
+
+            raise DataError(NO_IMAGES)
+        number, what = (len(data), f"{data.unit}s") if data.lengths is None else (data.num_steps, "time steps")
         if number < MIN_ROWS:
             other = "hmm" if self.sequences else "gmm"
             raise DataError(

@@ -17,13 +17,15 @@ LOG_SQRT_TAU = 0.9189385332046727
 
 
 def encode(group: Group, weights: Weights, x: jax.Array) -> jax.Array:
-    """(..., columns * num_inputs): numbers standardized, counts after log(1 + x); labels one-hot."""
+    """(..., columns * num_inputs): numbers standardized, counts without a greatest value after log(1 + x);
+    labels one-hot."""
     if group.kind == "categorical":
         hot = (x[..., None] == jnp.arange(group.num_inputs)).astype(x.dtype)
         return hot.reshape(*x.shape[:-1], -1)
     if group.kind == "binary":
         return x
-    name, value = ("real", x) if group.kind == "real" else ("count_input", jnp.log1p(x))
+    name = "real" if group.kind == "real" else "count_input"
+    value = jnp.log1p(x) if group.kind == "count" and group.upper is None else x
     return jnp.clip((value - weights[f"{name}_shift"]) * jnp.exp(-weights[f"{name}_log_scale"]), -REACH, REACH)
 
 
@@ -37,7 +39,7 @@ def log_prob(group: Group, weights: Weights, raw: jax.Array, x: jax.Array, real:
     log_share, loc, scale = _mixture(group, weights, raw)
     z = (x - loc) / scale
     if group.kind == "count":
-        return jax.nn.logsumexp(log_share + _log_cell(x, z, 0.5 / scale), axis=0)
+        return jax.nn.logsumexp(log_share + _log_cell(x, z, 0.5 / scale, group.upper), axis=0)
     far = jnp.abs(z)
     log_density = -0.5 * z * z - LOG_SQRT_TAU if real == "gaussian" else -far - 2 * jax.nn.softplus(-far)
     return jax.nn.logsumexp(log_share + log_density - jnp.log(scale), axis=0)
@@ -55,9 +57,9 @@ def cdf(group: Group, weights: Weights, raw: jax.Array, x: jax.Array, real: str)
         return low, high
     mixture = _mixture(group, weights, raw)
     if group.kind == "count":
-        return jnp.where(x > 0.5, _mixture_cdf(mixture, x - 0.5, "logistic"), 0.0), _mixture_cdf(
-            mixture, x + 0.5, "logistic"
-        )
+        low = jnp.where(x > 0.5, _mixture_cdf(mixture, x - 0.5, "logistic"), 0.0)
+        high = _mixture_cdf(mixture, x + 0.5, "logistic")
+        return low, high if group.upper is None else jnp.where(x < group.upper - 0.5, high, 1.0)
     middle = _mixture_cdf(mixture, x, real)
     return middle, middle
 
@@ -70,7 +72,7 @@ def quantile(group: Group, weights: Weights, raw: jax.Array, u: jax.Array, real:
         return (u >= _steps(raw)[1:-1]).sum(0).astype(u.dtype)
     mixture = _mixture(group, weights, raw)
     if group.kind == "count":
-        return jnp.maximum(jnp.ceil(_mixture_quantile(mixture, u, "logistic") - 0.5), 0.0)
+        return jnp.clip(jnp.ceil(_mixture_quantile(mixture, u, "logistic") - 0.5), 0.0, group.upper)
     return _mixture_quantile(mixture, u, real)
 
 
@@ -85,12 +87,14 @@ def _mixture(group: Group, weights: Weights, raw: jax.Array) -> Mixture:
     return jax.nn.log_softmax(logits, axis=0), loc, unit * (MIN_SCALE + jax.nn.softplus(scales + UNIT))
 
 
-def _log_cell(x: jax.Array, z: jax.Array, half: jax.Array) -> jax.Array:
-    r"""Log of a logistic's mass from z - half to z + half, and of all below at 0. From
+def _log_cell(x: jax.Array, z: jax.Array, half: jax.Array, upper: int | None) -> jax.Array:
+    r"""Log of a logistic's mass from z - half to z + half, of all below at 0, and of all above at ``upper``. From
     :math:`\sigma(b) - \sigma(a) = \sigma(b)\, \sigma(-a) (1 - e^{a - b})`, which cancels nowhere."""
     below = -jax.nn.softplus(-(z + half))
     width = jnp.maximum(-jnp.expm1(-2 * half), jnp.finfo(z.dtype).tiny)
-    return jnp.where(x > 0.5, below - jax.nn.softplus(z - half) + jnp.log(width), below)
+    above = -jax.nn.softplus(z - half)
+    cell = jnp.where(x > 0.5, below + above + jnp.log(width), below)
+    return cell if upper is None else jnp.where(x < upper - 0.5, cell, above)
 
 
 def _steps(raw: jax.Array) -> jax.Array:

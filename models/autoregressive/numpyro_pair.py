@@ -16,6 +16,7 @@ from ppl_gen.backends.numpyro_pairs import row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.autoregressive import numpyro_convolution as convolution
 from ppl_gen.models.autoregressive import numpyro_network as network
+from ppl_gen.models.autoregressive import numpyro_pixelcnn as pixelcnn
 from ppl_gen.models.autoregressive.architecture import Architecture, initialize, resolve
 from ppl_gen.view import batch_of, num_rows
 
@@ -41,7 +42,7 @@ def model(
     architecture: Architecture, data: View | None, *, num_obs: int | None = None, num_steps: int | None = None,
     subsample_size: int | None = None,
 ) -> None:  # fmt: skip
-    """Rows, or sequences, are drawn column by column; the weights are parameters."""
+    """Rows, images or sequences are drawn column by column; the weights are parameters."""
     weights = weight_sites(architecture.layout)
     with numpyro.plate("obs", num_rows(data, num_obs), subsample_size, dim=-1) as rows:
         view = batch_of(data, rows, subsample_size)
@@ -57,8 +58,8 @@ def guide(
 
 
 class Chain(dist.Distribution):
-    """Rows, of event shape (D,), or sequences, (T, D), as a chain of conditionals. Batch shape (N,) with the lengths
-    or the context of a View."""
+    """Rows or images, of event shape (D,), or sequences, (T, D), as a chain of conditionals. Batch shape (N,) with the
+    lengths or the context of a View."""
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
     pytree_data_fields = ("weights", "context", "lengths")
@@ -72,7 +73,7 @@ class Chain(dist.Distribution):
         self.context: Any = None if view is None else view.context
         self.lengths: Any = None if view is None else view.lengths
         known = self.lengths if self.context is None else self.context
-        event_shape: tuple[int, ...] = (architecture.num_columns,)
+        event_shape: tuple[int, ...] = (architecture.row_size,)
         if architecture.family.sequences:
             event_shape = (num_steps if view is None else view.x.shape[1], *event_shape)
         super().__init__(() if known is None else known.shape[:1], event_shape, validate_args=validate_args)
@@ -83,6 +84,9 @@ class Chain(dist.Distribution):
         return constraints.independent(constraints.real, len(self.event_shape))
 
     def log_prob(self, value: Any) -> jax.Array:
+        if self.architecture.image is not None:
+            flat = value.reshape(-1, *self.event_shape)
+            return pixelcnn.log_prob(self.architecture, self.weights, flat).reshape(value.shape[:-1])
         if not self.architecture.family.sequences:
             return network.log_prob(self.architecture, self.weights, value, self.context)
         flat = value.reshape(-1, *self.event_shape)
@@ -99,6 +103,8 @@ def from_uniform(
     architecture: Architecture, parameters: Weights, u: jax.Array, context: jax.Array | None = None
 ) -> jax.Array:
     """Rows (..., D) or sequences (..., T, D), drawn by the uniform numbers u of that shape."""
+    if architecture.image is not None:
+        return pixelcnn.from_uniform(architecture, parameters, u.reshape(-1, u.shape[-1])).reshape(u.shape)
     if not architecture.family.sequences:
         return network.from_uniform(architecture, parameters, u, context)
     return convolution.from_uniform(architecture, parameters, u.reshape(-1, *u.shape[-2:])).reshape(u.shape)
@@ -106,6 +112,8 @@ def from_uniform(
 
 def to_uniform(architecture: Architecture, parameters: Weights, view: View) -> jax.Array:
     """(N, D, 2) or (N, T, D, 2): the ends of the interval that the u of each entry lies in."""
+    if architecture.image is not None:
+        return pixelcnn.to_uniform(architecture, parameters, view.x)
     if architecture.family.sequences:
         return jnp.stack(convolution.to_uniform(architecture, parameters, view.x), -1)
     return jnp.stack(network.to_uniform(architecture, parameters, view.x, view.context), -1)

@@ -17,12 +17,14 @@ LOG_SQRT_TAU = 0.9189385332046727
 
 
 def encode(group: Group, weights: Weights, x: torch.Tensor) -> torch.Tensor:
-    """(..., columns * num_inputs): numbers standardized, counts after log(1 + x); labels one-hot."""
+    """(..., columns * num_inputs): numbers standardized, counts without a greatest value after log(1 + x);
+    labels one-hot."""
     if group.kind == "categorical":
         return (x[..., None] == torch.arange(group.num_inputs)).to(x.dtype).flatten(-2)
     if group.kind == "binary":
         return x
-    name, value = ("real", x) if group.kind == "real" else ("count_input", torch.log1p(x))
+    name = "real" if group.kind == "real" else "count_input"
+    value = torch.log1p(x) if group.kind == "count" and group.upper is None else x
     return ((value - weights[f"{name}_shift"]) * torch.exp(-weights[f"{name}_log_scale"])).clamp(-REACH, REACH)
 
 
@@ -35,7 +37,7 @@ def log_prob(group: Group, weights: Weights, raw: torch.Tensor, x: torch.Tensor,
     log_share, loc, scale = _mixture(group, weights, raw)
     z = (x - loc) / scale
     if group.kind == "count":
-        return torch.logsumexp(log_share + _log_cell(x, z, 0.5 / scale), 0)
+        return torch.logsumexp(log_share + _log_cell(x, z, 0.5 / scale, group.upper), 0)
     far = z.abs()
     log_density = -0.5 * z * z - LOG_SQRT_TAU if real == "gaussian" else -far - 2 * softplus(-far)
     return torch.logsumexp(log_share + log_density - scale.log(), 0)
@@ -54,7 +56,8 @@ def cdf(
     mixture = _mixture(group, weights, raw)
     if group.kind == "count":
         low = torch.where(x > 0.5, _mixture_cdf(mixture, x - 0.5, "logistic"), 0.0)
-        return low, _mixture_cdf(mixture, x + 0.5, "logistic")
+        high = _mixture_cdf(mixture, x + 0.5, "logistic")
+        return low, high if group.upper is None else torch.where(x < group.upper - 0.5, high, 1.0)
     middle = _mixture_cdf(mixture, x, real)
     return middle, middle
 
@@ -67,7 +70,7 @@ def quantile(group: Group, weights: Weights, raw: torch.Tensor, u: torch.Tensor,
         return (u >= _steps(raw)[1:-1]).sum(0).to(u.dtype)
     mixture = _mixture(group, weights, raw)
     if group.kind == "count":
-        return (_mixture_quantile(mixture, u, "logistic") - 0.5).ceil().clamp(min=0.0)
+        return (_mixture_quantile(mixture, u, "logistic") - 0.5).ceil().clamp(0.0, group.upper)
     return _mixture_quantile(mixture, u, real)
 
 
@@ -87,12 +90,14 @@ def _mixture(group: Group, weights: Weights, raw: torch.Tensor) -> Mixture:
     return torch.log_softmax(logits, 0), loc, unit * (MIN_SCALE + softplus(scales + UNIT))
 
 
-def _log_cell(x: torch.Tensor, z: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
-    r"""Log of a logistic's mass from z - half to z + half, and of all below at 0. From
+def _log_cell(x: torch.Tensor, z: torch.Tensor, half: torch.Tensor, upper: int | None) -> torch.Tensor:
+    r"""Log of a logistic's mass from z - half to z + half, of all below at 0, and of all above at ``upper``. From
     :math:`\sigma(b) - \sigma(a) = \sigma(b)\, \sigma(-a) (1 - e^{a - b})`, which cancels nowhere."""
     below = -softplus(-(z + half))
     width = (-torch.expm1(-2 * half)).clamp(min=torch.finfo(z.dtype).tiny)
-    return torch.where(x > 0.5, below - softplus(z - half) + width.log(), below)
+    above = -softplus(z - half)
+    cell = torch.where(x > 0.5, below + above + width.log(), below)
+    return cell if upper is None else torch.where(x < upper - 0.5, cell, above)
 
 
 def _steps(raw: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from ppl_gen.backends.pyro_pairs import row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.autoregressive import pyro_convolution as convolution
 from ppl_gen.models.autoregressive import pyro_network as network
+from ppl_gen.models.autoregressive import pyro_pixelcnn as pixelcnn
 from ppl_gen.models.autoregressive.architecture import Architecture, initialize, resolve
 from ppl_gen.view import batch_of, num_rows
 
@@ -40,7 +41,7 @@ def model(
     architecture: Architecture, data: View | None, *, num_obs: int | None = None, num_steps: int | None = None,
     subsample_size: int | None = None,
 ) -> None:  # fmt: skip
-    """Rows, or sequences, are drawn column by column; the weights are parameters."""
+    """Rows, images or sequences are drawn column by column; the weights are parameters."""
     weights = weight_sites(architecture.layout)
     with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
         view = batch_of(data, rows, subsample_size)
@@ -56,8 +57,8 @@ def guide(
 
 
 class Chain(TorchDistribution):
-    """Rows, of event shape (D,), or sequences, (T, D), as a chain of conditionals. Batch shape (N,) with the lengths
-    or the context of a View."""
+    """Rows or images, of event shape (D,), or sequences, (T, D), as a chain of conditionals. Batch shape (N,) with the
+    lengths or the context of a View."""
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
 
@@ -71,7 +72,7 @@ class Chain(TorchDistribution):
         known = self.lengths if self.context is None else self.context
         if known is not None:
             batch_shape = torch.broadcast_shapes(batch_shape, known.shape[:1])
-        event_shape: tuple[int, ...] = (architecture.num_columns,)
+        event_shape: tuple[int, ...] = (architecture.row_size,)
         if architecture.family.sequences:
             event_shape = (num_steps if view is None else view.x.shape[1], *event_shape)
         super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=validate_args)
@@ -88,6 +89,9 @@ class Chain(TorchDistribution):
         )  # fmt: skip
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        if self.architecture.image is not None:
+            flat = value.reshape(-1, *self.event_shape)
+            return pixelcnn.log_prob(self.architecture, self.weights, flat).reshape(value.shape[:-1])
         if not self.architecture.family.sequences:
             return network.log_prob(self.architecture, self.weights, value, self.context)
         flat = value.reshape(-1, *self.event_shape)
@@ -104,6 +108,8 @@ def from_uniform(
     architecture: Architecture, parameters: Weights, u: torch.Tensor, context: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Rows (..., D) or sequences (..., T, D), drawn by the uniform numbers u of that shape."""
+    if architecture.image is not None:
+        return pixelcnn.from_uniform(architecture, parameters, u.reshape(-1, u.shape[-1])).reshape(u.shape)
     if not architecture.family.sequences:
         return network.from_uniform(architecture, parameters, u, context)
     return convolution.from_uniform(architecture, parameters, u.reshape(-1, *u.shape[-2:])).reshape(u.shape)
@@ -111,6 +117,8 @@ def from_uniform(
 
 def to_uniform(architecture: Architecture, parameters: Weights, view: View) -> torch.Tensor:
     """(N, D, 2) or (N, T, D, 2): the ends of the interval that the u of each entry lies in."""
+    if architecture.image is not None:
+        return pixelcnn.to_uniform(architecture, parameters, view.x)
     if architecture.family.sequences:
         return torch.stack(convolution.to_uniform(architecture, parameters, view.x), -1)
     return torch.stack(network.to_uniform(architecture, parameters, view.x, view.context), -1)

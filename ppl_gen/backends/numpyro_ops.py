@@ -187,7 +187,7 @@ def log_prob(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> np.
     Where a guide proposes local latents it is estimated, see :mod:`ppl_gen.importance`."""
     if pair.local:
         return importance.log_prob(pair, posterior, jax.tree.map(np.asarray, view))
-    size = _num_draws(posterior) * len(view.x)
+    size = _num_draws(posterior) * len(view.x) * max(view.x.shape[-1] // 64, 1)  # a row of an image is more work
     return np.asarray(_programs(pair).log_prob(size, _as_jax(posterior), view._replace(weights=None)))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from ppl_gen.data import Data
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from ppl_gen.family import Family
     from ppl_gen.result import Fit
 
-TableArg = Annotated[str, typer.Argument(metavar="TABLE", help="A .csv, .parquet, .npy or .npz file.")]
+TableArg = Annotated[
+    str, typer.Argument(metavar="TABLE", help="A .csv, .parquet, .npy or .npz file, FILE.npz:NAME of several arrays.")
+]
 RunArg = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a saved fit.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of tables.")]
 SeedOption = Annotated[int, typer.Option(metavar="INT", help="The same seed gives the same bits.")]
@@ -185,18 +188,31 @@ def load_fit(run: str, backend: str | None = None) -> Fit:
     return load(run, backend=backend)
 
 
-def check_output(output: str | None, *, overwrite: bool) -> Path | None:
-    """The file to write a table to, refused before any work is done if it can't be one."""
+def check_output(output: str | None, *, overwrite: bool, images: bool = False) -> Path | None:
+    """The file to write a table to, or new ``images``, refused before any work is done if it can't be one."""
     from ppl_gen.errors import SettingError
     from ppl_gen.files import check_output_file
 
     if output is None:
         return None
     path = Path(output).expanduser()
-    if path.suffix.lower() not in (".csv", ".parquet"):
+    arrays = images and path.suffix.lower() in (".npy", ".npz")
+    if path.suffix.lower() not in (".csv", ".parquet") and not arrays:
         raise SettingError(f"{output!r}: the name must end in .csv or .parquet, which says how to write the table.")
     check_output_file(path, overwrite=overwrite)
     return path
+
+
+def write_images(images: np.ndarray, path: Path, *, overwrite: bool) -> None:
+    """Write images (n, h, w) or (n, h, w, c) as .npy, or as the array ``images`` of an .npz, whole or not at all."""
+    import numpy as np
+
+    from ppl_gen.files import write_file
+
+    if path.suffix.lower() == ".npy":
+        write_file(path, lambda temporary: np.save(temporary, images), overwrite=overwrite)
+    else:
+        write_file(path, lambda temporary: np.savez_compressed(temporary, images=images), overwrite=overwrite)
 
 
 def write_table(frame: pd.DataFrame, path: Path, *, overwrite: bool) -> None:

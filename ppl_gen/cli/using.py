@@ -82,7 +82,7 @@ def score(
         found = fit.score(rows, hdi_prob=hdi_prob, keep_draws=False, per_step=per_step, num_particles=num_particles,
                           seed=seed)  # fmt: skip
     frame = found.to_frame()
-    what = _several(len(found), "time step" if per_step else "sequence" if fit.family.sequences else "row")
+    what = _several(len(found), "time step" if per_step else fit.train.unit)
     if path is not None:
         o.write_table(frame, path, overwrite=overwrite)
     measures = {"bits_per_dim": found.bits_per_dim, "perplexity": found.perplexity}
@@ -120,26 +120,47 @@ def sample(
                      show_default="training rows at random"),
     ] = None,
     seed: o.SeedOption = 0,
-    output: o.OutOption = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write to this .csv or .parquet file; images: .npz, .npy."),
+    ] = None,
     overwrite: o.OverwriteOption = False,
     backend: o.BackendOption = None,
     as_json: o.JsonOption = False,
 ) -> None:  # fmt: skip
-    """Draw new rows (or whole sequences), with the columns, units and types of the training table.
+    """Draw new rows (or whole sequences, or images), with the columns, units and types of the training table.
 
     [bold]Examples[/bold]
 
     [cyan]ppl-gen sample runs/iris -n 1000 -o samples.csv[/cyan]\n
+    [cyan]ppl-gen sample runs/digits -n 64 -o samples.npz[/cyan]\n
     [cyan]ppl-gen sample runs/trial -n 5 --given doses.csv[/cyan]\n
     [cyan]ppl-gen sample runs/iris -n 5 --json[/cyan]
     """
-    from ppl_gen import report
+    import pandas as pd
 
-    path = o.check_output(output, overwrite=overwrite)
+    from ppl_gen import report
+    from ppl_gen.errors import SettingError
+
+    path = o.check_output(output, overwrite=overwrite, images=True)
     fit = o.load_fit(run, backend)
+    array = path is not None and path.suffix.lower() in (".npy", ".npz")
+    if array and fit.schema.image is None:
+        raise SettingError(
+            f"{output!r}: {fit.family.name} was fitted to a table, not to images: write a .csv or .parquet."
+        )
     with report.working("sampling"):
         frame = fit.sample(num_samples, seed=seed, length=length, given=given)
-    title = _several(len(frame), "new row")
+    if path is not None and array:
+        o.write_images(frame, path, overwrite=overwrite)
+        if as_json:
+            report.emit_json({"run": run, "num_rows": len(frame), "output": str(path)})
+        else:
+            _say_where(path, len(frame), "image")
+        return
+    if fit.schema.image is not None:  # their pixels
+        frame = pd.DataFrame(frame.reshape(len(frame), -1), columns=list(fit.schema.names))
+    title = _several(len(frame), f"new {fit.train.unit}")
     if fit.family.sequences:
         title = f"{_several(len(frame), 'time step')} of {_several(num_samples, 'new sequence')}"
     _deliver(frame, path, overwrite, as_json, run, title)
