@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Pairs = tuple[jax.Array, jax.Array]
 
-MAX_UNROLLED = 16  # columns
+MAX_UNROLLED = 16  # columns, or layers
 
 
 def to_base(architecture: Architecture, weights: Weights, x: jax.Array, context: jax.Array | None) -> Pairs:
@@ -48,8 +48,8 @@ def _layers(
     """(..., D) through all layers, towards the base or away from it, and log |det| (...).
 
     Inside, columns come first, (D, n), and so do the numbers of a conditioner: each operation then runs along the rows,
-    many at once, which halves the time of a step on a CPU. One compiled layer serves all, so compile time does not
-    grow with their number.
+    many at once, which halves the time of a step on a CPU. So does writing out the layers one after another: a loop
+    of XLA copies what the backward pass needs of each.
     """
     lead, dtype = x.shape[:-1], x.dtype
     rows = math.prod(lead)
@@ -70,7 +70,9 @@ def _layers(
         return (x, log_det + over_columns(log_slopes)), None
 
     start = (columns, jnp.zeros(columns.shape[1:], dtype))
-    (columns, log_det), _ = jax.lax.scan(step, start, inputs, reverse=not inward)
+    (columns, log_det), _ = jax.lax.scan(
+        step, start, inputs, reverse=not inward, unroll=min(architecture.family.size, MAX_UNROLLED)
+    )
     return columns.T.reshape(x.shape), log_det.reshape(lead)
 
 
