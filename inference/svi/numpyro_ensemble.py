@@ -38,8 +38,9 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
     split, members = Split.of(len(data), settings, seed), range(settings.num_members)
     assert pair.initialize is not None
     start = pair.initialize(view, seed, settings.num_members)
-    leaves, structure = jax.tree.flatten(view)
-    key = ("ensemble", settings, split.train.shape, split.validation.shape, structure, leaves[0].dtype)
+    # Pairs of one family and schema share their programs, and a compiled one takes one structure of a view only.
+    key = ("ensemble", settings, split.train.shape, split.validation.shape, jax.tree.structure(view),
+           jnp.result_type(float))  # fmt: skip
     program = pair.cached(key, lambda: _Program(pair, settings, split))
     keys = jax.random.split(jax.random.key(seed), settings.num_members)
     weights = [{name: jnp.asarray(value[i], dtype=float) for name, value in start.items()} for i in members]

@@ -119,6 +119,11 @@ def _local_posterior(pair: Pair, parameters: Mapping[str, Any], view: View) -> d
 QUICK = {"xla_backend_optimization_level": 0}
 
 
+def _small(pair: Pair) -> int:
+    """Up to how many draws x rows a job is small: a row of a network is a hundred times the work of another."""
+    return 2_000 if pair.has_weights else 200_000
+
+
 class _Program:
     """A function compiled twice at most: quickly for small jobs, with all optimizations for large ones."""
 
@@ -139,8 +144,8 @@ class _Programs:
         def over_draws(function: Callable) -> Callable:
             return lambda draws, view: jax.lax.map(lambda one: function(pair, one, view), draws)
 
-        self.log_prob = _Program(over_draws(row), limit=200_000)  # draws x rows
-        self.local_posterior = _Program(over_draws(_local_posterior), limit=200_000)  # draws x rows
+        self.log_prob = _Program(over_draws(row), limit=_small(pair))
+        self.local_posterior = _Program(over_draws(_local_posterior), limit=_small(pair))
 
 
 def one_per_core(program: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
@@ -304,7 +309,7 @@ def hook_over_draws(
             return jax.lax.map(lambda one: function(one, view, *options.values()), draws)
         return jax.lax.map(lambda both: function(both[0], view, *options.values(), both[1]), (draws, keys))
 
-    program = pair.cached((hook, *options.values()), lambda: _Program(run, limit=200_000))
+    program = pair.cached((hook, *options.values()), lambda: _Program(run, limit=_small(pair)))
     number = _num_draws(posterior)
     keys = None if seed is None else jax.random.split(jax.random.key(seed), number)
     size = number * int(np.prod(view.x.shape[:2]))
