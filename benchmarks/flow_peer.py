@@ -87,7 +87,7 @@ def windows(backend: str, transform: str, x: np.ndarray, members: int) -> tuple[
         import jax
         import jax.numpy as jnp
 
-        from ppl_gen.backends.numpyro_ops import one_per_core
+        from ppl_gen.backends.numpyro_programs import one_per_core
         from ppl_gen.inference.svi.numpyro_ensemble import _Program
 
         program = _Program(pair, settings, split)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class Evidence:
     @cached_property
     def loo(self) -> Loo | None:
         from ppl_gen.arviz_bridge import loo
-        from ppl_gen.scoring import MIN_SEQUENCES
+        from ppl_gen.held_out import MIN_SEQUENCES
 
         if self.train.lengths is not None and len(self.fit.train) < MIN_SEQUENCES:
             return None
@@ -172,3 +172,22 @@ def draws_of_log_prob(fit: Fit, rows: np.ndarray) -> np.ndarray:
     train = fit.train if len(rows) == len(fit.train) else fit.train.take(rows)
     parts = [values for _, values in log_prob_rows(fit, train, fit.posterior)]
     return np.concatenate(parts, axis=1).reshape(fit.draws.num_chains, fit.draws.num_draws, -1)
+
+
+class Khat(NamedTuple):
+    """How many of the ``rows`` looked at have a k-hat that is ``above`` the ``limit``."""
+
+    above: int
+    rows: int
+    limit: float
+
+
+def posterior_khat(fit: Fit) -> Khat | None:
+    """The k-hats of PSIS-LOO in short; None where the draws do not stand for a posterior."""
+    loo = Evidence.of(fit).loo
+    if loo is None:
+        return None
+    from ppl_gen import arviz_bridge as az
+
+    limit = az.min_khat(loo.log_weights.shape[1])
+    return Khat(int(np.sum(~(loo.k <= limit))), len(loo.k), limit)

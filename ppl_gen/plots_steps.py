@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ppl_gen import plots_data, plots_style, plots_times
 from ppl_gen.conditions_sequences import with_future_context
+from ppl_gen.metrics import autocorrelation, envelope
 from ppl_gen.plots_style import ALARM, INK, LIGHT, MODEL, SHADE, label, styled
 
 if TYPE_CHECKING:
@@ -20,11 +21,8 @@ if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
 PAST = 2_000  # steps that a future is drawn from: the state forgets what came before
-MAX_LAGS = 30
 NAMED = 5  # lowest steps that get their time written
 FURTHEST = 6.0  # standard deviations at which a residual is drawn at most
-SIMULATED = 1_000  # samples that a simultaneous band is found from
-QUANTILES = 200  # order statistics that it is held at
 LEVEL = 0.95
 TITLES = ("pseudo-residual (sd)", "sorted, against normal", "autocorrelation")
 
@@ -148,7 +146,7 @@ def plot_residuals(
     """
     from scipy.special import ndtri
 
-    from ppl_gen.timeseries import pseudo_residuals
+    from ppl_gen.one_step_ahead import pseudo_residuals
 
     plots_times.require(fit, "residuals")
     data, note = plots_times.looked_at(fit)
@@ -211,37 +209,6 @@ def _draw_normal_quantiles(ax: Axes, values: np.ndarray) -> None:
     ax.scatter(at[~inside], found[~inside], s=9, color=ALARM, marker="D", linewidths=0, zorder=4)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(5, integer=True))
-
-
-def envelope(number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ranks (from 1), and the ends of intervals of those uniform order statistics, which all of them lie in together
-    with probability 0.95: each has the same chance of its own to fall out, found by simulation."""
-    from scipy.stats import beta
-
-    rng = np.random.default_rng(seed)
-    ranks = np.unique(np.rint(np.linspace(1, number, min(number, QUANTILES))).astype(int))
-    worst = np.empty(SIMULATED)
-    for s in range(SIMULATED):
-        sums = np.cumsum(rng.standard_exponential(number + 1))
-        below = beta.cdf(sums[ranks - 1] / sums[-1], ranks, number + 1 - ranks)
-        worst[s] = np.minimum(below, 1 - below).min()
-    tail = float(np.quantile(worst, 1 - LEVEL))
-    return ranks, beta.ppf(tail, ranks, number + 1 - ranks), beta.isf(tail, ranks, number + 1 - ranks)
-
-
-def autocorrelation(values: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Correlations of values (R,) with those 1, 2, ... steps later in the same sequence, and how many pairs each is
-    of; entries that are missing are left out."""
-    whose = np.repeat(np.arange(len(lengths)), lengths)
-    centred = values - np.nanmean(values)
-    variance = np.nanmean(centred**2) or 1.0
-    found, pairs = [], []
-    for lag in range(1, min(MAX_LAGS, int(lengths.max()) // 3 or 1) + 1):
-        products = (centred[lag:] * centred[:-lag])[whose[lag:] == whose[:-lag]]
-        there = np.isfinite(products)
-        pairs.append(int(there.sum()))
-        found.append(products[there].mean() / variance if there.any() else np.nan)
-    return np.array(found), np.array(pairs)
 
 
 def _draw_autocorrelation(ax: Axes, found: np.ndarray, pairs: np.ndarray) -> None:

@@ -214,7 +214,7 @@ class Fit:
         PSIS leave-one-out where the draws are a posterior, out-of-bag for a bootstrap of the rows, of an ensemble
         under the members that did not train on it (NaN where all did), else 5-fold refits; NaN for a point estimate
         of fewer than 10 sequences."""
-        from ppl_gen.scoring import held_out
+        from ppl_gen.held_out import held_out
 
         return held_out(self)
 

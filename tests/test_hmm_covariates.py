@@ -24,8 +24,8 @@ from ppl_gen.cli import app
 from ppl_gen.cli.wording import in_options
 from ppl_gen.data import Data
 from ppl_gen.models.hmm import HMM, HMMPrior
+from ppl_gen.one_step_ahead import pseudo_residuals
 from ppl_gen.plots import plot_durations, plot_forecast, plot_transitions
-from ppl_gen.timeseries import pseudo_residuals
 from ppl_gen.view import View
 
 N, T = 3, 5

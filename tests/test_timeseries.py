@@ -13,7 +13,8 @@ import ppl_gen as pg
 from ppl_gen.arviz_bridge import psis
 from ppl_gen.errors import DataError, SettingError, UnsupportedError
 from ppl_gen.models.hmm import HMM
-from ppl_gen.timeseries import leave_future_out, pseudo_residuals, telescoped
+from ppl_gen.one_step_ahead import leave_future_out, pseudo_residuals
+from ppl_gen.timeseries import telescoped
 
 BACKENDS = ("numpyro", pytest.param("pyro", marks=pytest.mark.pyro))
 QUICK = pg.NUTS(num_samples=100, num_warmup=150, num_chains=2, num_starts=3)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppl_gen.backends import numpyro_ops
+from ppl_gen.backends import numpyro_ops, numpyro_programs
 from ppl_gen.inference.em import driver
 from ppl_gen.inference.em.driver import Solutions
 
@@ -155,7 +155,7 @@ class _Programs:
     def __init__(self, pair: Pair, objective: str) -> None:
         self.pair, self.objective = pair, objective
         # Small problems: compiling with all optimizations would take longer than the run.
-        self.advance_small = jax.jit(self._over_runs, static_argnums=7, compiler_options=numpyro_ops.QUICK)
+        self.advance_small = jax.jit(self._over_runs, static_argnums=7, compiler_options=numpyro_programs.QUICK)
         self.advance_large = jax.jit(self._over_runs, static_argnums=7)
 
     def _e_step(self, parameters: Parameters, block: View, weights: jax.Array, patterns: Any) -> Any:

@@ -18,6 +18,7 @@ import optax
 from numpyro.infer import Trace_ELBO
 
 from ppl_gen.backends import numpyro_ops
+from ppl_gen.backends.numpyro_programs import one_per_core
 from ppl_gen.errors import FitError
 from ppl_gen.inference.svi.ensemble import Plateau, Record, Split, checkpoint
 
@@ -52,7 +53,7 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
     try:
         while len(record.train) < total and not plateau.stopped.all():
             rates = jnp.asarray(plateau.rate * settings.rate_of_weights, dtype=float)
-            results = numpyro_ops.one_per_core(program.window, states, list(rates), train, validation, repeat(view))
+            results = one_per_core(program.window, states, list(rates), train, validation, repeat(view))
             states = [state for state, _ in results]
             losses = np.array([[float(value) for value in pair_of] for _, pair_of in results])
             record.train.append(losses[:, 0])
