@@ -92,7 +92,7 @@ def tables() -> None:
 def mnist(network: str = "made") -> None:
     found = in_process("flow_fit_peer.py", "mnist", network)
     row: dict[str, Any] = {"binarized MNIST": f"{network}, one member", "test nats": found["nats"], "se": found["se"],
-                           "steps": found["steps"], "s": found["seconds"]}  # fmt: skip
+                           "of images": found["images"], "steps": found["steps"], "s": found["seconds"]}  # fmt: skip
     report(f"Published, at a far larger budget: {PUBLISHED[network]}", [row])
 
 
