@@ -106,7 +106,8 @@ def tell_constant(names: Sequence[str], number: int) -> None:
 
 def choose_kind(name: str, series: pd.Series, chosen: str | None, accept: Iterable[str], accept_for: str,
                 where: Where) -> str:  # fmt: skip
-    """The kind asked for, or else the one inferred; widened until it is accepted.
+    """The kind asked for, or else the one inferred; widened until it is accepted. Where no real numbers are, floats are
+    read as counts or as truth values if they all can be.
 
     :raises DataError: neither it nor a wider one is accepted.
     """
@@ -114,8 +115,11 @@ def choose_kind(name: str, series: pd.Series, chosen: str | None, accept: Iterab
         check_kind(name, chosen, read_numbers(name, normalise(series)[0], where), where)
     kind = chosen or infer_kind(name, normalise(series)[0], where)
     accept = tuple(accept)
-    if kind == "real" and "real" not in accept and "count" in accept:  # say which value is no count
-        check_kind(name, "count", read_numbers(name, normalise(series)[0], where), where)
+    narrow = next((wide for wide in ("count", "binary") if wide in accept), None)
+    if kind == "real" and "real" not in accept and narrow is not None:
+        # Say which value is none. Whole numbers with gaps come as floats: pandas has no other number for a missing one.
+        check_kind(name, narrow, read_numbers(name, normalise(series)[0], where), where)
+        kind = kind if chosen else narrow
     return widen(name, kind, accept, accept_for)
 
 

@@ -84,7 +84,7 @@ def with_future_context(fit: Fit, data: Data, horizon: int, given: Any, hold: bo
     :param given: a table of the columns that are conditioned on: at least ``horizon`` time steps of each sequence.
     :param hold: without it, they stay as in the last step.
     :raises SettingError: nothing is given though something is conditioned on, or the other way round.
-    :raises DataError: a sequence is missing from it, or has too few time steps.
+    :raises DataError: a sequence is missing from it, has too few time steps, or starts before the end of what is known.
     """
     view, ahead = data.view(fit.backend), _given(fit, given)
     if not fit.schema.conditions:
@@ -118,7 +118,7 @@ def _steps_ahead(data: Data, ahead: Data, horizon: int) -> list[slice]:
     if len(ids) == len(wanted) == 1:
         wanted = ids
     starts, found = starts_of(lengths), []
-    for label in wanted:
+    for whose, label in enumerate(wanted):
         if label not in ids:
             raise DataError(f"given= has no time steps of sequence {show(label)}: add the {horizon} that are to come.")
         i = ids.index(label)
@@ -127,5 +127,19 @@ def _steps_ahead(data: Data, ahead: Data, horizon: int) -> list[slice]:
                 f"given= has {lengths[i]:,} time steps of sequence {show(label)}, but the horizon is {horizon:,}: add "
                 "the others, or look less far ahead."
             )
+        _require_later(data, whose, ahead, int(starts[i]), label)
         found.append(slice(int(starts[i]), int(starts[i]) + horizon))
     return found
+
+
+def _require_later(data: Data, i: int, ahead: Data, first: int, label: Any) -> None:
+    """Time steps ahead come after the last one of their sequence, where both have times that can be told apart."""
+    if data.order is None or ahead.order is None or data.lengths is None:
+        return
+    start, last = ahead.order[first], data.order[int(data.lengths[: i + 1].sum()) - 1]
+    sorts = {"number" if time.dtype.kind in "iuf" else time.dtype.kind for time in (start, last)}
+    if len(sorts) == 1 and not start > last:
+        raise DataError(
+            f"given= is of the time steps to come, but of sequence {show(label)} it starts at {start}, and the "
+            f"sequence ends at {last}: leave out what is over."
+        )

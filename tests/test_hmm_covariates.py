@@ -334,6 +334,21 @@ def test_what_is_wrong_is_said(treated: tuple[pg.Fit, np.ndarray]) -> None:
             verb(2, given=ahead)
 
 
+def test_covariates_ahead_are_later_than_the_sequence() -> None:
+    """A table with the past as well would otherwise give the steps ahead the covariates of the first steps."""
+    days = pd.date_range("2025-01-01", periods=24)
+    table = pd.DataFrame({"day": days, "x": np.arange(24.0) % 5, "dose": np.arange(24.0) % 7})
+    fit = pg.fit(HMM(2, condition_on="dose"), table[:20], order="day", engine=pg.EM(num_starts=1, num_bootstraps=0))
+    given = table[["day", "dose"]]
+    with pytest.raises(pg.DataError, match=r"starts at 2025-01-01.*ends at 2025-01-20.*leave out what is over"):
+        fit.forecast(3, given=given)
+    with pytest.raises(pg.DataError, match="starts at 2025-01-20"):
+        fit.forecast(3, given=given[19:])
+    assert fit.forecast(3, given=given[20:])["day"].tolist() == list(days[20:23])
+    assert len(fit.forecast(3, given=given[["dose"]])) == 3  # no times, nothing to compare
+    fit.forecast(3, given=given.assign(day=np.arange(24)))  # nor with times of another sort
+
+
 def test_the_command_line(tmp_path: Path) -> None:
     table, run, ahead = tmp_path / "visits.csv", tmp_path / "run", tmp_path / "ahead.csv"
     visits((30, 25), seed=1).drop(columns=["open", "site"]).to_csv(table, index=False)

@@ -73,8 +73,10 @@ class HMMPrior(Settings):
     :param category_concentration: of the Dirichlet over the categories of ``"categorical"``; 1 is uniform.
     :param coef_scale: standard deviations of the normal prior of ``transition_coefs``, for covariates in model space.
     :param mixture_concentration: of the Dirichlet over the components within each state of ``"mixture"``.
-    :param initial_probs, transition_matrix, locs, scales, rates, probs, df, mixture_weights: fixed values, which then
-        are not inferred: a number, one per state, or the whole array.
+    :param initial_probs, transition_matrix, mixture_weights: fixed rows of probabilities that sum to 1, which then are
+        not inferred.
+    :param locs, scales, rates, probs, df: fixed values, which then are not inferred: a number, one per state, or the
+        whole array.
     """
 
     initial_concentration: Any = 1.0
