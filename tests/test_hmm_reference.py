@@ -13,7 +13,7 @@ import ppl_gen as pg
 from ppl_gen.arviz_bridge import mcse
 from ppl_gen.models.hmm import HMM, HMMPrior
 
-EM = pg.EM(num_starts=20, num_bootstraps=0, tolerance=1e-7, max_iter=3000)
+EM = pg.EM(num_starts=20, num_bootstraps=0)
 
 
 @pytest.mark.parametrize(
