@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ppl_gen.columns import WIDER, Column
-from ppl_gen.errors import DataError
+from ppl_gen.errors import DataError, warn
 from ppl_gen.parsing import (
     Where,
     check_kind,
@@ -101,7 +100,7 @@ def tell_constant(names: Sequence[str], number: int) -> None:
         raise DataError(f"Nothing varies in the table (columns {some(names)}), so there is nothing to fit.")
     if names:
         what = f"Column {some(names)} never varies" if len(names) == 1 else f"Columns {some(names)} never vary"
-        warnings.warn(f"{what}: only the one value is learnt. Drop what says nothing.", stacklevel=3)
+        warn(f"{what}: only the one value is learnt. Drop what says nothing.")
 
 
 def choose_kind(name: str, series: pd.Series, chosen: str | None, accept: Iterable[str], accept_for: str,

@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import json
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from ppl_gen import backends, registry
 from ppl_gen.data import Data
 from ppl_gen.engine import Draws, Engine
-from ppl_gen.errors import SettingError, did_you_mean
+from ppl_gen.errors import SettingError, did_you_mean, warn
 from ppl_gen.family import BACKENDS, Family, Pair
 from ppl_gen.files import check_writable, resolve
 from ppl_gen.padding import inside
@@ -84,7 +83,7 @@ def fit(
             versions=versions(backend), seconds=time.perf_counter() - start, reasons=reasons,
         )  # fmt: skip
         if monitor.interrupted_late:
-            warnings.warn("Ctrl-C came after the last draw: the fit is complete.", stacklevel=2)
+            warn("Ctrl-C came after the last draw: the fit is complete.")
     # The pair's compiled programs serve the fit's verbs too; its view of the data need not be kept twice.
     result.__dict__["pair"] = dataclasses.replace(pair, data=None)
     if checkpoint and not draws.interrupted:
