@@ -133,13 +133,22 @@ def _steps_ahead(data: Data, ahead: Data, horizon: int) -> list[slice]:
 
 
 def _require_later(data: Data, i: int, ahead: Data, first: int, label: Any) -> None:
-    """Time steps ahead come after the last one of their sequence, where both have times that can be told apart."""
+    """Time steps ahead come right after the last one of their sequence, where both have times that can be told
+    apart."""
     if data.order is None or ahead.order is None or data.lengths is None:
         return
-    start, last = ahead.order[first], data.order[int(data.lengths[: i + 1].sum()) - 1]
+    end = int(data.lengths[: i + 1].sum())
+    times = data.order[end - int(data.lengths[i]) : end]
+    start, last = ahead.order[first], times[-1]
     sorts = {"number" if time.dtype.kind in "iuf" else time.dtype.kind for time in (start, last)}
     if len(sorts) == 1 and not start > last:
         raise DataError(
             f"given= is of the time steps to come, but of sequence {show(label)} it starts at {start}, and the "
             f"sequence ends at {last}: leave out what is over."
+        )
+    gaps = np.diff(times)
+    if len(sorts) == len(gaps[:1]) == 1 and (gaps == gaps[0]).all() and start > last + gaps[0] * 1.5:
+        raise DataError(
+            f"given= is of the time steps to come, but of sequence {show(label)} it starts at {start}, not at "
+            f"{last + gaps[0]}: add what is between."
         )

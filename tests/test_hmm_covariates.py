@@ -342,6 +342,8 @@ def test_covariates_ahead_are_later_than_the_sequence() -> None:
     given = table[["day", "dose"]]
     with pytest.raises(pg.DataError, match=r"starts at 2025-01-01.*ends at 2025-01-20.*leave out what is over"):
         fit.forecast(3, given=given)
+    with pytest.raises(pg.DataError, match=r"starts at 2025-01-23.*not at 2025-01-21.*add what is between"):
+        fit.forecast(2, given=given[22:])
     with pytest.raises(pg.DataError, match="starts at 2025-01-20"):
         fit.forecast(3, given=given[19:])
     assert fit.forecast(3, given=given[20:])["day"].tolist() == list(days[20:23])
