@@ -52,5 +52,6 @@ def _observed_entries(data: Data) -> np.ndarray:
     from ppl_gen.padding import starts_of
 
     assert data.lengths is not None
-    seen = np.full(data.num_steps, data.num_columns) if data.mask is None else data.mask.sum(1)
+    mask = data.target_mask
+    seen = np.full(data.num_steps, len(data.schema.targets)) if mask is None else mask.sum(1)
     return np.maximum(np.add.reduceat(seen, starts_of(data.lengths)), 1)

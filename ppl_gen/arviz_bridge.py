@@ -221,7 +221,11 @@ def groups(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
     columns = list(fit.schema.targets)
     coords: dict[str, Any] = {COLUMN: columns, "column_other": columns}
     obs = {"log_likelihood": rows, "posterior_predictive": evidence.rows, "observed_data": evidence.rows}
-    named = [*(f"{kind}_column" for kind in fit.schema.kinds), *(f"category_{j}" for j in range(len(columns)))]
+    named = [
+        "condition",
+        *(f"{kind}_column" for kind in fit.schema.kinds),
+        *(f"category_{j}" for j in range(len(columns))),
+    ]
     coords |= {axis: fit.schema.axis_names(axis) for axis in named}
     coords["step"] = range(len(evidence.observed))
     datasets = {

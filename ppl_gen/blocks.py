@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ppl_gen.columns import WIDER, Column
-from ppl_gen.errors import DataError
+from ppl_gen.errors import DataError, warn
 from ppl_gen.parsing import (
     Where,
     check_kind,
@@ -101,12 +100,13 @@ def tell_constant(names: Sequence[str], number: int) -> None:
         raise DataError(f"Nothing varies in the table (columns {some(names)}), so there is nothing to fit.")
     if names:
         what = f"Column {some(names)} never varies" if len(names) == 1 else f"Columns {some(names)} never vary"
-        warnings.warn(f"{what}: only the one value is learnt. Drop what says nothing.", stacklevel=3)
+        warn(f"{what}: only the one value is learnt. Drop what says nothing.")
 
 
 def choose_kind(name: str, series: pd.Series, chosen: str | None, accept: Iterable[str], accept_for: str,
                 where: Where) -> str:  # fmt: skip
-    """The kind asked for, or else the one inferred; widened until it is accepted.
+    """The kind asked for, or else the one inferred; widened until it is accepted. Where no real numbers are, floats are
+    read as counts or as truth values if they all can be.
 
     :raises DataError: neither it nor a wider one is accepted.
     """
@@ -115,8 +115,10 @@ def choose_kind(name: str, series: pd.Series, chosen: str | None, accept: Iterab
     kind = chosen or infer_kind(name, normalise(series)[0], where)
     accept = tuple(accept)
     narrow = next((each for each in ("count", "binary") if each in accept), None)
-    if narrow and kind in ("real", "count") and not {kind, "real"} & set(accept):  # say which value it does not allow
+    if narrow and kind in ("real", "count") and not {kind, "real"} & set(accept):
+        # Say which value is none. Whole numbers with gaps come as floats: pandas has no other number for a missing one.
         check_kind(name, narrow, read_numbers(name, normalise(series)[0], where), where)
+        kind = kind if chosen else narrow
     return widen(name, kind, accept, accept_for)
 
 

@@ -24,14 +24,14 @@ LOO-PIT                p 0.01       Gelman et al. 2013, section 6.3; Kolmogorov-
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ppl_gen import arviz_bridge as az
 from ppl_gen import checks_sequences
 from ppl_gen.diagnostics import Check, chain_statistics, elements
-from ppl_gen.evidence import Evidence
+from ppl_gen.evidence import Evidence, posterior_khat
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,23 +217,6 @@ def of_held_out(fit: Fit) -> Found:
     ]  # fmt: skip
     table = pd.DataFrame({unit: evidence.rows, "elpd": loo.elpd, "k_hat": loo.k, "p_loo": loo.p})
     return found, {"loo": table}
-
-
-class Khat(NamedTuple):
-    """How many of the ``rows`` looked at have a k-hat that is ``above`` the ``limit``."""
-
-    above: int
-    rows: int
-    limit: float
-
-
-def posterior_khat(fit: Fit) -> Khat | None:
-    """The k-hats of PSIS-LOO in short; None where the draws do not stand for a posterior."""
-    loo = Evidence.of(fit).loo
-    if loo is None:
-        return None
-    limit = az.min_khat(loo.log_weights.shape[1])
-    return Khat(int(np.sum(~(loo.k <= limit))), len(loo.k), limit)
 
 
 def _elpd(pointwise: np.ndarray, fit: Fit, how: str) -> Check:

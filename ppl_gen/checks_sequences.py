@@ -23,7 +23,7 @@ def left_future_out(fit: Fit) -> Found:
     """Few sequences: the end of each is predicted from what came before."""
     import pandas as pd
 
-    from ppl_gen.timeseries import leave_future_out
+    from ppl_gen.one_step_ahead import leave_future_out
 
     elpd, khat = leave_future_out(fit, Evidence.of(fit).train)
     there = np.isfinite(elpd)
@@ -57,11 +57,11 @@ def with_residuals(fit: Fit, found: list[Check], details: dict[str, pd.DataFrame
     import pandas as pd
 
     from ppl_gen import metrics
-    from ppl_gen.timeseries import pseudo_residuals
+    from ppl_gen.one_step_ahead import pseudo_residuals
 
     rarest = _rarest_state(fit)
     found += [] if rarest is None else [rarest]
-    columns, cells = fit.schema.columns, pseudo_residuals(fit, Evidence.of(fit).train)
+    columns, cells = fit.schema.target_columns, pseudo_residuals(fit, Evidence.of(fit).train)
     if cells is None:
         return found, details
     low, high = cells

@@ -204,7 +204,8 @@ def _held_out_rows(
 
 def _forward(data: Data, folds: int, refit: Callable[[Data], Fit]) -> np.ndarray:
     """(steps,) one-step-ahead log density of the second half of each sequence, window by window."""
-    from ppl_gen.timeseries import beginnings, score_steps
+    from ppl_gen.one_step_ahead import beginnings
+    from ppl_gen.timeseries import score_steps
 
     assert data.lengths is not None
     half = np.maximum(data.lengths // 2, 1)
@@ -251,7 +252,8 @@ def _how(models: Mapping[str, Family | Fit], folds: int, test: Any, number: str,
 
 def _weak_loo(name: str, model: Family | Fit) -> str:
     """A warning where a fit's held-out densities are PSIS estimates of which many can't be trusted."""
-    from ppl_gen.checks import KHAT_SHARE, posterior_khat
+    from ppl_gen.checks import KHAT_SHARE
+    from ppl_gen.evidence import posterior_khat
 
     if not isinstance(model, Fit):
         return ""

@@ -71,10 +71,13 @@ def condition(data: Data, condition_on: Any) -> Data:
 
 
 def split(view: View, schema: Schema) -> View:
-    """The view of all columns as that of those that are modelled, with the others as its context."""
+    """The view of all columns as that of those that are modelled, with the others as its context; itself where none
+    is conditioned on."""
+    if not schema.conditions:
+        return view
     kept = schema.is_target
-    mask, patterns = (None if part is None else part[:, kept] for part in (view.mask, view.patterns))
-    return view._replace(x=view.x[:, kept], mask=mask, patterns=patterns, context=schema.context(view.x))
+    mask, patterns = (None if part is None else part[..., kept] for part in (view.mask, view.patterns))
+    return view._replace(x=view.x[..., kept], mask=mask, patterns=patterns, context=schema.context(view.x))
 
 
 def rows_to_draw_for(fit: Fit, num_samples: int, seed: int, given: Any) -> tuple[Any, Any] | None:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppl_gen import conditions, images
-from ppl_gen.blocks import Block, choose_kind, fit_column, float_dtype, is_constant, tell_constant, widen
+from ppl_gen.blocks import Block, choose_kind, fit_column, float_dtype, tell_constant
 from ppl_gen.columns import KINDS, Column
 from ppl_gen.errors import DataError, SettingError
-from ppl_gen.padding import pad, pad_patterns, starts_of, steps_of
-from ppl_gen.parsing import moments, show
+from ppl_gen.padding import distinct_rows, pad, pad_patterns, starts_of, steps_of
+from ppl_gen.parsing import show
 from ppl_gen.readers import read_source
 from ppl_gen.schema import Schema
 from ppl_gen.selection import check_kinds, read_weights, refuse_missing_rows, select
@@ -131,6 +131,11 @@ class Data:
         return self.x.shape[0]
 
     @property
+    def target_mask(self) -> np.ndarray | None:
+        """The mask of the columns that are modelled."""
+        return self.mask if self.mask is None else self.mask[:, self.schema.is_target]
+
+    @property
     def num_columns(self) -> int:
         return self.x.shape[1]
 
@@ -139,29 +144,9 @@ class Data:
 
         :raises DataError: a column's kind is not accepted, nor is a wider one.
         """
-        accept = tuple(accept)
-        accepted = (conditions.KINDS if c.name in self.schema.conditions else accept for c in self.schema.columns)
-        wide = [widen(c.name, c.kind, each, accept_for) for c, each in zip(self.schema.columns, accepted, strict=True)]
-        if tuple(wide) == self.schema.kinds:
-            return self
-        if self.schema.image is not None:
-            pixels, x = images.fit_columns(self.schema.columns, self.x, wide[0], self.schema.standardize, self.weights,
-                                           self.schema.image)  # fmt: skip
-            return dataclasses.replace(self, schema=dataclasses.replace(self.schema, columns=pixels), x=x)
-        x, columns, row_weights = self.x.copy(), [], self.weights
-        if row_weights is not None and self.lengths is not None:
-            row_weights = np.repeat(row_weights, self.lengths)
-        for j, (column, kind) in enumerate(zip(self.schema.columns, wide, strict=True)):
-            new = dataclasses.replace(column, kind=kind)
-            if kind == "real" != column.kind:
-                raw = x[:, j] if self.mask is None else np.where(self.mask[:, j], x[:, j], np.nan)
-                is_constant(column.name, kind, raw, row_weights)
-            if kind == "real" != column.kind and self.schema.standardize:
-                loc, scale = moments(column.name, raw, row_weights)
-                new = dataclasses.replace(new, loc=loc, scale=scale)
-                x[:, j] = np.nan_to_num(new.to_model(raw), nan=0.0)
-            columns.append(new)
-        return dataclasses.replace(self, schema=dataclasses.replace(self.schema, columns=tuple(columns)), x=x)
+        from ppl_gen.widening import promote
+
+        return promote(self, tuple(accept), accept_for)
 
     def take(self, rows: Any) -> Data:
         """Some of the rows or sequences, by a slice (shares memory) or an array of positions or of truth values."""
@@ -260,17 +245,7 @@ class Data:
     @cached_property
     def _patterns(self) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
         """The distinct rows of the mask (P, d), and which of them is each row's (n,)."""
-        if self.mask is None:
-            return None, None
-        packed = np.packbits(self.mask, axis=1)  # eight columns a byte
-        if packed.shape[1] <= 8:  # up to 64 columns: one integer a row, which sorts fast
-            padded = np.zeros((self.num_steps, 8), dtype=np.uint8)
-            padded[:, : packed.shape[1]] = packed
-            keys: np.ndarray = padded.view(np.uint64).ravel()
-        else:
-            keys = np.ascontiguousarray(packed).view(np.dtype((np.void, packed.shape[1]))).ravel()
-        _, first, pattern = np.unique(keys, return_index=True, return_inverse=True)
-        return self.mask[first], pattern.reshape(-1).astype(np.int32)
+        return (None, None) if self.mask is None else distinct_rows(self.mask)
 
     def view(self, backend: str = "numpy") -> View:
         """The arrays for a model: ``"numpy"``, or ``"numpyro"`` or ``"pyro"`` in that backend's default float.
@@ -294,8 +269,7 @@ class Data:
         """The view, in numpy."""
         patterns, pattern = self._patterns
         if self.lengths is None:
-            view = View(self.x, self.mask, self.weights, patterns, pattern)
-            return conditions.split(view, self.schema) if self.schema.conditions else view
+            return conditions.split(View(self.x, self.mask, self.weights, patterns, pattern), self.schema)
         lengths, mask, ragged = self.lengths, self.mask, len(np.unique(self.lengths)) > 1
         if ragged:
             patterns, pattern = pad_patterns(patterns, pattern, lengths, self.num_columns)
@@ -303,7 +277,7 @@ class Data:
         elif mask is not None and pattern is not None:
             mask, pattern = pad(mask, lengths), pad(pattern, lengths)
         steps = lengths.astype(np.int32) if ragged else None
-        return View(pad(self.x, lengths), mask, self.weights, patterns, pattern, steps)
+        return conditions.split(View(pad(self.x, lengths), mask, self.weights, patterns, pattern, steps), self.schema)
 
     def log_jacobian(self) -> np.ndarray:
         """(n,) what to ADD to a log density of each row or sequence in model space to have it in the table's units."""

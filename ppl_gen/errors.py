@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -39,3 +41,11 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     options = sorted(valid)
     near = get_close_matches(str(name), options, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else "choose one of " + ", ".join(options) + "."
+
+
+def warn(message: str) -> None:
+    """Warn, and name the line of the caller's own that led to it: the first one outside of this package."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -67,7 +67,8 @@ class Evidence:
             return [f"row {row}" for row in self.rows[chosen]], self.log_likelihood[:, :, chosen].astype(np.float64)
         from ppl_gen.padding import starts_of
 
-        seen = np.arange(self.train.num_steps) if self.train.mask is None else np.flatnonzero(self.train.mask.any(1))
+        mask = self.train.target_mask
+        seen = np.arange(self.train.num_steps) if mask is None else np.flatnonzero(mask.any(1))
         chosen = seen[np.linspace(0, len(seen) - 1, min(MAX_PROBES, len(seen))).astype(int)]
         starts = starts_of(self.train.lengths)
         whose = np.searchsorted(starts, chosen, side="right") - 1
@@ -89,7 +90,7 @@ class Evidence:
     @cached_property
     def loo(self) -> Loo | None:
         from ppl_gen.arviz_bridge import loo
-        from ppl_gen.scoring import MIN_SEQUENCES
+        from ppl_gen.held_out import MIN_SEQUENCES
 
         if self.train.lengths is not None and len(self.fit.train) < MIN_SEQUENCES:
             return None
@@ -136,12 +137,14 @@ class Evidence:
             from ppl_gen.timeseries import sample_sequences
 
             index, sizes = np.repeat(draws, length), np.tile(self.train.lengths, len(draws))
-            steps = np.concatenate(sample_sequences(self.fit, posterior, index, sizes, self.fit.seed))
+            given = self.train.view().context  # each table has the conditions of the observed one
+            context = None if given is None else np.tile(given, (len(draws), 1, 1))
+            steps = np.concatenate(sample_sequences(self.fit, posterior, index, sizes, self.fit.seed, context))
             return steps.reshape(*self.chosen_draws.shape, *self.observed.shape)
         # Calls of one length, the last filled up, so that the backend compiles one program.
         calls = -(-len(draws) * length // SAMPLED_AT_ONCE)
         filled = np.resize(draws, -(-len(draws) // calls) * calls)
-        context = self.fit.schema.context(self.train.x)  # each table has the conditions of the observed one
+        context = self.fit.schema.context(self.train.x)
         if context is not None:
             context = np.tile(context, (len(filled) // calls, 1))
         parts = [
@@ -178,3 +181,22 @@ def draws_of_log_prob(fit: Fit, rows: np.ndarray) -> np.ndarray:
     train = fit.train if len(rows) == len(fit.train) else fit.train.take(rows)
     parts = [values for _, values in log_prob_rows(fit, train, fit.posterior)]
     return np.concatenate(parts, axis=1).reshape(fit.draws.num_chains, fit.draws.num_draws, -1)
+
+
+class Khat(NamedTuple):
+    """How many of the ``rows`` looked at have a k-hat that is ``above`` the ``limit``."""
+
+    above: int
+    rows: int
+    limit: float
+
+
+def posterior_khat(fit: Fit) -> Khat | None:
+    """The k-hats of PSIS-LOO in short; None where the draws do not stand for a posterior."""
+    loo = Evidence.of(fit).loo
+    if loo is None:
+        return None
+    from ppl_gen import arviz_bridge as az
+
+    limit = az.min_khat(loo.log_weights.shape[1])
+    return Khat(int(np.sum(~(loo.k <= limit))), len(loo.k), limit)

@@ -36,6 +36,7 @@ class Pair:
     ``initialize``     ``(view, seed, num_starts) -> {site: (num_starts, *shape)}``, numpy, from the data
     ``e_step``         ``(parameters, view) -> (log_prob (n,), statistics)``: row log densities, and expected
                        sufficient statistics that add up over rows (already multiplied by the row weights)
+                       (of sequences with a context, which may be kept by time step, those of all rows at once)
     ``m_step``         ``(parameters, statistics, objective) -> parameters``; objective ``"map"`` or ``"ml"``.
                        Never lowers the objective.
     ``log_prior``      ``(parameters, objective) -> scalar``: log prior in the coordinates in which ``m_step`` is
@@ -134,6 +135,7 @@ class Family(Settings):
     sequences: ClassVar[bool] = False  # whether an observation is a sequence of time steps, not a row
     allows_missing: ClassVar[bool] = True  # whether missing entries are integrated out
     verbs: ClassVar[tuple[str, ...]] = ()  # of impute, reconstruct and interpolate, those that its fits have
+    conditions_sequences: ClassVar[bool] = False  # whether condition_on is for sequences too
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,7 +190,7 @@ class Family(Settings):
         from ppl_gen.conditions import condition
         from ppl_gen.data import Data
 
-        if self.sequences and self.condition_on:
+        if self.sequences and self.condition_on and not self.conditions_sequences:
             raise SettingError("condition_on is for tables whose rows are observations, not for sequences.")
         if isinstance(table, Data):
             if table.schema.is_sequence != self.sequences:
@@ -268,6 +270,11 @@ class Family(Settings):
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Of sequences: F(x-) and F(x), each (R, d), of every entry given the steps before it, averaged over flat draws
         {site: (S, *event shape)} whose filtered states are (S, R, K); None where there is no distribution function."""
+        return None
+
+    def step_transitions(self, posterior: Mapping[str, np.ndarray], context: np.ndarray) -> np.ndarray | None:
+        """Of sequences with hidden states: the transition matrices (S, R, K, K) of the steps that follow time steps
+        with these values (R, C) of what is conditioned on, under flat draws; None where there are none."""
         return None
 
     def num_free(self, schema: Schema) -> int | None:

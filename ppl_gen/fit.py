@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import json
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from ppl_gen import backends, registry
 from ppl_gen.data import Data
 from ppl_gen.engine import Draws, Engine
-from ppl_gen.errors import SettingError, did_you_mean
+from ppl_gen.errors import SettingError, did_you_mean, warn
 from ppl_gen.family import BACKENDS, Family, Pair
 from ppl_gen.files import check_writable, resolve
 from ppl_gen.padding import inside
@@ -84,7 +83,7 @@ def fit(
             versions=versions(backend), seconds=time.perf_counter() - start, reasons=reasons,
         )  # fmt: skip
         if monitor.interrupted_late:
-            warnings.warn("Ctrl-C came after the last draw: the fit is complete.", stacklevel=2)
+            warn("Ctrl-C came after the last draw: the fit is complete.")
     # The pair's compiled programs serve the fit's verbs too; its view of the data need not be kept twice.
     result.__dict__["pair"] = dataclasses.replace(pair, data=None)
     if checkpoint and not draws.interrupted:
@@ -158,7 +157,7 @@ def _label_probabilities(
     if data.lengths is None:
         some = data.take(np.linspace(0, len(data) - 1, min(NUM_PROBES, len(data))).astype(int))
         (found,) = ops.local_posterior(pair, draws, some.view(pair.backend)).values()
-        return found, some.x, some.mask
+        return found, some.x[:, some.schema.is_target], some.target_mask
     steps = np.cumsum(data.lengths)
     some = data.take(slice(0, max(1, int((steps <= MAX_PROBE_STEPS).sum()))))
     if some.num_steps > MAX_PROBE_STEPS:  # one long sequence: its beginning
@@ -168,7 +167,8 @@ def _label_probabilities(
     assert some.lengths is not None
     found = ops.hook_over_draws(pair, "smoothed", draws, some.view(pair.backend))[:, inside(some.lengths)]
     chosen = np.linspace(0, some.num_steps - 1, min(NUM_PROBES, some.num_steps)).astype(int)
-    return found[:, chosen], some.x[chosen], None if some.mask is None else some.mask[chosen]
+    x, mask = some.x[:, some.schema.is_target], some.target_mask
+    return found[:, chosen], x[chosen], None if mask is None else mask[chosen]
 
 
 def versions(backend: str) -> Mapping[str, str]:

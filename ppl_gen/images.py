@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from ppl_gen.blocks import widen
 from ppl_gen.columns import KINDS, Column
-from ppl_gen.errors import DataError
+from ppl_gen.errors import DataError, warn
 from ppl_gen.parsing import nearest, show
 from ppl_gen.readers import Source
 
@@ -153,8 +152,7 @@ def fit_columns(
             f"{kind} pixel: crop the images, or pass whole numbers, which have probabilities."
         )
     if constant.any():
-        warnings.warn(f"{int(constant.sum()):,} of {len(constant):,} pixels never vary: only the one value is learnt.",
-                      stacklevel=4)  # fmt: skip
+        warn(f"{int(constant.sum()):,} of {len(constant):,} pixels never vary: only the one value is learnt.")
     if kind != "real":
         return tuple(dataclasses.replace(c, kind=kind) for c in columns), x
     loc, scale = 0.0, 1.0

@@ -6,6 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+MAX_LAGS = 30  # of an autocorrelation
+SIMULATED = 1_000  # samples that a simultaneous band is found from
+QUANTILES = 200  # order statistics that it is held at
+BAND = 0.95  # its probability
+
 
 class Uniformity(NamedTuple):
     """Whether values that should be uniform on (0, 1) are: the Kolmogorov-Smirnov distance and its p-value."""
@@ -166,3 +171,34 @@ def pareto_k(log_ratios: np.ndarray) -> np.ndarray:
     shape = np.log1p(-mean[:, None] * tail).mean(1)
     result[plain] = (size * shape + 10 * 0.5) / (size + 10)
     return result
+
+
+def envelope(number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ranks (from 1), and the ends of intervals of those uniform order statistics, which all of them lie in together
+    with probability 0.95: each has the same chance of its own to fall out, found by simulation."""
+    from scipy.stats import beta
+
+    rng = np.random.default_rng(seed)
+    ranks = np.unique(np.rint(np.linspace(1, number, min(number, QUANTILES))).astype(int))
+    worst = np.empty(SIMULATED)
+    for s in range(SIMULATED):
+        sums = np.cumsum(rng.standard_exponential(number + 1))
+        below = beta.cdf(sums[ranks - 1] / sums[-1], ranks, number + 1 - ranks)
+        worst[s] = np.minimum(below, 1 - below).min()
+    tail = float(np.quantile(worst, 1 - BAND))
+    return ranks, beta.ppf(tail, ranks, number + 1 - ranks), beta.isf(tail, ranks, number + 1 - ranks)
+
+
+def autocorrelation(values: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Correlations of values (R,) with those 1, 2, ... steps later in the same sequence, and how many pairs each is
+    of; entries that are missing are left out."""
+    whose = np.repeat(np.arange(len(lengths)), lengths)
+    centred = values - np.nanmean(values)
+    variance = np.nanmean(centred**2) or 1.0
+    found, pairs = [], []
+    for lag in range(1, min(MAX_LAGS, int(lengths.max()) // 3 or 1) + 1):
+        products = (centred[lag:] * centred[:-lag])[whose[lag:] == whose[:-lag]]
+        there = np.isfinite(products)
+        pairs.append(int(there.sum()))
+        found.append(products[there].mean() / variance if there.any() else np.nan)
+    return np.array(found), np.array(pairs)

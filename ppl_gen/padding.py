@@ -66,3 +66,16 @@ def pad_patterns(
     if empty == len(patterns):
         patterns = np.concatenate([patterns, np.zeros((1, num_columns), dtype=bool)])
     return patterns, pad(pattern, lengths, fill=int(empty))
+
+
+def distinct_rows(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct rows (P, d) of truth values (n, d), and which of them each row is (n,)."""
+    packed = np.packbits(mask, axis=1)  # eight columns a byte
+    if packed.shape[1] <= 8:  # up to 64 columns: one integer a row, which sorts fast
+        padded = np.zeros((len(mask), 8), dtype=np.uint8)
+        padded[:, : packed.shape[1]] = packed
+        keys: np.ndarray = padded.view(np.uint64).ravel()
+    else:
+        keys = np.ascontiguousarray(packed).view(np.dtype((np.void, packed.shape[1]))).ravel()
+    _, first, pattern = np.unique(keys, return_index=True, return_inverse=True)
+    return mask[first], pattern.reshape(-1).astype(np.int32)

@@ -45,8 +45,9 @@ def names_of(data: Data, positions: Iterable[int]) -> list[Any]:
 
 
 def original_units(fit: Fit, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """(..., d) model-space values as float64 in the table's units, NaN where missing; labels stay codes."""
-    columns = fit.schema.columns
+    """(..., d) model-space values as float64 in the table's units, NaN where missing; labels stay codes. They are of
+    all columns, or of those that are modelled."""
+    columns = fit.schema.columns if np.shape(x)[-1] == fit.schema.num_columns else fit.schema.target_columns
     values = np.asarray(x, np.float64) * [c.scale for c in columns] + [c.loc for c in columns]
     return values if mask is None else np.where(mask, values, np.nan)
 

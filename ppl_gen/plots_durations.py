@@ -25,7 +25,8 @@ BANDS = (0.9, 0.5)
 def plot_durations(fit: Fit, *, fig: Figure | SubFigure | None = None, max_draws: int = 100) -> Figure:
     """How many visits to each state last how long: in paths drawn from their posterior given the sequences (dots: the
     mean of paths; bars: 90 %), and in chains drawn from the same transition matrices alone, whose visits are
-    geometric (bands). Visits that the end of a sequence cuts short are counted as they are in both.
+    geometric (bands), unless the matrices depend on covariates. Visits that the end of a sequence cuts short are
+    counted as they are in both.
 
     More short and more long visits than the bands allow: staying is not memoryless, as a hidden Markov model has it.
 
@@ -39,7 +40,7 @@ def plot_durations(fit: Fit, *, fig: Figure | SubFigure | None = None, max_draws
     across = {1: 1, 2: 2, 4: 2}.get(number, 3 if number <= 9 else 4)
     fig = plots_style.figure_of(fig, max(3.0 * across, 6.4), 2.4 * -(-number // across) + 0.9)
     for k, ax in enumerate(plots_style.panels(fig, number, across)):
-        _draw_visits(ax, k, found, implied)
+        _draw_visits(ax, k, found, implied, "such" if fit.schema.conditions else "geometric")
         if k >= number - across:
             ax.set_xlabel("length of a visit (steps)")
         if k % across == 0:
@@ -91,7 +92,11 @@ def _visits_found_and_implied(fit: Fit, data: Data, max_draws: int) -> tuple[Vis
     chosen = np.linspace(0, total - 1, max_draws).astype(int)
     draws = {name: value[chosen] for name, value in posterior.items()}
     paths = over_draws(fit, "sample_paths", data, draws, seed=fit.seed)
-    chains = markov_chains(np.asarray(draws[site]), paths[:, starts_of(lengths)], lengths, fit.seed)
+    context, first = fit.schema.context(data.x), paths[:, starts_of(lengths)]
+    if context is None:
+        chains = markov_chains(np.asarray(draws[site]), first, lengths, fit.seed)
+    else:
+        chains = switching_chains(fit, draws, context, first, lengths)
     return Visits.of(paths, lengths), Visits.of(chains, lengths)
 
 
@@ -106,7 +111,23 @@ def markov_chains(transition: np.ndarray, first: np.ndarray, lengths: np.ndarray
     return unpad(np.moveaxis(paths, (2, 0), (0, 1)), lengths).T
 
 
-def _draw_visits(ax: Axes, k: int, found: Visits, implied: Visits) -> None:
+def switching_chains(
+    fit: Fit, draws: dict[str, np.ndarray], context: np.ndarray, first: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
+    """The same where each step has a transition matrix of its own, by the ``context`` (R, C) of the step before it."""
+    rng, starts, number = np.random.default_rng(fit.seed), starts_of(lengths), np.arange(len(lengths))
+    paths = np.empty((lengths.max(), *first.shape), np.int64)
+    paths[0], each = first, np.arange(len(first))[:, None]
+    for t in range(1, len(paths)):
+        before = context[starts + np.minimum(t, lengths) - 1]
+        matrices = fit.family.step_transitions(draws, before)
+        assert matrices is not None
+        ends = np.cumsum(matrices, axis=-1)[..., :-1]
+        paths[t] = (rng.random(first.shape)[..., None] >= ends[each, number, paths[t - 1]]).sum(-1)
+    return unpad(np.moveaxis(paths, (2, 0), (0, 1)), lengths).T
+
+
+def _draw_visits(ax: Axes, k: int, found: Visits, implied: Visits, what: str) -> None:
     own = found.length[found.state == k]
     share = len(own) / found.number
     ax.set_title(f"state {k}: {share:,.1f} visits of {own.mean() if len(own) else 0:,.1f} steps")
@@ -119,7 +140,7 @@ def _draw_visits(ax: Axes, k: int, found: Visits, implied: Visits) -> None:
     for prob, alpha in zip(BANDS, (0.22, 0.35), strict=True):
         low, high = np.quantile(counts, [(1 - prob) / 2, (1 + prob) / 2], axis=0)
         ax.stairs(high, edges, baseline=low, fill=True, color=SHADE, alpha=alpha, linewidth=0,
-                  label=f"{100 * prob:.0f} % of chains with geometric visits")  # fmt: skip
+                  label=f"{100 * prob:.0f} % of chains with {what} visits")  # fmt: skip
     ax.stairs(counts.mean(0), edges, baseline=None, color=SHADE, linewidth=1.1)
     seen, at = found.counts(k, edges), np.sqrt((edges[1:] - 0.5) * (edges[:-1] + 0.5))
     ax.vlines(at, *np.quantile(seen, [0.05, 0.95], axis=0), color=colour(k), linewidth=1.1, zorder=3)

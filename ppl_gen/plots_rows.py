@@ -33,8 +33,9 @@ def plot_score(fit: Fit, table: Any = None, *, ax: Axes | None = None, hdi_prob:
 
     :param table: rows to score; the training rows by default.
     """
+    from ppl_gen.held_out import MIN_SEQUENCES
     from ppl_gen.plots_steps import draw_step_score
-    from ppl_gen.scoring import MIN_SEQUENCES, encode
+    from ppl_gen.scoring import encode
 
     rows, note = encode(fit, table), ""
     if rows.lengths is not None and len(rows) < MIN_SEQUENCES:
@@ -121,7 +122,7 @@ def plot_khat(fit: Fit, *, ax: Axes | None = None) -> Figure:
 
 def no_khat(fit: Fit) -> str:
     """Why there is no leave-one-out; an empty string where there is."""
-    from ppl_gen.scoring import MIN_SEQUENCES
+    from ppl_gen.held_out import MIN_SEQUENCES
 
     if fit.uncertainty not in ("posterior", "guide"):
         return "k-hat of leave-one-out needs draws from a posterior or a guide (nuts, svi)"

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 
 from ppl_gen import plots_data, plots_style, plots_times
 from ppl_gen.plots_style import INK, MODEL, SHADE, colour, label, styled
+from ppl_gen.scoring import point_draw
 
 if TYPE_CHECKING:
     from ppl_gen.columns import Column
@@ -82,7 +83,6 @@ def _titles(fit: Fit, rows: np.ndarray) -> list[str]:
 
 def _smoothed(fit: Fit, data: Data) -> tuple[np.ndarray, np.ndarray | None]:
     """p(z | whole sequence) of each step (R, K), and its 90 % band over the draws (2, R, K), None for a single draw."""
-    from ppl_gen.scoring import point_draw
     from ppl_gen.timeseries import over_draws
 
     size = fit.family.num_labels
@@ -133,14 +133,15 @@ def _label_strip(axes: list[Axes], times: plots_times.Times, names: list[str], f
 def plot_transitions(fit: Fit, *, ax: Axes | None = None) -> Figure:
     """The transition matrix: the probability that the state of a row is followed by that of a column, its mean over
     the draws (or the point estimate) and 90 % interval; at the right, how long a visit lasts on average, 1 / (1 - p).
+    Where it depends on what is conditioned on, that at the mean of the training table.
 
     :raises UnsupportedError: there is no transition matrix.
     """
     plots_times.require(fit, "transitions")
     site = plots_times.transition_site(fit)
     assert site is not None
-    draws = np.asarray(fit.posterior[site], np.float64)
-    centre = draws.mean(0) if fit.draws.point is None else np.asarray(fit.draws.point[site], np.float64)
+    draws, point = (_matrices(fit, site, sites) for sites in (fit.posterior, point_draw(fit) or fit.posterior))
+    centre = draws.mean(0) if fit.draws.point is None else point[0]
     low, high = np.quantile(draws, [0.05, 0.95], axis=0)
     size, spread = len(centre), bool(np.ptp(draws, axis=0).any())
     wide = 0.98 if size <= LARGE else 0.52
@@ -163,11 +164,20 @@ def plot_transitions(fit: Fit, *, ax: Axes | None = None) -> Figure:
     over = f": mean and 90 % of {plots_style.interval_name(fit)}" if spread else ""
     if spread and fit.draws.point is not None:
         over = f": estimate and 90 % of {plots_style.interval_name(fit)}"
-    figure = plots_style.finish(ax, f"{fit.family.name} by {fit.engine.name}: transitions between states{over}")
+    given = [label(name) for name in fit.schema.conditions]
+    at = f", {', '.join(given)} at the mean" if given else ""
+    figure = plots_style.finish(ax, f"{fit.family.name} by {fit.engine.name}: transitions between states{at}{over}")
     for axis in (ax.xaxis, ax.yaxis):
         for k, tick in enumerate(axis.get_ticklabels()):
             tick.set(color=colour(k), fontweight="bold", fontsize=9)
     return figure
+
+
+def _matrices(fit: Fit, site: str, posterior: dict[str, np.ndarray]) -> np.ndarray:
+    """(S, K, K): the transition matrices under draws, at the mean of what is conditioned on."""
+    context = fit.schema.context(fit.train.x)
+    found = None if context is None else fit.family.step_transitions(posterior, context.mean(0, keepdims=True))
+    return np.asarray(posterior[site] if found is None else found[:, 0], np.float64)
 
 
 def _label_visits(ax: Axes, centre: np.ndarray, draws: np.ndarray | None) -> None:

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from ppl_gen import plots_data, plots_style, plots_times
+from ppl_gen.conditions_sequences import with_future_context
+from ppl_gen.metrics import autocorrelation, envelope
 from ppl_gen.plots_style import ALARM, INK, LIGHT, MODEL, SHADE, label, styled
 
 if TYPE_CHECKING:
@@ -19,11 +21,8 @@ if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
 PAST = 2_000  # steps that a future is drawn from: the state forgets what came before
-MAX_LAGS = 30
 NAMED = 5  # lowest steps that get their time written
 FURTHEST = 6.0  # standard deviations at which a residual is drawn at most
-SIMULATED = 1_000  # samples that a simultaneous band is found from
-QUANTILES = 200  # order statistics that it is held at
 LEVEL = 0.95
 TITLES = ("pseudo-residual (sd)", "sorted, against normal", "autocorrelation")
 
@@ -46,8 +45,8 @@ def plot_forecast(
     times, ahead = plots_times.with_future(data, horizon)
     past = plots_times.windows(data, PAST, last=True)
     futures = _futures(fit, past, horizon, num_draws)
-    columns = list(fit.schema.columns[:max_columns])
-    values = plots_data.original_units(fit, data.x, data.mask)
+    columns = list(fit.schema.target_columns[:max_columns])
+    values = plots_data.original_units(fit, data.x[:, fit.schema.is_target], data.target_mask)
     number, across = max(3 * horizon, 48), len(rows)
     heights = [max(1.7, 0.24 * len(c.categories or ())) for c in columns]
     fig = plots_style.figure_of(fig, {1: 7.2, 2: 9.4}.get(across, 11.4), sum(heights) + 1.5)
@@ -70,22 +69,24 @@ def plot_forecast(
         if len(fit.train) > 1:
             axes[0].set_title(names[place])
     _forecast_legend(fig)
+    given = [label(name) for name in fit.schema.conditions]
+    held = f"{', '.join(given)} as in the last step" if given else ""
     source = "the point estimate" if fit.uncertainty == "point" else plots_style.interval_name(fit)
-    more = plots_times.notes_of(note, plots_times.column_note(fit, len(columns)))
+    more = plots_times.notes_of(note, held, plots_times.column_note(fit, len(columns)))
     title = f"{fit.family.name} by {fit.engine.name}: {horizon} steps ahead, {num_draws:,} futures under {source}"
     return plots_style.finish(fig, title + more)
 
 
 def _futures(fit: Fit, past: Data, horizon: int, num_draws: int) -> np.ndarray:
     """(S, N, horizon, d): as :meth:`Fit.forecast <ppl_gen.result.Fit.forecast>` draws them, in the table's units, but
-    labels as codes."""
+    labels as codes; what is conditioned on stays as in the last step."""
     from ppl_gen import backends
 
     posterior = fit.posterior
     index = np.linspace(0, len(next(iter(posterior.values()))) - 1, num_draws).astype(int)
     found = backends.ops(fit.backend).hook_over_draws(
-        fit.pair, "forecast", {name: value[index] for name, value in posterior.items()}, past.view(fit.backend),
-        seed=fit.seed, horizon=horizon,
+        fit.pair, "forecast", {name: value[index] for name, value in posterior.items()},
+        with_future_context(fit, past, horizon, None, hold=True), seed=fit.seed, horizon=horizon,
     )  # fmt: skip
     return plots_data.original_units(fit, np.asarray(found["x"]), None)
 
@@ -145,7 +146,7 @@ def plot_residuals(
     """
     from scipy.special import ndtri
 
-    from ppl_gen.timeseries import pseudo_residuals
+    from ppl_gen.one_step_ahead import pseudo_residuals
 
     plots_times.require(fit, "residuals")
     data, note = plots_times.looked_at(fit)
@@ -154,7 +155,7 @@ def plot_residuals(
     low, high = cells
     spread = low + (high - low) * np.random.default_rng(fit.seed).random(low.shape)
     middle, even = (np.clip(ndtri(u), -FURTHEST, FURTHEST) for u in ((low + high) / 2, spread))
-    columns = list(fit.schema.columns[:max_columns])
+    columns = list(fit.schema.target_columns[:max_columns])
     times, borders = plots_times.stacked_times(data)
     assert data.lengths is not None
     fig = plots_style.figure_of(fig, 10.4, 1.9 * len(columns) + 1.0)
@@ -208,37 +209,6 @@ def _draw_normal_quantiles(ax: Axes, values: np.ndarray) -> None:
     ax.scatter(at[~inside], found[~inside], s=9, color=ALARM, marker="D", linewidths=0, zorder=4)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(5, integer=True))
-
-
-def envelope(number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ranks (from 1), and the ends of intervals of those uniform order statistics, which all of them lie in together
-    with probability 0.95: each has the same chance of its own to fall out, found by simulation."""
-    from scipy.stats import beta
-
-    rng = np.random.default_rng(seed)
-    ranks = np.unique(np.rint(np.linspace(1, number, min(number, QUANTILES))).astype(int))
-    worst = np.empty(SIMULATED)
-    for s in range(SIMULATED):
-        sums = np.cumsum(rng.standard_exponential(number + 1))
-        below = beta.cdf(sums[ranks - 1] / sums[-1], ranks, number + 1 - ranks)
-        worst[s] = np.minimum(below, 1 - below).min()
-    tail = float(np.quantile(worst, 1 - LEVEL))
-    return ranks, beta.ppf(tail, ranks, number + 1 - ranks), beta.isf(tail, ranks, number + 1 - ranks)
-
-
-def autocorrelation(values: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Correlations of values (R,) with those 1, 2, ... steps later in the same sequence, and how many pairs each is
-    of; entries that are missing are left out."""
-    whose = np.repeat(np.arange(len(lengths)), lengths)
-    centred = values - np.nanmean(values)
-    variance = np.nanmean(centred**2) or 1.0
-    found, pairs = [], []
-    for lag in range(1, min(MAX_LAGS, int(lengths.max()) // 3 or 1) + 1):
-        products = (centred[lag:] * centred[:-lag])[whose[lag:] == whose[:-lag]]
-        there = np.isfinite(products)
-        pairs.append(int(there.sum()))
-        found.append(products[there].mean() / variance if there.any() else np.nan)
-    return np.array(found), np.array(pairs)
 
 
 def _draw_autocorrelation(ax: Axes, found: np.ndarray, pairs: np.ndarray) -> None:

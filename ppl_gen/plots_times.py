@@ -168,7 +168,8 @@ def notes_of(*notes: str) -> str:
 
 
 def column_note(fit: Fit, number: int) -> str:
-    return "" if number == fit.schema.num_columns else f"first {number} of {fit.schema.num_columns} columns"
+    total = fit.schema.num_columns if number > len(fit.schema.targets) else len(fit.schema.targets)
+    return "" if number == total else f"first {number} of {total} columns"
 
 
 def transition_site(fit: Fit) -> str | None:

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,13 +63,13 @@ class Monitor:
     def save(self, state: dict[str, np.ndarray]) -> None:
         """Write a checkpoint (a sibling file, then renamed); does nothing unless one was asked for."""
         if self.checkpoint_path is not None:
-            from ppl_gen.errors import StorageError
+            from ppl_gen.errors import StorageError, warn
             from ppl_gen.storage import write_checkpoint
 
             try:
                 write_checkpoint(self.checkpoint_path, state, self.tag)
             except StorageError as error:  # a full disk is no reason to lose the fit as well
-                warnings.warn(f"No checkpoint any more: {error}", stacklevel=2)
+                warn(f"No checkpoint any more: {error}")
                 self.checkpoint_path = None
 
     def load(self) -> dict[str, np.ndarray] | None:

@@ -14,11 +14,11 @@ import numpy as np
 
 from ppl_gen.errors import DataError
 from ppl_gen.parsing import nearest, show
+from ppl_gen.readers_numpy import attempt, read_npy, read_npz
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_ZIP, _NPY = b"PK", b"\x93NUMPY"  # how the files begin
 EXTENSIONS = (".csv", ".parquet", ".npy", ".npz")
 
 
@@ -104,9 +104,9 @@ def read_source(table: Any, *, images: bool = False) -> Source:
     elif isinstance(table, pd.Series):
         table = table.to_frame("x0" if table.name is None else table.name)
     elif isinstance(table, Mapping):
-        table = _try("This dictionary is no table", lambda: pd.DataFrame(dict(table)))
+        table = attempt("This dictionary is no table", lambda: pd.DataFrame(dict(table)))
     elif not isinstance(table, pd.DataFrame | np.ndarray) and hasattr(table, "to_pandas"):
-        table = _try("This table can't be turned into a DataFrame", table.to_pandas)
+        table = attempt("This table can't be turned into a DataFrame", table.to_pandas)
     source = _from_frame(table, csv_path) if isinstance(table, pd.DataFrame) else _from_array(table, images)
     if not source.names or not len(source):
         what = "rows" if source.names else "columns"
@@ -127,13 +127,13 @@ def _from_frame(frame: pd.DataFrame, csv_path: Path | None) -> Source:
 def _from_array(table: Any, images: bool) -> Source:
     if isinstance(table, np.ma.MaskedArray):
         masked = table
-        table = _try("This masked array is not numeric", lambda: np.ma.filled(masked.astype(float), np.nan))
+        table = attempt("This masked array is not numeric", lambda: np.ma.filled(masked.astype(float), np.nan))
     if not isinstance(table, np.ndarray | list | tuple) and not hasattr(table, "__array__"):
         raise DataError(
             f"A table is a DataFrame, an array, or the path of a {', '.join(EXTENSIONS)} file, "
             f"not {type(table).__name__}."
         )
-    array = _try("This is no array", lambda: np.asarray(table))
+    array = attempt("This is no array", lambda: np.asarray(table))
     if array.dtype.names:
         raise DataError("The array has named fields: pass pandas.DataFrame(array).")
     if array.dtype.kind in "SV":
@@ -150,23 +150,10 @@ def _from_array(table: Any, images: bool) -> Source:
     return Source(array, tuple(f"x{j}" for j in range(array.shape[1])), "array", image=shape)
 
 
-def _try(what: str, read: Any) -> Any:
-    """Foreign code and foreign bytes: whatever goes wrong in there means that they can't be read."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return read()
-    except Exception as error:
-        if "Object arrays" in str(error) or "Python objects" in str(error):
-            raise DataError(f"{what}: it holds Python objects, not numbers; save it as a numeric array.") from error
-        reason = " ".join(str(error).split())[:150] or type(error).__name__
-        raise DataError(f"{what}: {reason}") from error
-
-
 def _read_file(path: Any) -> tuple[Any, Path | None]:
     """The table in a file, and the path if it is a CSV. ``file.npz:name`` picks an array of an archive."""
     text, _, pick = os.fspath(path).partition(".npz:") if isinstance(os.fspath(path), str) else ("", "", "")
-    file = Path(f"{text}.npz" if pick else _try("This is no path", lambda: Path(path)))
+    file = Path(f"{text}.npz" if pick else attempt("This is no path", lambda: Path(path)))
     extension, shown = file.suffix.lower(), show(str(file), 300)
     if extension not in EXTENSIONS:
         raise DataError(f"{shown} is no table that can be read: the name must end in {', '.join(EXTENSIONS)}.")
@@ -185,7 +172,7 @@ def _read_file(path: Any) -> tuple[Any, Path | None]:
         raise DataError(f"{shown} is empty.")
     if extension == ".csv":
         return _read_csv(file), file
-    read = {".parquet": _read_parquet, ".npy": _read_npy, ".npz": lambda f: _read_npz(f, pick)}[extension]
+    read = {".parquet": _read_parquet, ".npy": read_npy, ".npz": lambda f: read_npz(f, pick)}[extension]
     return read(file), None
 
 
@@ -196,60 +183,14 @@ def _read_parquet(file: Path) -> Any:
         with pq.ParquetFile(file) as parquet:  # columns without gaps become pandas columns without a copy
             return parquet.read().to_pandas(split_blocks=True, self_destruct=True)
 
-    return _try(f"{show(file.name)} can't be read as parquet", read)
-
-
-def _read_npy(file: Path) -> np.ndarray:
-    what = f"{show(file.name)} can't be read as .npy"
-    with file.open("rb") as stream:
-        start = stream.read(len(_NPY))
-    if start.startswith(_ZIP):
-        raise DataError(f"{what}: it is an archive of arrays; give it the ending .npz.")
-    if start != _NPY:
-        raise DataError(f"{what}: it is no file of NumPy's.")
-    return _try(what, lambda: np.load(file, mmap_mode="r", allow_pickle=False))
-
-
-def _read_npz(file: Path, pick: str) -> np.ndarray:
-    """The array named, else the only one, else ``x``, else the only one with two dimensions, or more."""
-    what = f"{show(file.name)} can't be read as .npz"
-    with file.open("rb") as stream:  # opened here, since NumPy leaves a damaged file open
-        start = stream.read(len(_NPY))
-        stream.seek(0)
-        if start == _NPY:
-            raise DataError(f"{what}: it is a single array; give it the ending .npy.")
-        if not start.startswith(_ZIP):
-            raise DataError(f"{what}: it is no archive of NumPy's.")
-        archive = _try(what, lambda: np.load(stream, allow_pickle=False))
-        names = list(archive.files)
-        if pick and pick not in names:
-            raise DataError(f"{show(file.name)} has no array {show(pick)}: {nearest(pick, names)}")
-        if not names:
-            raise DataError(f"{show(file.name)} holds no arrays.")
-        name = pick or (names[0] if len(names) == 1 else "x" if "x" in names else "")
-        if name:
-            return _load_one(archive, name, what)
-        tables = [n for n in names if _load_one(archive, n, what).ndim == 2]
-        tables = tables or [n for n in names if _load_one(archive, n, what).ndim > 2]
-        if len(tables) == 1:
-            return _load_one(archive, tables[0], what)
-    found = ", ".join(show(n) for n in (tables or names)[:10])
-    example = show(f"{file.name}:{(tables or names)[0]}")
-    raise DataError(f"{show(file.name)} holds several arrays ({found}): say which one, as in {example}.")
-
-
-def _load_one(archive: Any, name: str, what: str) -> np.ndarray:
-    array = _try(f"{what}, array {show(name)}", lambda: archive[name])
-    if not isinstance(array, np.ndarray):  # a member that is no .npy file comes as bytes
-        raise DataError(f"{what}: {show(name)} in it is no array.")
-    return array
+    return attempt(f"{show(file.name)} can't be read as parquet", read)
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
     import pandas as pd
 
     what = f"{show(file.name)} can't be read as CSV"
-    header = _try(what, lambda: _csv_header(file))
+    header = attempt(what, lambda: _csv_header(file))
     _refuse_duplicates(header)
     if all(_is_number(name) for name in header) and header != [str(j) for j in range(len(header))]:
         raise DataError(f"{show(file.name)} has no column names but {show(header)} in line 1: add a line of names.")

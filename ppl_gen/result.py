@@ -164,8 +164,9 @@ class Fit:
         :param num_samples: how many rows; of a family that models sequences, how many whole sequences.
         :param length: time steps of each sequence; by default those of training sequences picked at random.
         :param given: of a conditional model p(x | y), a table of y: ``num_samples`` rows are drawn for each row of it,
-            in order, and keep its row labels. Other columns of it are not looked at. Without it each new row is drawn
-            for the y of a training row picked at random (in proportion to the row weights).
+            in order, and keep its row labels (of sequences, so many for each sequence of it, which are numbered). Other
+            columns of it are not looked at. Without it each new row is drawn for the y of a training row picked at
+            random (in proportion to the row weights).
         :raises DataError: ``given`` lacks a column that is conditioned on, or a value of one.
         """
         from ppl_gen.scoring import sample
@@ -237,18 +238,21 @@ class Fit:
         return impute(self, table, num_draws, seed)
 
     def forecast(self, horizon: int, table: Any = None, *, num_draws: int = 1000, hdi_prob: float = 0.9, seed: int = 0,
-                 draws: bool = False) -> pd.DataFrame:  # fmt: skip
+                 draws: bool = False, given: Any = None) -> pd.DataFrame:  # fmt: skip
         """How each sequence (of the training table by default) goes on: ``horizon`` time steps.
 
         A row per sequence and step: mean, sd and highest density interval of each column over ``num_draws`` futures,
         each under a draw of the parameters, and the share of futures in each state.
 
         :param draws: give the futures themselves instead: a row per draw, sequence and step.
+        :param given: of a model that is conditioned on columns, these of the ``horizon`` steps ahead: a table, with the
+            column of the sequences' labels where there are several.
         :raises UnsupportedError: the family models rows.
+        :raises SettingError: ``given`` is missing, or nothing is conditioned on.
         """
         from ppl_gen.timeseries import forecast
 
-        return forecast(self, horizon, table, num_draws, hdi_prob, seed, draws)
+        return forecast(self, horizon, table, num_draws, hdi_prob, seed, draws, given)
 
     @cached_property
     def held_out(self) -> np.ndarray:
@@ -256,7 +260,7 @@ class Fit:
         PSIS leave-one-out where the draws are a posterior, out-of-bag for a bootstrap of the rows, of an ensemble
         under the members that did not train on it (NaN where all did), else 5-fold refits; NaN for a point estimate
         of fewer than 10 sequences."""
-        from ppl_gen.scoring import held_out
+        from ppl_gen.held_out import held_out
 
         return held_out(self)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from ppl_gen import images
 from ppl_gen.blocks import Block, float_dtype
 from ppl_gen.columns import KINDS, Column
 from ppl_gen.errors import DataError
-from ppl_gen.parsing import check_kind, nearest, normalise, read_labels, read_numbers, show, some
-from ppl_gen.readers import Source, read_source
+from ppl_gen.parsing import check_kind, normalise, read_labels, read_numbers, show
+from ppl_gen.readers import read_source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,11 +84,21 @@ class Schema:
         """The columns of model-space rows (n, d) that are conditioned on, (n, c) as a network reads them: real and
         binary ones as they are, a categorical one as an indicator per label (one-hot). None where there are none."""
         parts = [
-            x[:, [j]] if c.categories is None else (x[:, [j]] == np.arange(len(c.categories))).astype(x.dtype)
+            x[..., [j]] if c.categories is None else (x[..., [j]] == np.arange(len(c.categories))).astype(x.dtype)
             for j, c in enumerate(self.columns)
             if c.name in self.conditions
         ]
-        return np.concatenate(parts, axis=1) if parts else None
+        return np.concatenate(parts, axis=-1) if parts else None
+
+    @property
+    def context_names(self) -> list[str]:
+        """What the columns of :meth:`context` are: names, of a categorical column one per label, as ``sky=rain``."""
+        given = (c for c in self.columns if c.name in self.conditions)
+        return [name for c in given for name in ([f"{c.name}={v}" for v in c.categories] if c.categories else [c.name])]
+
+    def only_targets(self) -> Schema:
+        """The schema without the columns that are conditioned on; itself where there are none."""
+        return dataclasses.replace(self, columns=self.target_columns, conditions=()) if self.conditions else self
 
     def only_conditions(self) -> Schema:
         """The schema of tables that hold the columns that are conditioned on, and perhaps the others too."""
@@ -109,15 +120,18 @@ class Schema:
         return np.array([c.scale for c in self.columns])
 
     def axis_names(self, axis: str) -> list[str] | None:
-        """What an axis of :meth:`Family.site_dims` runs over: all columns (``column``, ``column_other``), those of a
-        kind (``real_column`` and the like), the labels of column j as ``sky=rain`` (``category_<j>``); else None."""
+        """What an axis of :meth:`Family.site_dims` runs over: all columns that are modelled (``column``,
+        ``column_other``), those of a kind (``real_column`` and the like), the labels of the j-th of them as
+        ``sky=rain`` (``category_<j>``), what is conditioned on (``condition``); else None."""
         if axis in ("column", "column_other"):
-            return list(self.names)
+            return list(self.targets)
+        if axis == "condition":
+            return self.context_names
         kind, _, rest = axis.partition("_")
         if kind == "category" and rest.isdigit():
-            column = self.columns[int(rest)]
+            column = self.target_columns[int(rest)]
             return [f"{column.name}={value}" for value in column.categories or ()]
-        return [c.name for c in self.columns if c.kind == kind] if rest == "column" and kind in KINDS else None
+        return [c.name for c in self.target_columns if c.kind == kind] if rest == "column" and kind in KINDS else None
 
     def without_units(self) -> Schema:
         """What a pair may depend on: the kinds and categories of the columns, not their names or units."""
@@ -178,20 +192,21 @@ class Schema:
         """
         from ppl_gen.conditions import refuse_missing_conditions
         from ppl_gen.data import Data
-        from ppl_gen.selection import read_weights
+        from ppl_gen.selection import known_names, positions_in, read_weights
         from ppl_gen.sequences import read_sequences
 
         if isinstance(table, Data):
             if table.schema != self:
                 raise DataError("These rows were read under another schema: pass the table itself.")
             return table
-        sequences = read_sequences(table, self.sequence, self.order, self._known) if self.is_sequence else None
+        known = partial(known_names, self)
+        sequences = read_sequences(table, self.sequence, self.order, known) if self.is_sequence else None
         source = read_source(table, images=self.image is not None) if sequences is None else sequences.source
         values, weight_name = read_weights(source, weights, sequences)
         if self.image is not None:
             images.refuse_options(drop=drop, weights=weight_name)
             return Data(self, images.encode(self, source), None, values, source.index)
-        positions = self._positions(source, source.positions(drop, "drop"), weight_name)
+        positions = positions_in(self, source, source.positions(drop, "drop"), weight_name)
         series = [normalise(source.column(j))[0] for j in positions]
         block = Block(len(source), self.num_columns, float_dtype(series, self.kinds))
         for j, (column, entries) in enumerate(zip(self.columns, series, strict=True)):
@@ -204,47 +219,6 @@ class Schema:
         refuse_missing_conditions(self, block.mask, source)
         steps = () if sequences is None else (sequences.lengths, sequences.ids, sequences.order)
         return Data(self, block.x, block.mask, values, source.index, *steps)
-
-    def _known(self, source: Source) -> tuple[str, ...]:
-        """The columns of a new table that may be told by their names: an array's only where it has all of them."""
-        by_place = self.container == "array" and (source.container == "array" or source.integer_names)
-        return () if by_place and len(source.names) < self.num_columns + len(self.dropped) else source.names
-
-    def _positions(self, source: Source, left_out: list[int], weight_name: str | None) -> list[int]:
-        """Where each of this schema's columns stands in the table."""
-        if self.container == "dataframe" and source.container == "array":
-            raise DataError(
-                f"The model was fitted to named columns, this array has none: pass a DataFrame with {some(self.names)}."
-            )
-        kept = [j for j in range(len(source.names)) if j not in left_out]
-        if self.container == "array" and (source.container == "array" or source.integer_names):
-            return [kept[j] for j in self._array_positions(len(kept))]
-        where = {source.names[j]: j for j in kept}
-        for name in self.names:
-            if name not in where:
-                known = (*self.names, *self.dropped, weight_name)  # among the dropped: labels of sequences, and times
-                unused = [other for other in where if other not in known]
-                hint = nearest(name, unused) if unused else f"add it; the model has {some(self.names)}."
-                raise DataError(f"Column {show(name)} is missing from the table: {hint}")
-        unknown = [n for n in where if n not in self.names and n not in self.dropped and n != weight_name]
-        if unknown:
-            these = f"Column {show(unknown[0])} was"
-            if len(unknown) > 1:
-                these = f"Columns {', '.join(map(show, unknown[:10]))}{', ...' * (len(unknown) > 10)} were"
-            raise DataError(
-                f"{these} not in the training table: name rightly what the model has ({some(self.names)}), or leave "
-                f"the rest out with drop=[{', '.join(map(show, unknown))}]."
-            )
-        return [where[name] for name in self.names]
-
-    def _array_positions(self, given: int) -> list[int]:
-        """Arrays are matched by position: all columns of the training array, or only those that are modelled."""
-        if self.dropped and given == self.num_columns:
-            return list(range(given))
-        total = self.num_columns + len(self.dropped)
-        if given != total:
-            raise DataError(f"The table has {given} columns, the array that the model was fitted to had {total}.")
-        return [int(name[1:]) for name in self.names]
 
     def decode(self, x: Any, mask: Any = None) -> pd.DataFrame:
         """Rows of model space (n, d) as a table: the names, units, dtypes and labels of the training table.

@@ -6,7 +6,6 @@ draws. Log densities leave here in nats and in the original units of the table.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 CHUNK_VALUES = 4_000_000  # draws x rows held at once (16 MB in float32)
 KEEP_VALUES = 50_000_000  # draws x rows up to which Score.log_prob is kept by default (200 MB in float32)
 SAMPLE_ROWS = (4096, 32_768)  # rows drawn in one call, for few rows and for many
-MIN_SEQUENCES = 10  # below which none is left out: the future of each is predicted instead
-MAX_LOO_ROWS = 10_000  # rows whose leave-one-out density is found; a random subset of them in a longer table
 
 
 def encode(fit: Fit, table: Any) -> Data:
@@ -154,7 +151,8 @@ def score(
 
 def num_entries(data: Data, per_step: bool = False) -> np.ndarray:
     """(obs,): how many entries of each row, sequence or (``per_step``) time step were observed."""
-    seen = np.full(data.num_steps, len(data.schema.targets)) if data.mask is None else data.mask.sum(1)
+    mask = data.target_mask
+    seen = np.full(data.num_steps, len(data.schema.targets)) if mask is None else mask.sum(1)
     return seen if data.lengths is None or per_step else np.add.reduceat(seen, starts_of(data.lengths))
 
 
@@ -176,11 +174,11 @@ def sample(fit: Fit, num_samples: int, seed: int, length: int | None = None, giv
     if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < 1:
         raise SettingError(f"num_samples must be a whole number of at least 1, not {num_samples!r}.")
     check_seed(seed)
-    conditions = rows_to_draw_for(fit, int(num_samples), seed, given)
     if fit.family.sequences:
         from ppl_gen import timeseries
 
-        return timeseries.sample(fit, int(num_samples), length, seed)
+        return timeseries.sample(fit, int(num_samples), length, seed, given)
+    conditions = rows_to_draw_for(fit, int(num_samples), seed, given)
     if length is not None:
         raise SettingError(f"length is for families that model sequences; {fit.family.name} models rows.")
     if conditions is None:
@@ -267,55 +265,3 @@ def refuse_member(fit: Fit, member: int | None) -> None:
     """Raise a :class:`SettingError` where a member's latent space is asked for, and there is none."""
     if member is not None:
         raise SettingError(f"member is for families with codes, such as vae; {fit.family.name} has none: leave it out.")
-
-
-def held_out(fit: Fit) -> np.ndarray:
-    """See :attr:`ppl_gen.result.Fit.held_out`."""
-    jacobian = fit.train.log_jacobian()
-    if fit.draws.held_out is not None:
-        return np.asarray(fit.draws.held_out, np.float64) + jacobian
-    if fit.uncertainty in ("posterior", "guide"):
-        return leave_one_out(fit)[0]
-    if fit.train.lengths is not None and len(fit.train) < MIN_SEQUENCES:  # a fold may leave next to nothing to fit to
-        return np.full(len(fit.train), np.nan)
-    result = np.full(len(fit.train), np.nan)
-    for train, test, rows in _folds(fit):
-        refit = _refit(fit, train)
-        result[rows] = score(refit, test, hdi_prob=0.9, keep_draws=False, p_values=False).log_predictive
-    return result
-
-
-def leave_one_out(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
-    """PSIS leave-one-out log density and Pareto k-hat of each training row (Vehtari, Gelman & Gabry 2017);
-    NaN for the rows beyond a random ``MAX_LOO_ROWS`` of a longer table."""
-    cached = fit.__dict__.get("_leave_one_out")
-    if cached is None:
-        from ppl_gen.arviz_bridge import loo_pointwise
-
-        number = len(fit.train)
-        rows = np.arange(number)
-        if number > MAX_LOO_ROWS:
-            rows = np.sort(np.random.default_rng(fit.seed).choice(number, MAX_LOO_ROWS, replace=False))
-        elpd, khat = np.full(number, np.nan), np.full(number, np.nan)
-        for part, values in log_prob_rows(fit, fit.train.take(rows), fit.posterior):
-            weights = None if fit.train.weights is None else fit.train.weights[rows[part]]
-            elpd[rows[part]], khat[rows[part]] = loo_pointwise(values, fit.draws.num_chains, weights)
-        cached = fit.__dict__["_leave_one_out"] = (elpd, khat)
-    return cached
-
-
-def _folds(fit: Fit) -> Iterator[tuple[Data, Data, np.ndarray]]:
-    number = min(5, len(fit.train))
-    order = np.random.default_rng(fit.seed).permutation(len(fit.train))
-    for rows in np.array_split(order, number):
-        rest = np.setdiff1d(np.arange(len(fit.train)), rows)
-        yield fit.train.take(rest), fit.train.take(np.sort(rows)), np.sort(rows)
-
-
-def _refit(fit: Fit, train: Data) -> Fit:
-    """The same job on other rows, without the bootstrap."""
-    from ppl_gen.fit import fit as run
-
-    names = {field.name for field in dataclasses.fields(fit.engine)}
-    engine = fit.engine.replace(num_bootstraps=0) if "num_bootstraps" in names else fit.engine
-    return run(fit.family, train, engine=engine, backend=fit.backend, seed=fit.seed)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ppl_gen.columns import KINDS
 from ppl_gen.errors import DataError
 from ppl_gen.padding import starts_of
-from ppl_gen.parsing import nearest, read_numbers, show
+from ppl_gen.parsing import nearest, read_numbers, show, some
 from ppl_gen.readers import Source, read_source
 from ppl_gen.sequences import Sequences
+
+if TYPE_CHECKING:
+    from ppl_gen.schema import Schema
 
 
 def read_weights(
@@ -95,3 +98,47 @@ def refuse_missing_rows(mask: np.ndarray | None, source: Source) -> None:
     if empty.any():
         where = source.where(int(np.argmax(empty)))
         raise DataError(f"All values of {where} are missing ({int(empty.sum())} such rows): remove such rows first.")
+
+
+def known_names(schema: Schema, source: Source) -> tuple[str, ...]:
+    """The columns of a new table that may be told by their names: an array's only where it has all of them."""
+    by_place = schema.container == "array" and (source.container == "array" or source.integer_names)
+    return () if by_place and len(source.names) < schema.num_columns + len(schema.dropped) else source.names
+
+
+def positions_in(schema: Schema, source: Source, left_out: list[int], weight_name: str | None) -> list[int]:
+    """Where each of the schema's columns stands in the table."""
+    if schema.container == "dataframe" and source.container == "array":
+        raise DataError(
+            f"The model was fitted to named columns, this array has none: pass a DataFrame with {some(schema.names)}."
+        )
+    kept = [j for j in range(len(source.names)) if j not in left_out]
+    if schema.container == "array" and (source.container == "array" or source.integer_names):
+        return [kept[j] for j in _array_positions(schema, len(kept))]
+    where = {source.names[j]: j for j in kept}
+    for name in schema.names:
+        if name not in where:
+            known = (*schema.names, *schema.dropped, weight_name)  # among the dropped: labels of sequences, and times
+            unused = [other for other in where if other not in known]
+            hint = nearest(name, unused) if unused else f"add it; the model has {some(schema.names)}."
+            raise DataError(f"Column {show(name)} is missing from the table: {hint}")
+    unknown = [n for n in where if n not in schema.names and n not in schema.dropped and n != weight_name]
+    if unknown:
+        these = f"Column {show(unknown[0])} was"
+        if len(unknown) > 1:
+            these = f"Columns {', '.join(map(show, unknown[:10]))}{', ...' * (len(unknown) > 10)} were"
+        raise DataError(
+            f"{these} not in the training table: name rightly what the model has ({some(schema.names)}), or leave "
+            f"the rest out with drop=[{', '.join(map(show, unknown))}]."
+        )
+    return [where[name] for name in schema.names]
+
+
+def _array_positions(schema: Schema, given: int) -> list[int]:
+    """Arrays are matched by position: all columns of the training array, or only those that are modelled."""
+    if schema.dropped and given == schema.num_columns:
+        return list(range(given))
+    total = schema.num_columns + len(schema.dropped)
+    if given != total:
+        raise DataError(f"The table has {given} columns, the array that the model was fitted to had {total}.")
+    return [int(name[1:]) for name in schema.names]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_gen.errors import DataError
+from ppl_gen.errors import DataError, warn
 from ppl_gen.padding import starts_of
 from ppl_gen.parsing import normalise, show
 from ppl_gen.readers import Source, read_source
@@ -90,7 +89,7 @@ class Sequences:
                 "each other: sequence= names the column that holds the same label in all steps of a sequence."
             )
         if single:
-            warnings.warn(f"{single:,} of {total:,} sequences have a single time step.", stacklevel=3)
+            warn(f"{single:,} of {total:,} sequences have a single time step.")
 
 
 def read_sequences(

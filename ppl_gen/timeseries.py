@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ppl_gen import backends
+from ppl_gen.conditions_sequences import sample_given, sequences_to_draw_for, with_future_context
 from ppl_gen.errors import SettingError, UnsupportedError
 from ppl_gen.metrics import highest_density_interval
 from ppl_gen.padding import unpad
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 METHODS = ("smoothing", "filtering", "viterbi", "draws")
 MAX_DRAWS = 400  # draws that paths and futures are found under, evenly spread; more would only cost time
 MAX_VALUES = 100_000_000  # drawn entries that are held at once: some gigabytes while they are made into a table
-MAX_BACK = 100  # steps that the future is left out of, at most, in each sequence
 
 
 def require_sequences(fit: Fit, verb: str) -> None:
@@ -136,7 +136,7 @@ def latents(fit: Fit, table: Any, method: str, num_draws: int, seed: int) -> pd.
     frame = data.step_labels()
     size = fit.family.num_labels
     if method == "draws":
-        _require_room(data.num_steps, num_draws, f"{data.num_steps:,} time steps", "paths")
+        require_room(data.num_steps, num_draws, f"{data.num_steps:,} time steps", "paths")
         chosen = spread(fit, num_draws, repeat=True)
         paths = over_draws(fit, "sample_paths", data, chosen, seed=seed)
         return pd.concat([frame, pd.DataFrame({f"draw {s}": path for s, path in enumerate(paths)})], axis=1)
@@ -158,7 +158,7 @@ def latents(fit: Fit, table: Any, method: str, num_draws: int, seed: int) -> pd.
     return frame.assign(**columns)
 
 
-def _require_room(each: int, num_draws: Any, what: str, draws: str) -> None:
+def require_room(each: int, num_draws: Any, what: str, draws: str) -> None:
     """Raise a :class:`SettingError` unless there is a whole number of draws, that fit in memory."""
     if isinstance(num_draws, bool) or not isinstance(num_draws, int | np.integer) or num_draws < 1:
         raise SettingError(f"num_draws must be a whole number of at least 1, not {num_draws!r}.")
@@ -176,8 +176,11 @@ def spread(fit: Fit, number: int, repeat: bool = False) -> dict[str, np.ndarray]
     return {name: value[chosen] for name, value in fit.posterior.items()}
 
 
-def sample(fit: Fit, num_samples: int, length: int | None, seed: int) -> pd.DataFrame:
+def sample(fit: Fit, num_samples: int, length: int | None, seed: int, given: Any = None) -> pd.DataFrame:
     """See :meth:`ppl_gen.result.Fit.sample`: whole sequences, as long as training sequences picked at random."""
+    conditions = sequences_to_draw_for(fit, num_samples, length, seed, given)
+    if conditions is not None:
+        return sample_given(fit, conditions, seed)
     lengths = fit.train.lengths
     assert lengths is not None
     if length is not None and (isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1):
@@ -193,82 +196,26 @@ def sample(fit: Fit, num_samples: int, length: int | None, seed: int) -> pd.Data
 
 
 def sample_sequences(
-    fit: Fit, posterior: dict[str, np.ndarray], index: np.ndarray, lengths: np.ndarray, seed: int
-) -> list[np.ndarray]:
-    """Sequence i, (lengths[i], d) in model space, from draw ``index[i]``."""
+    fit: Fit, posterior: dict[str, np.ndarray], index: np.ndarray, lengths: np.ndarray, seed: int,
+    context: np.ndarray | None = None,
+) -> list[np.ndarray]:  # fmt: skip
+    """Sequence i, (lengths[i], d) in model space, from draw ``index[i]``; given ``context[i]``, (n, T, c), d is the
+    number of columns that are modelled."""
     longest = int(np.max(lengths))
     size = max(1, CHUNK_VALUES // (longest * fit.schema.num_columns))
     size = min(size, 1 << (len(index) - 1).bit_length())  # few programs: one for each power of two
-    filled = np.resize(index, -(-len(index) // size) * size)
+    filled = np.resize(np.arange(len(index)), -(-len(index) // size) * size)
     ops, found = backends.ops(fit.backend), []
     for start in range(0, len(filled), size):
         part = filled[start : start + size]
-        found += list(ops.sample_rows(fit.pair, posterior, part, (seed + start) % 2**31, num_steps=longest))
+        given = None if context is None else context[part]
+        drawn = ops.sample_rows(fit.pair, posterior, index[part], (seed + start) % 2**31, given, num_steps=longest)
+        found += list(drawn)
     return [values[:length] for values, length in zip(found, lengths, strict=False)]
 
 
-def beginnings(data: Data, lengths: np.ndarray) -> Data:
-    """The first ``lengths[i]`` steps of each sequence."""
-    import dataclasses
-
-    assert data.lengths is not None
-    kept = np.concatenate([np.arange(whole) < some for whole, some in zip(data.lengths, lengths, strict=True)])
-    return dataclasses.replace(
-        data, x=data.x[kept], mask=None if data.mask is None else data.mask[kept], lengths=np.asarray(lengths),
-        index=None if data.index is None else data.index[kept], order=None if data.order is None else data.order[kept],
-    )  # fmt: skip
-
-
-def leave_future_out(fit: Fit, data: Data) -> tuple[np.ndarray, np.ndarray]:
-    r"""(R,) log density of time steps given the steps before them only, and Pareto k-hat; NaN where it can't be had.
-
-    .. math:: p(x_t \mid x_{<t}) = \sum_s w_s\, p(x_t \mid x_{<t}, \theta_s), \quad
-              w_s \propto 1 / p(x_{t:T} \mid x_{<t}, \theta_s)
-
-    Draws from the posterior given everything are reweighted, by Pareto smoothed importance sampling, to what they
-    would be had step t and all after it not been seen. It goes back from the end of each sequence until k-hat says
-    that the draws no longer bear it, at most ``MAX_BACK`` steps (Bürkner, Gabry & Vehtari 2020, J. Stat. Comput.
-    Simul. 90: their backward mode, without refits).
-    """
-    from ppl_gen import arviz_bridge as az
-
-    values = step_log_prob(fit, data, fit.posterior).astype(np.float64)
-    elpd, khat = np.full(data.num_steps, np.nan), np.full(data.num_steps, np.nan)
-    assert data.lengths is not None
-    limit, start = az.min_khat(len(values)), 0
-    for length in data.lengths:
-        steps = np.arange(start, start + length)[max(1, length - MAX_BACK) :]
-        start += length
-        if not len(steps):
-            continue
-        future = np.cumsum(values[:, steps][:, ::-1], axis=1)[:, ::-1].T  # (steps, draws): log p of all from there on
-        weights, k = az.psis(-future)
-        within = np.flip(np.logical_and.accumulate(np.flip(k <= limit)))
-        found = logsumexp(weights + values[:, steps].T, axis=1)
-        elpd[steps], khat[steps] = np.where(within, found, np.nan), np.where(within, k, np.nan)
-    return elpd, khat
-
-
-def pseudo_residuals(fit: Fit, data: Data) -> tuple[np.ndarray, np.ndarray] | None:
-    r"""Ends (R, d) of the cell that each entry takes of its one-step-ahead predictive distribution, NaN where missing.
-
-    :math:`u = F(x_t \mid x_{<t})` averaged over draws, and for counts and labels the step of F there, from
-    :math:`F(x^-)` to :math:`F(x)` (Zucchini, MacDonald & Langrock 2016, section 6.2). Uniform if the model is right.
-    A pair with the hook ``to_uniform`` gives those ends itself. None where the family has no distribution function.
-    """
-    draws = spread(fit, MAX_DRAWS) if fit.draws.point is None else point_draw(fit)
-    assert draws is not None
-    if fit.pair.to_uniform is not None:
-        ends = over_draws(fit, "to_uniform", data, draws, 2 * len(fit.schema.targets)).mean(0, dtype=np.float64)
-        return ends[..., 0], ends[..., 1]
-    if fit.pair.filtered is None:
-        return None
-    filtered = over_draws(fit, "filtered", data, draws, fit.family.num_labels)
-    return fit.family.one_step_cdf(draws, filtered, data)
-
-
 def forecast(
-    fit: Fit, horizon: int, table: Any, num_draws: int, hdi_prob: float, seed: int, draws: bool
+    fit: Fit, horizon: int, table: Any, num_draws: int, hdi_prob: float, seed: int, draws: bool, given: Any = None
 ) -> pd.DataFrame:
     """See :meth:`ppl_gen.result.Fit.forecast`."""
     import pandas as pd
@@ -281,20 +228,22 @@ def forecast(
     check_seed(seed)
     data = encode(fit, table)
     what = f"{horizon:,} steps of {len(data):,} sequence{'s' * (len(data) != 1)}"
-    _require_room(horizon * len(data) * (data.num_columns + 1), num_draws, what, "futures")
+    require_room(horizon * len(data) * (data.num_columns + 1), num_draws, what, "futures")
+    view = with_future_context(fit, data, horizon, given)
     found = backends.ops(fit.backend).hook_over_draws(
-        fit.pair, "forecast", spread(fit, num_draws, repeat=True), data.view(fit.backend), seed=seed, horizon=horizon
+        fit.pair, "forecast", spread(fit, num_draws, repeat=True), view, seed=seed, horizon=horizon
     )
     futures, states = np.asarray(found["x"]), found.get("z")  # (S, N, horizon, d), (S, N, horizon)
     labels = data.future_labels(horizon)
-    table, number = fit.schema.decode(futures.reshape(-1, futures.shape[-1])), len(futures)
+    schema, number = fit.schema.only_targets(), len(futures)
+    table = schema.decode(futures.reshape(-1, futures.shape[-1]))
     if draws:
         whose = labels.take(np.tile(np.arange(len(labels)), number)).reset_index(drop=True)
         whose.insert(0, "draw", np.repeat(np.arange(number), len(labels)))
         whole = pd.concat([whose, table], axis=1)
         return whole if states is None else whole.assign(z=np.ravel(states))
     columns: dict[str, Any] = {}
-    for column in fit.schema.columns:
+    for column in schema.columns:
         name = column.name
         if column.kind == "categorical":
             values = table[name].to_numpy(object).reshape(number, -1)

@@ -22,8 +22,8 @@ class View(NamedTuple):
     ``context``   (n, c) the columns that are conditioned on, categories as indicators, or None; ``x`` has the others,
                   and is None where it is to be drawn for this context
 
-    Of sequences, ``x`` and ``mask`` are (n, T, d) and ``pattern`` is (n, T), T the longest; past the end of a shorter
-    one x is 0.0 and the mask False.
+    Of sequences, ``x`` and ``mask`` are (n, T, d), ``context`` is (n, T, c) and ``pattern`` (n, T), T the longest; past
+    the end of a shorter one x is 0.0 and the mask False.
     """
 
     x: Any

@@ -15,7 +15,7 @@ from scipy.integrate import solve_ivp
 from scipy.special import logsumexp
 
 import ppl_gen as pg
-from ppl_gen.backends.numpyro_ops import QUICK
+from ppl_gen.backends.numpyro_programs import QUICK
 from ppl_gen.models.flow import numpyro_cnf
 from ppl_gen.models.flow.architecture import resolve
 

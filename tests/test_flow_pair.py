@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from jax.test_util import check_grads
 from scipy import stats
 
 from ppl_gen import backends
@@ -19,7 +21,8 @@ from ppl_gen.networks import autoregressive_masks
 
 BACKENDS = ("numpyro", "pyro")
 LAYERED = [name for name in TRANSFORMS if name != "cnf"]  # which is inverted by a solver, see test_cnf.py
-COLUMNS = {name: (2, 3) if name in ("realnvp", "nsf") else (1, 2, 3) for name in LAYERED}
+# The fewest columns of a kind of layer once, and an odd number of all.
+COLUMNS = dict.fromkeys(LAYERED, (3,)) | {"realnvp": (2, 3), "nsf_ar": (1, 3)}
 CASES = [(name, columns) for name, allowed in COLUMNS.items() for columns in allowed]
 EXACT = 1e-9  # float64: some hundred operations, each with a rounding error of 1e-16 of numbers up to some thousands
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -168,3 +171,23 @@ def test_rows_that_are_drawn_come_from_the_base(transform: str, backend: str, x6
     # One look at each of two columns: p-values below 1e-4 come once in 5,000 seeds.
     assert min(stats.kstest(column, "norm").pvalue for column in u.T) > 1e-4
     assert abs(np.corrcoef(u.T)[0, 1]) < 4 / 2000**0.5
+
+
+@pytest.mark.parametrize("function", [numpyro_splines.spline, numpyro_splines.spline_inverse])
+def test_the_derivative_of_a_spline_is_that_of_differences(function: Any, x64: None) -> None:
+    """It is written by hand in JAX. Central differences of step 1e-6 err by some 1e-10 / 1e-6."""
+    rng = np.random.default_rng(4)
+    parameters, x = rng.normal(size=(11, 2, 5)), rng.normal(size=(2, 5)) * 2
+    check_grads(jax.jit(partial(function, bound=3.0)), (parameters, x), order=1, atol=1e-4, rtol=1e-4, eps=1e-6)
+
+
+@each_backend
+def test_rows_that_go_through_in_blocks_are_the_same(backend: str, x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture, x = flow("maf", 3), rows(3, 11)
+    weights, module = rough(architecture.layout), importlib.import_module(f"ppl_gen.models.flow.{backend}_transforms")
+    kind = {"numpyro": np.asarray, "pyro": torch.as_tensor}[backend]
+    given = {name: kind(value) for name, value in weights.items()}
+    whole = module.to_base(architecture, given, kind(x), None)
+    monkeypatch.setattr(module, "BLOCK", 4)
+    for at_once, in_blocks in zip(whole, module.to_base(architecture, given, kind(x), None), strict=True):
+        np.testing.assert_allclose(np.asarray(in_blocks), np.asarray(at_once), rtol=0, atol=EXACT)

@@ -33,6 +33,8 @@ STAY = [[0.9, 0.1], [0.1, 0.9]]
         ({"emission": "gaussian", "num_mixtures": 3}, {},
          "HMM: num_mixtures has no effect with emission='gaussian': leave it out, or take emission='mixture'"),
         ({}, {"transition_matrix": STAY, "stickiness": 5.0}, "stickiness has no effect as transition_matrix is fixed"),
+        ({}, {"coef_scale": 2.0}, "coef_scale has no effect without condition_on"),
+        ({"condition_on": "dose", "initial": "stationary"}, {}, "have no stationary distribution: take initial='free'"),
         ({"emission": "student_t"}, {"df": 4.0, "df_rate": 1.0}, "df_rate has no effect as df is fixed"),
     ],
 )  # fmt: skip
@@ -49,6 +51,7 @@ def test_what_has_an_effect_is_accepted() -> None:
                      df=4.0, mixture_weights=[[0.5, 0.5]])  # fmt: skip
     for (emission, initial), prior in itertools.product(itertools.product(EMISSIONS, INITIALS), (other, fixed)):
         HMM(2, emission, initial, prior=effective(prior, emission, initial))
+    HMM(2, condition_on="dose", prior=HMMPrior(coef_scale=2.0))
     for k in (1, 2, 3):
         HMM(k, prior=HMMPrior(stickiness=5.0)).prepare(np.random.default_rng(0).normal(size=30))
 
@@ -56,6 +59,7 @@ def test_what_has_an_effect_is_accepted() -> None:
 def test_every_hyperparameter_is_accounted_for() -> None:
     """A field that is in no table would never be refused."""
     general = {"transition_concentration", "stickiness", "transition_matrix", "initial_concentration", "initial_probs"}
+    general |= {"coef_scale"}
     known = {name for names in FIELDS.values() for name in names} | general
     assert known == {field.name for field in dataclasses.fields(HMMPrior)}
     assert set(PRIOR_OF) == set(FIXABLE)

@@ -22,6 +22,7 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal, init_to_value
 
 from ppl_gen.backends import numpyro_ops, pyro_ops, pyro_programs
+from ppl_gen.backends.pyro_unconstrained import Unconstrained
 from ppl_gen.data import View
 from ppl_gen.errors import FitError, UnsupportedError
 from ppl_gen.family import Family, Pair
@@ -326,9 +327,9 @@ class TestNUTS:
         enumerated = run_nuts(dataclasses.replace(pair, collapsed=None), bumps, settings, 1, Monitor())
         np.testing.assert_allclose(enumerated.sample_stats["lp"][0, 0], collapsed.sample_stats["lp"][0, 0], atol=5)
         with pyro_programs.sandbox(0):
-            space = pyro_ops.Unconstrained(pair, pair.data)
+            space = Unconstrained(pair, pair.data)
             point = torch.randn(space.size)
-            other = pyro_ops.Unconstrained(dataclasses.replace(pair, collapsed=None), pair.data)
+            other = Unconstrained(dataclasses.replace(pair, collapsed=None), pair.data)
             densities = [float(one.log_density(point, pair.data)) for one in (space, other)]
         assert densities[0] == pytest.approx(densities[1], rel=1e-5)
 

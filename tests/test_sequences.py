@@ -193,8 +193,9 @@ def test_empty_and_single_step_sequences() -> None:
         read(pd.DataFrame({"id": range(4), "a": [1.0, 2.0, 3.0, 5.0]}), sequence="id")
     with pytest.raises(DataError, match="single row"):
         read(np.ones((1, 2)))
-    with pytest.warns(UserWarning, match="2 of 3 sequences have a single time step"):
+    with pytest.warns(UserWarning, match="2 of 3 sequences have a single time step") as caught:
         data = read(ragged([1, 4, 1]))
+    assert caught[0].filename == __file__
     assert len(data.schema.encode(ragged([1]))) == 1
     for empty in ([], (), [[], []], np.empty((0, 2)), np.empty((0, 5, 2)), pd.DataFrame({"id": [], "a": []})):
         with pytest.raises(DataError, match="empty"):

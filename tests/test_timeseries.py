@@ -13,7 +13,8 @@ import ppl_gen as pg
 from ppl_gen.arviz_bridge import psis
 from ppl_gen.errors import DataError, SettingError, UnsupportedError
 from ppl_gen.models.hmm import HMM
-from ppl_gen.timeseries import leave_future_out, pseudo_residuals, telescoped
+from ppl_gen.one_step_ahead import leave_future_out, pseudo_residuals
+from ppl_gen.timeseries import telescoped
 
 BACKENDS = ("numpyro", pytest.param("pyro", marks=pytest.mark.pyro))
 QUICK = pg.NUTS(num_samples=100, num_warmup=150, num_chains=2, num_starts=3)
@@ -194,3 +195,21 @@ def test_more_states_than_the_data_bear_are_told() -> None:
     assert few.diagnose()["steps in rarest state"].passed
     with pytest.raises(DataError, match="row 2: -1 is not a count"):
         pg.fit(HMM(2, emission="poisson"), pd.DataFrame({"count": [1, 2, -1, 4] * 5}), engine="em")
+
+
+@pytest.mark.parametrize(("emission", "kind", "most"), [("poisson", "count", 9), ("bernoulli", "binary", 1)])
+def test_counts_with_gaps_are_counts_still(emission: str, kind: str, most: int) -> None:
+    """pandas makes floats of whole numbers with missing entries: they score as the same numbers in a nullable dtype."""
+    whole = pd.Series(np.random.default_rng(0).integers(0, most + 1, 30), dtype="Int64", name="n")
+    whole[7:9] = pd.NA
+    gaps = whole.astype(float).to_frame()
+    engine = pg.EM(num_starts=2, num_bootstraps=0)
+    fits = [pg.fit(HMM(2, emission=emission), table, engine=engine, seed=0) for table in (gaps, whole.to_frame())]
+    assert [fit.schema.columns[0].kind for fit in fits] == [kind, kind]
+    assert fits[0].score(p_values=False).total == fits[1].score(p_values=False).total
+    steps = fits[0].score(per_step=True).log_predictive
+    assert np.flatnonzero(np.abs(steps) < 1e-5).tolist() == [7, 8]
+    with pytest.raises(DataError, match=r"row 3: 0.5 is not"):
+        pg.fit(HMM(2, emission=emission), gaps.assign(n=gaps["n"].where(gaps.index != 3, 0.5)), engine=engine)
+    with pytest.raises(DataError, match="holds real numbers"):
+        pg.fit(HMM(2, emission=emission), gaps, kinds={"n": "real"}, engine=engine)

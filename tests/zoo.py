@@ -86,6 +86,7 @@ def effective(prior: HMMPrior, emission: str = "gaussian", initial: str = "free"
     """The prior without what an HMM of this emission and start would refuse, since it has no effect there."""
     own = {name for each in (BY_KIND if emission == "auto" else (emission,)) for name in FIELDS[each]}
     others = {name for names in FIELDS.values() for name in names} - own
+    others |= {"coef_scale"}  # without covariates
     others |= set() if initial == "free" else {"initial_probs", "initial_concentration"}
     return prior.replace(**{f.name: f.default for f in dataclasses.fields(prior) if f.name in others})
 

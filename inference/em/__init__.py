@@ -33,7 +33,8 @@ class EM(Engine):
     :param objective: ``"ml"`` maximizes the likelihood, ``"map"`` the likelihood times the prior.
     :param num_starts: independent k-means starts, run together.
     :param max_iter: iterations at most.
-    :param tolerance: stop when the objective per row rises by less than this (nats).
+    :param tolerance: stop when the objective per row rises by less than this (nats). Of few enough time steps to work
+        on in double precision, the best solutions are taken on until the whole objective rises by less than 1e-5.
     :param num_bootstraps: bootstrap refits; None: 64 up to 10,000 rows or sequences (of a parametric bootstrap of
         sequences, up to 10,000 time steps), none above, where the sampling error of a density is small and the refits
         are not.

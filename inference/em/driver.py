@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # The sampling error of an estimate is worth half a nat of the whole log likelihood for each parameter, however long the
 # table: a refit that stopped at a rise per row would stay near where it began in those directions in which EM creeps.
 REFIT_RISE = 1e-3
+LAST_RISE = 1e-5  # nats, of the whole objective
+NEAR = 2.0  # nats below the best up to which a solution may yet overtake it
 DOUBLE_LIMIT = 100_000  # steps x columns of sequences up to which they are worked on in double precision
 
 
@@ -66,6 +68,8 @@ def fit(solve: Solver, pair: Pair, view: View, settings: EM, seed: int, monitor:
     num_obs, weights = len(view.x), row_weights(view)
     kind, members = settings.bootstraps(num_obs, int(steps_of(view).sum()) if view.x.ndim == 3 else None)
     starts = solve(pair.initialize(view, seed, settings.num_starts), weights[None], monitor)
+    if view.x.ndim == 3 and np.prod(view.x.shape) <= DOUBLE_LIMIT:
+        starts = run_on(solve, starts, weights, monitor)
     order, degenerate = rank(solve, starts)
     best = order[0]
     point = {name: np.asarray(value[best]) for name, value in starts.parameters.items()}
@@ -96,6 +100,27 @@ def fit(solve: Solver, pair: Pair, view: View, settings: EM, seed: int, monitor:
     )  # fmt: skip
 
 
+def run_on(solve: Solver, starts: Solutions, weights: np.ndarray, monitor: Monitor) -> Solutions:
+    """The solutions near the best one, taken on until the whole objective rises by less than ``LAST_RISE``: along
+    sequences EM creeps, and the tolerance may stop it half a nat short."""
+    order, _ = rank(solve, starts)
+    near = np.flatnonzero(np.abs(starts.objective - starts.objective[order[0]]) < NEAR)
+    chosen = {name: np.asarray(value)[near] for name, value in starts.parameters.items()}
+    more = solve(chosen, weights[None], monitor, LAST_RISE)
+    parameters = {name: np.array(value) for name, value in starts.parameters.items()}
+    objective, iterations, converged = (
+        np.array(part) for part in (starts.objective, starts.iterations, starts.converged)
+    )
+    trace = np.pad(starts.trace, ((0, 0), (0, more.trace.shape[1])), constant_values=np.nan)
+    for i, j in enumerate(near):
+        trace[j, iterations[j] : iterations[j] + more.trace.shape[1]] = more.trace[i]
+    for name, value in more.parameters.items():
+        parameters[name][near] = value
+    objective[near], converged[near] = more.objective, more.converged
+    iterations[near] += more.iterations
+    return Solutions(parameters, objective, iterations, converged, trace)
+
+
 def resampled_refits(
     solve: Solver, view: View, point: Mapping[str, np.ndarray], members: int, seed: int, monitor: Monitor
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -115,9 +140,10 @@ def simulated_refits(
     with the same entries missing and the same weights. As many data sets are held as are worked on side by side."""
     size, num_obs = solve.batch(members), len(view.x)
     options = {"num_steps": view.x.shape[1]} if view.x.ndim == 3 else {}
+    context = None if view.context is None else np.concatenate([np.asarray(view.context)] * size)
     starts, weights, parts = _repeated(point, size), row_weights(view)[None], []
     for number in np.random.default_rng(seed).integers(2**31, size=-(-members // size)):
-        drawn = backends.ops(pair.backend).sample_table(pair, point, size * num_obs, int(number), **options)
+        drawn = backends.ops(pair.backend).sample_table(pair, point, size * num_obs, int(number), context, **options)
         x = np.asarray(drawn).reshape(size, *view.x.shape)
         if view.mask is not None:
             x = np.where(np.asarray(view.mask), x, x.dtype.type(0))

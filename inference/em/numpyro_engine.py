@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppl_gen.backends import numpyro_ops
+from ppl_gen.backends import numpyro_ops, numpyro_programs
 from ppl_gen.inference.em import driver
 from ppl_gen.inference.em.driver import Solutions
 
@@ -62,6 +62,8 @@ class Solver:
         size = min(BLOCK, self.num_obs)
         if view.x.ndim == 3:  # sequences: a recursion serves all of a block at once
             size = max(1, min(size, BLOCK_STEPS // view.x.shape[1]))
+            if view.context is not None:  # whose statistics are of time steps, and do not add up over blocks
+                size = self.num_obs
         self.pair, self.view = pair, view
         view = _without_padding(view)
         # EM on sequences creeps: in single precision the rise of an iteration soon drowns in rounding, and the run
@@ -153,7 +155,7 @@ class _Programs:
     def __init__(self, pair: Pair, objective: str) -> None:
         self.pair, self.objective = pair, objective
         # Small problems: compiling with all optimizations would take longer than the run.
-        self.advance_small = jax.jit(self._over_runs, static_argnums=7, compiler_options=numpyro_ops.QUICK)
+        self.advance_small = jax.jit(self._over_runs, static_argnums=7, compiler_options=numpyro_programs.QUICK)
         self.advance_large = jax.jit(self._over_runs, static_argnums=7)
 
     def _e_step(self, parameters: Parameters, block: View, weights: jax.Array, patterns: Any) -> Any:

@@ -67,7 +67,8 @@ def _precision(view: View) -> Iterator[View]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        yield view._replace(x=view.x.double(), weights=None if view.weights is None else view.weights.double())
+        names = [name for name in ("x", "weights", "context") if getattr(view, name) is not None]
+        yield view._replace(**{name: getattr(view, name).double() for name in names})
     finally:
         torch.set_default_dtype(before)
 
@@ -150,12 +151,14 @@ class Solver:
 
     def _blocks(self, runs: int) -> list[slice]:
         steps = self.view.x.shape[1] if self.view.x.dim() == 3 else 1
+        if steps > 1 and self.view.context is not None:  # the statistics are of time steps: they do not add up
+            return [slice(0, self.num_obs)]
         size = max(min(max(BLOCK // runs, 256), MAX_STEPS // steps), 1)
         return [slice(start, start + size) for start in range(0, self.num_obs, size)]
 
     def _e_step(self, parameters: Parameters, weights: torch.Tensor, x: torch.Tensor | None, rows: slice) -> Any:
         view = self.view if x is None else self.view._replace(x=x)
-        names = [name for name in ("x", "mask", "pattern", "lengths") if getattr(view, name) is not None]
+        names = [name for name in ("x", "mask", "pattern", "lengths", "context") if getattr(view, name) is not None]
         part = {name: getattr(view, name)[rows] for name in names}
         return self.e_step(parameters, view._replace(**part, weights=weights[rows]))
 

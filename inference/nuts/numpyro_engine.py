@@ -20,7 +20,7 @@ from blackjax.adaptation.mass_matrix import mass_matrix_adaptation
 from blackjax.adaptation.staged_adaptation import build_schedule
 from blackjax.adaptation.step_size import dual_averaging_adaptation
 
-from ppl_gen.backends import numpyro_ops
+from ppl_gen.backends import numpyro_programs
 from ppl_gen.backends.numpyro_chains import constrain, over_chains, unconstrained_starts
 from ppl_gen.backends.numpyro_ops import log_density_fn
 from ppl_gen.engine import Draws
@@ -143,7 +143,7 @@ def _programs(pair: Pair, settings: NUTS, unravel: Callable) -> tuple[Callable, 
         state, output = jax.lax.scan(step, state, (steps, (stages[:, 0], stages[:, 1])))
         return _strong(state), output
 
-    return jax.jit(init, compiler_options=numpyro_ops.QUICK), jax.jit(advance)
+    return jax.jit(init, compiler_options=numpyro_programs.QUICK), jax.jit(advance)
 
 
 def _strong(state: ChainState) -> ChainState:

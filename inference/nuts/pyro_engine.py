@@ -17,8 +17,9 @@ import pyro
 import torch
 from pyro.infer.mcmc import NUTS as PyroNUTS
 
-from ppl_gen.backends.pyro_ops import Unconstrained, as_tensor
+from ppl_gen.backends.pyro_ops import as_tensor
 from ppl_gen.backends.pyro_programs import sandbox, value_and_gradient
+from ppl_gen.backends.pyro_unconstrained import Unconstrained
 from ppl_gen.engine import Draws
 from ppl_gen.inference.em.pyro_engine import starting_values
 from ppl_gen.inference.nuts import NUTS

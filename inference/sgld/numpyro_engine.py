@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ppl_gen.backends import numpyro_ops
+from ppl_gen.backends import numpyro_programs
 from ppl_gen.backends.numpyro_chains import constrain, over_chains, unconstrained_starts
 from ppl_gen.backends.numpyro_ops import log_density_fn
 from ppl_gen.inference import sgld
@@ -82,8 +82,8 @@ class _Program:
         self.adam = optax.chain(optax.clip_by_global_norm(CLIP), optax.scale_by_adam())
         self.advance = jax.jit(self._advance)
         self.climb = jax.jit(self._climb)
-        self.variance = jax.jit(self._variance, compiler_options=numpyro_ops.QUICK)
-        self.curvature = jax.jit(self._curvature, compiler_options=numpyro_ops.QUICK)
+        self.variance = jax.jit(self._variance, compiler_options=numpyro_programs.QUICK)
+        self.curvature = jax.jit(self._curvature, compiler_options=numpyro_programs.QUICK)
 
     def begin(
         self, positions: list[jax.Array], keys: list, plan: Plan, view: View, monitor: Monitor

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ppl_gen.backends.pyro_ops import Unconstrained, as_tensor
+from ppl_gen.backends.pyro_ops import as_tensor
 from ppl_gen.backends.pyro_programs import over_draws, recorded, sandbox
+from ppl_gen.backends.pyro_unconstrained import Unconstrained
 from ppl_gen.inference import sgld
 from ppl_gen.inference.em.pyro_engine import starting_values
 from ppl_gen.inference.sgld import SGLD, Plan

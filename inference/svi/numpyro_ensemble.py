@@ -18,6 +18,7 @@ import optax
 from numpyro.infer import Trace_ELBO
 
 from ppl_gen.backends import numpyro_ops
+from ppl_gen.backends.numpyro_programs import one_per_core
 from ppl_gen.errors import FitError
 from ppl_gen.inference.svi import numpyro_objective
 from ppl_gen.inference.svi.ensemble import Plateau, Record, Split, checkpoint, grace_windows
@@ -39,8 +40,9 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
     split, members = Split.of(len(data), settings, seed), range(settings.num_members)
     assert pair.initialize is not None
     start = pair.initialize(view, seed, settings.num_members)
-    leaves, structure = jax.tree.flatten(view)
-    key = ("ensemble", settings, split.train.shape, split.validation.shape, structure, leaves[0].dtype)
+    # Pairs of one family and schema share their programs, and a compiled one takes one structure of a view only.
+    key = ("ensemble", settings, split.train.shape, split.validation.shape, jax.tree.structure(view),
+           jnp.result_type(float))  # fmt: skip
     program = pair.cached(key, lambda: _Program(pair, settings, split))
     keys = jax.random.split(jax.random.key(seed), settings.num_members)
     weights = [{name: jnp.asarray(value[i], dtype=float) for name, value in start.items()} for i in members]
@@ -53,7 +55,7 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
     try:
         while len(record.train) < total and not plateau.stopped.all():
             rates = jnp.asarray(plateau.rate * settings.rate_of_weights, dtype=float)
-            results = numpyro_ops.one_per_core(program.window, states, list(rates), train, validation, repeat(view))
+            results = one_per_core(program.window, states, list(rates), train, validation, repeat(view))
             states = [state for state, _ in results]
             losses = np.array([[float(train_loss), float(loss)] for _, (train_loss, loss, _) in results])
             if pair.local:

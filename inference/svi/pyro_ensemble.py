@@ -1,4 +1,4 @@
-"""Maximum likelihood of network weights in torch: members trained together, a step one recorded program.
+"""Maximum likelihood of network weights in torch: members trained together, their gradients one recorded program.
 
 The twin of ``numpyro_ensemble``: the same starts, splits, stopping rule, running mean, clipping and step sizes. All
 weights of a member are a row of one array, which Adam's fused kernel goes through at once.
@@ -6,7 +6,9 @@ weights of a member are a row of one array, which Adam's fused kernel goes throu
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +137,7 @@ class _Program:
         self.shapes = {name: value.shape[1:] for name, value in start.items()}
         self.sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
         self.gradient: Callable[..., Any] | None = None
+        self.is_recorded = False  # else handlers of Pyro run, whose stack threads would share
 
     def flatten(self, values: Mapping[str, np.ndarray]) -> torch.Tensor:
         """(M, number of weights) of {name: (M, *shape)}."""
@@ -161,10 +164,15 @@ class _Program:
         return found, torch.zeros(2)
 
     def gradients(
-        self, weights: torch.Tensor, rows: torch.Tensor, view: View, share: torch.Tensor
+        self, weights: torch.Tensor, rows: torch.Tensor, view: View, share: torch.Tensor, pool: Executor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of the mini-batches ``rows`` (M, batch): each member's gradient, of norm ``clip`` at most, and its loss."""
+        """Of the mini-batches ``rows`` (M, batch): each member's gradient, of norm ``clip`` at most, and its loss.
+
+        A member is a call of its own, one per core at a time, as the recorded program leaves the interpreter free. One
+        call takes all where random numbers are drawn, whose order would else be that in which threads come.
+        """
         arrays = {name: leaf for name, leaf in view._asdict().items() if leaf is not None and name != "patterns"}
+        size = len(weights) if self.pair.local else 1
 
         def function(weights: torch.Tensor, rows: torch.Tensor, share: torch.Tensor, *leaves: torch.Tensor) -> Any:
             batch = view._replace(**dict(zip(arrays, leaves, strict=True))).take(rows)
@@ -174,11 +182,19 @@ class _Program:
             norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
             return gradient * (self.settings.clip / norm.clamp(min=self.settings.clip)), loss
 
-        leaves = (weights, rows, share, *arrays.values())
+        leaves = (share, *arrays.values())
         if self.gradient is None:
-            self.gradient = recorded(function, leaves)
-        with torch.no_grad():
-            return self.gradient(*leaves)
+            self.gradient = recorded(function, (weights[:size], rows[:size], *leaves))
+            self.is_recorded = self.gradient is not function
+        program = self.gradient
+
+        def one(part: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+            with torch.no_grad():  # which a thread does not inherit
+                return program(*part, *leaves)
+
+        parts = list(zip(weights.split(size), rows.split(size), strict=True))
+        found = list(pool.map(one, parts) if len(parts) > 1 and self.is_recorded else map(one, parts))
+        return torch.cat([gradient for gradient, _ in found]), torch.cat([loss for _, loss in found])
 
     def validate(self, weights: torch.Tensor, rows: torch.Tensor, view: View) -> tuple[np.ndarray, np.ndarray]:
         """(M,): the same loss of each member's validation rows, and its parts (M, 2); random draws are the same at each
@@ -203,14 +219,15 @@ def _window(
     for group, rate in zip(state.adam.param_groups, rates, strict=True):
         group["lr"] = float(rate)
     total = torch.zeros(len(train))
-    for _ in range(split.passes):
-        order = train.gather(1, torch.rand(train.shape).argsort(1))
-        for rows in order.split(split.batch_size, dim=1)[: split.batches]:
-            rising = program.settings.annealing
-            share = torch.tensor(min(1.0, state.count / rising) if rising else 1.0)
-            gradients, losses = program.gradients(state.weights, rows, view, share)
-            state.step(gradients)
-            total += losses
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for _ in range(split.passes):
+            order = train.gather(1, torch.rand(train.shape).argsort(1))
+            for rows in order.split(split.batch_size, dim=1)[: split.batches]:
+                rising = program.settings.annealing
+                share = torch.tensor(min(1.0, state.count / rising) if rising else 1.0)
+                gradients, losses = program.gradients(state.weights, rows, view, share, pool)
+                state.step(gradients)
+                total += losses
     return (total / split.steps).numpy()
 
 

@@ -18,6 +18,7 @@ from ppl_gen.family import Pair
 from ppl_gen.models.flow import numpyro_cnf
 from ppl_gen.models.flow.architecture import Architecture, initialize, resolve
 from ppl_gen.models.flow.numpyro_base import base, base_cdf, base_quantile
+from ppl_gen.models.flow.numpyro_cells import noise, quantize
 from ppl_gen.models.flow.numpyro_transforms import FlowTransform, from_base, to_base
 from ppl_gen.networks import GUIDE_SCALE, check_guide
 from ppl_gen.view import batch_of, num_rows
@@ -92,18 +93,6 @@ def dequantized_guide(
     """Noise that is uniform on the cell, whatever its row (Theis, van den Oord & Bethge 2016, arXiv:1511.01844)."""
     with numpyro.plate("obs", num_rows(data, num_obs), subsample_size, dim=-1):
         noise(architecture)  # of density 1, so that row weights make no difference
-
-
-def noise(architecture: Architecture) -> jax.Array:
-    """The site u (..., number of whole-number columns), uniform on (0, 1)."""
-    zeros = jnp.zeros(int(architecture.is_discrete.sum()))
-    return numpyro.sample("u", dist.Uniform(zeros, zeros + 1).to_event(1))
-
-
-def quantize(architecture: Architecture, v: jax.Array) -> jax.Array:
-    """(..., D) points as rows of the table: whole numbers where it has such."""
-    whole = jnp.clip(jnp.floor(v), 0, jnp.asarray(architecture.highest, v.dtype))
-    return jnp.where(architecture.is_discrete, whole, v)
 
 
 def flow(architecture: Architecture, weights: Weights, view: View | None) -> dist.Distribution:

@@ -17,6 +17,7 @@ from ppl_gen.family import Pair
 from ppl_gen.models.flow import pyro_cnf
 from ppl_gen.models.flow.architecture import Architecture, initialize, resolve
 from ppl_gen.models.flow.pyro_base import base, base_cdf, base_quantile
+from ppl_gen.models.flow.pyro_cells import noise, quantize
 from ppl_gen.models.flow.pyro_transforms import FlowTransform, from_base, to_base
 from ppl_gen.networks import GUIDE_SCALE, check_guide
 from ppl_gen.view import batch_of, num_rows
@@ -91,18 +92,6 @@ def dequantized_guide(
     """Noise that is uniform on the cell, whatever its row (Theis, van den Oord & Bethge 2016, arXiv:1511.01844)."""
     with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1):
         noise(architecture)  # of density 1, so that row weights make no difference
-
-
-def noise(architecture: Architecture) -> torch.Tensor:
-    """The site u (..., number of whole-number columns), uniform on (0, 1)."""
-    zeros = torch.zeros(int(architecture.is_discrete.sum()))
-    return pyro.sample("u", dist.Uniform(zeros, zeros + 1).to_event(1))
-
-
-def quantize(architecture: Architecture, v: torch.Tensor) -> torch.Tensor:
-    """(..., D) points as rows of the table: whole numbers where it has such."""
-    whole = v.floor().clamp(min=0).minimum(torch.as_tensor(architecture.highest, dtype=v.dtype))
-    return torch.where(torch.as_tensor(architecture.is_discrete), whole, v)
 
 
 def flow(architecture: Architecture, weights: Weights, view: View | None) -> dist.TorchDistribution:

@@ -22,11 +22,37 @@ if TYPE_CHECKING:
 Pairs = tuple[torch.Tensor, torch.Tensor]
 Layer = tuple[Weights, tuple[torch.Tensor, ...], np.ndarray]
 
+BLOCK = 4096  # rows
+
 
 def to_base(architecture: Architecture, weights: Weights, x: torch.Tensor, context: torch.Tensor | None) -> Pairs:
     """(..., D) rows to u, and log |det du / dx| (...)."""
     if architecture.family.transform == "cnf":
         return pyro_cnf.to_base(architecture, weights, x, context)
+    return _in_blocks(_to_base, architecture, weights, x, context)
+
+
+def from_base(architecture: Architecture, weights: Weights, u: torch.Tensor, context: torch.Tensor | None) -> Pairs:
+    """(..., D) points of the base space to x, and log |det dx / du| (...)."""
+    if architecture.family.transform == "cnf":
+        return pyro_cnf.from_base(architecture, weights, u, context)
+    return _in_blocks(_from_base, architecture, weights, u, context)
+
+
+def _in_blocks(
+    through: Callable[..., Pairs], architecture: Architecture, weights: Weights, x: torch.Tensor,
+    context: torch.Tensor | None,
+) -> Pairs:  # fmt: skip
+    """Many rows go through in blocks, which stay in the cache from layer to layer."""
+    if x.ndim != 2 or len(x) <= 2 * BLOCK:
+        return through(architecture, weights, x, context)
+    given = [None] * len(x) if context is None else context.expand(len(x), -1).split(BLOCK)
+    parts = [through(architecture, weights, *block) for block in zip(x.split(BLOCK), given, strict=False)]
+    points, log_dets = zip(*parts, strict=True)
+    return torch.cat(points), torch.cat(log_dets)
+
+
+def _to_base(architecture: Architecture, weights: Weights, x: torch.Tensor, context: torch.Tensor | None) -> Pairs:
     log_scale = weights["log_scale"]
     x, log_det = (x - weights["shift"]) * torch.exp(-log_scale), -log_scale.sum().expand(x.shape[:-1])
     layer = _into(architecture)
@@ -36,10 +62,7 @@ def to_base(architecture: Architecture, weights: Weights, x: torch.Tensor, conte
     return x, log_det
 
 
-def from_base(architecture: Architecture, weights: Weights, u: torch.Tensor, context: torch.Tensor | None) -> Pairs:
-    """(..., D) points of the base space to x, and log |det dx / du| (...)."""
-    if architecture.family.transform == "cnf":
-        return pyro_cnf.from_base(architecture, weights, u, context)
+def _from_base(architecture: Architecture, weights: Weights, u: torch.Tensor, context: torch.Tensor | None) -> Pairs:
     log_det = weights["log_scale"].sum().expand(u.shape[:-1])
     layer = _out_of(architecture)
     for inputs in reversed(list(_layers(architecture, weights, u))):

@@ -12,9 +12,18 @@ One observation is one whole sequence. Its path z is summed out exactly, by the 
 
 Missing time steps, and missing columns of a step, are integrated out exactly: they leave their factor out.
 
+With columns :math:`y_t` that are conditioned on, the step from t to t + 1 has probabilities of its own
+
+.. math:: A_t(k, j) = \mathrm{softmax}_j \left( \log A_{kj} + B_{kj} \cdot y_t \right), \quad
+    B_{kjc} \sim \mathrm{Normal}(0, \sigma),
+
+a multinomial logit for each state, A being those where all covariates are 0: at their means, as real ones are
+standardized.
+
 References: Rabiner 1989, Proc. IEEE 77 (recursions, Viterbi, Baum-Welch); Zucchini, MacDonald & Langrock, *Hidden
 Markov Models for Time Series* (2016) (stationary starts, pseudo-residuals); Fox, Sudderth, Jordan & Willsky 2011, Ann.
-Appl. Stat. 5 (sticky prior); Frühwirth-Schnatter 2006, *Finite Mixture and Markov Switching Models*.
+Appl. Stat. 5 (sticky prior); Frühwirth-Schnatter 2006, *Finite Mixture and Markov Switching Models*; Hughes, Guttorp
+& Charles 1999, Appl. Stat. 48, and Visser & Speekenbrink 2010, J. Stat. Softw. 36(7) (transitions by covariates).
 """
 
 from __future__ import annotations
@@ -62,9 +71,12 @@ class HMMPrior(Settings):
         with mean 100.
     :param prob_concentration: both parameters of the beta prior of ``"bernoulli"`` probabilities; 1 is uniform.
     :param category_concentration: of the Dirichlet over the categories of ``"categorical"``; 1 is uniform.
+    :param coef_scale: standard deviations of the normal prior of ``transition_coefs``, for covariates in model space.
     :param mixture_concentration: of the Dirichlet over the components within each state of ``"mixture"``.
-    :param initial_probs, transition_matrix, locs, scales, rates, probs, df, mixture_weights: fixed values, which then
-        are not inferred: a number, one per state, or the whole array.
+    :param initial_probs, transition_matrix, mixture_weights: fixed rows of probabilities that sum to 1, which then are
+        not inferred.
+    :param locs, scales, rates, probs, df: fixed values, which then are not inferred: a number, one per state, or the
+        whole array.
     """
 
     initial_concentration: Any = 1.0
@@ -81,6 +93,7 @@ class HMMPrior(Settings):
     prob_concentration: Any = 1.0
     category_concentration: Any = 1.0
     mixture_concentration: Any = 2.0
+    coef_scale: Any = 1.0
     initial_probs: Any = None
     transition_matrix: Any = None
     locs: Any = None
@@ -111,11 +124,13 @@ class HMM(Family):
     :param num_mixtures: components within each state of ``"mixture"``.
     :param prior: see :class:`HMMPrior`.
     :param covariance_floor: the least variance (least eigenvalue of a covariance) that EM allows, in model space.
+    :param condition_on: columns of the table, of any kind, that are not modelled: they are covariates of the
+        transitions. Those of a time step govern the step to the next one.
 
-    Sites: ``initial_probs`` (K,) where free, ``transition_matrix`` (K, K), and of the emission ``locs``, ``scales``
-    (K, D), ``corr_cholesky`` (K, D, D), ``df`` (K,), ``mixture_weights`` (K, M) with ``locs``, ``scales`` (K, M, D),
-    ``rates`` (K, D), ``probs`` (K, D), ``category_probs_<column number>`` (K, C); local: ``z``. A fixed site is
-    ``deterministic``.
+    Sites: ``initial_probs`` (K,) where free, ``transition_matrix`` (K, K), with covariates ``transition_coefs``
+    (K, K, C), and of the emission ``locs``, ``scales`` (K, D), ``corr_cholesky`` (K, D, D), ``df`` (K,),
+    ``mixture_weights`` (K, M) with ``locs``, ``scales`` (K, M, D), ``rates`` (K, D), ``probs`` (K, D),
+    ``category_probs_<column number>`` (K, C); local: ``z``. A fixed site is ``deterministic``.
 
     :raises SettingError: a value is out of range, or has no effect beside the others.
     """
@@ -126,6 +141,7 @@ class HMM(Family):
     kinds: ClassVar[tuple[str, ...]] = ("real", "count", "binary", "categorical")
     engines: ClassVar[tuple[str, ...]] = ("nuts", "svi", "em", "sgld")
     sequences: ClassVar[bool] = True
+    conditions_sequences: ClassVar[bool] = True
 
     num_states: int = 2
     emission: str = "gaussian"
@@ -133,6 +149,7 @@ class HMM(Family):
     num_mixtures: int = 2
     prior: HMMPrior = HMMPrior()
     covariance_floor: float = 1e-6
+    condition_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         from ppl_gen.models.hmm.effects import check_effects
@@ -166,13 +183,13 @@ class HMM(Family):
         from ppl_gen.models.hmm.hyperparameters import resolve
 
         resolve(self, data.schema)
-        seen = data.x if data.mask is None else np.where(data.mask, data.x, np.nan)[data.mask.any(1)]
-        if len(seen) < 2:
-            raise DataError(f"hmm needs at least 2 observed time steps, the table has {len(seen)}.")
-        if len(seen) < self.num_states:
+        seen = len(data.x) if data.target_mask is None else int(data.target_mask.any(1).sum())
+        if seen < 2:
+            raise DataError(f"hmm needs at least 2 observed time steps, the table has {seen}.")
+        if seen < self.num_states:
             raise DataError(
                 f"hmm with {self.num_states} states needs at least {self.num_states} observed time steps, "
-                f"the table has {len(seen)}."
+                f"the table has {seen}."
             )
 
     def default_engine(self, data: Data) -> tuple[str, str]:
@@ -193,7 +210,7 @@ class HMM(Family):
         if tells_apart(self.prior):
             return {}
         names = [*FIXABLE, "corr_cholesky", "correlation", *(f"category_probs_{j}" for j in range(MAX_CATEGORICAL))]
-        return {**dict.fromkeys(names, (0,)), "transition_matrix": (0, 1)}
+        return {**dict.fromkeys(names, (0,)), "transition_matrix": (0, 1), "transition_coefs": (0, 1)}
 
     def component_axes(self) -> Mapping[str, tuple[int, int]]:
         """Of ``"mixture"`` the second axis of locations, scales and weights; none where the prior tells components
@@ -219,7 +236,8 @@ class HMM(Family):
         if self.emission == "auto":  # a site covers the columns of one kind only, which go by number
             real, count, binary = "real_column", "count_column", "binary_column"
         return {
-            "initial_probs": ("state",), "transition_matrix": ("state", "next_state"), "locs": (*each, real),
+            "initial_probs": ("state",), "transition_matrix": ("state", "next_state"),
+            "transition_coefs": ("state", "next_state", "condition"), "locs": (*each, real),
             "scales": (*each, real), "correlation": ("state", "column", "column_other"), "df": ("state",),
             "mixture_weights": each, "rates": ("state", count), "probs": ("state", binary),
         } | {f"category_probs_{j}": ("state", f"category_{j}") for j in range(MAX_CATEGORICAL)}  # fmt: skip
@@ -237,6 +255,12 @@ class HMM(Family):
         from ppl_gen.models.hmm.residuals import one_step_cdf
 
         return one_step_cdf(self, posterior, filtered, data)
+
+    def step_transitions(self, posterior: Mapping[str, np.ndarray], context: np.ndarray) -> np.ndarray:
+        """See :meth:`Family.step_transitions <ppl_gen.family.Family.step_transitions>`."""
+        from ppl_gen.models.hmm.residuals import step_transitions
+
+        return step_transitions(posterior, context)
 
     def num_free(self, schema: Schema) -> int:
         """Free parameters of a maximum likelihood fit: first state, transition matrix, emissions; fixed ones do not

@@ -39,6 +39,15 @@ def check_effects(family: HMM) -> None:
             raise SettingError(
                 f"HMMPrior: {name} has no effect with initial={family.initial!r}: leave it out, or take initial='free'."
             )
+    if "coef_scale" in changed and not family.condition_on:
+        raise SettingError(
+            "HMMPrior: coef_scale has no effect without condition_on: leave it out, or name the covariates."
+        )
+    if family.condition_on and family.initial == "stationary":
+        raise SettingError(
+            "HMM: transitions that depend on covariates (condition_on) have no stationary distribution: take "
+            "initial='free' or initial='uniform'."
+        )
     for name in changed:
         owners = [emission for emission, fields in FIELDS.items() if name in fields]
         if owners and not set(owners) & set(emissions):

@@ -31,11 +31,12 @@ class Block:
 class Hyperparameters:
     """Numpy arrays, float64; K states, M components within a state, ``blocks`` of columns.
 
-    ``initial_concentration`` (K,); ``transition_concentration`` (K, K), stickiness added; ``sites``: for each global
-    site of the emissions its prior, ``(name of the distribution, its parameters at full shape)``: ``normal`` (loc,
-    scale), ``half_normal`` (scale,), ``lkj`` (dimension, concentration (K,)), ``gamma`` (concentration, rate), ``beta``
-    (a, b), ``dirichlet`` (concentration (..., C),); ``fixed`` {site: value} of the sites that are not inferred (their
-    priors are in ``sites`` too).
+    ``initial_concentration`` (K,); ``transition_concentration`` (K, K), stickiness added; ``coef_scale`` (K, K, C) of
+    the C covariates of the transitions, and ``indicators`` where those of each categorical one begin and end;
+    ``sites``: for each global site of the emissions its prior, ``(name of the distribution, its parameters at full
+    shape)``: ``normal`` (loc, scale), ``half_normal`` (scale,), ``lkj`` (dimension, concentration (K,)), ``gamma``
+    (concentration, rate), ``beta`` (a, b), ``dirichlet`` (concentration (..., C),); ``fixed`` {site: value} of the
+    sites that are not inferred (their priors are in ``sites`` too).
     """
 
     num_states: int
@@ -47,8 +48,15 @@ class Hyperparameters:
     num_categories: dict[int, int]
     initial_concentration: np.ndarray
     transition_concentration: np.ndarray
+    coef_scale: np.ndarray
+    indicators: tuple[tuple[int, int], ...]
     sites: dict[str, tuple[str, tuple[Any, ...]]]
     fixed: dict[str, np.ndarray]
+
+    @property
+    def num_context(self) -> int:
+        """C; 0 where the transitions are the same at every step."""
+        return self.coef_scale.shape[-1]
 
     @property
     def obstacle(self) -> str:
@@ -63,7 +71,8 @@ class Hyperparameters:
 
 
 def blocks_of(family: HMM, schema: Schema) -> tuple[Block, ...]:
-    """The columns by emission, in the order of the first column of each."""
+    """The columns that are modelled by emission, in the order of the first column of each."""
+    schema = schema.only_targets()
     if family.emission != "auto":
         return (Block(family.emission, tuple(range(schema.num_columns))),)
     kinds = [OF_KIND[kind] for kind in schema.kinds]
@@ -79,6 +88,8 @@ def resolve(family: HMM, schema: Schema) -> Hyperparameters:
     :raises DataError: more categorical columns than can be modelled.
     """
     k, prior = family.num_states, family.prior
+    width, indicators = schema.num_context, _indicators(schema)
+    schema = schema.only_targets()
     blocks = blocks_of(family, schema)
     if family.emission == "auto":
         check_effects_on_kinds(family, schema.kinds)
@@ -89,13 +100,22 @@ def resolve(family: HMM, schema: Schema) -> Hyperparameters:
     for block in blocks:
         sites |= _sites_of(block, prior, k, family.num_mixtures, categories)
     transition = _fill("transition_concentration", prior.transition_concentration, (k, k))
+    coef_scale = _fill("coef_scale", prior.coef_scale, (k, width))
     transition = transition + np.diag(_fill("stickiness", prior.stickiness, (k,)))
     return Hyperparameters(
         num_states=k, num_mixtures=family.num_mixtures, num_columns=schema.num_columns, initial=family.initial,
         floor=float(family.covariance_floor), blocks=blocks, num_categories=categories,
         initial_concentration=_fill("initial_concentration", prior.initial_concentration, (k,)),
-        transition_concentration=transition, sites=sites, fixed=_fixed(family, sites),
+        transition_concentration=transition, coef_scale=np.repeat(coef_scale[:, None], k, axis=1),
+        indicators=indicators, sites=sites, fixed=_fixed(family, sites, width),
     )  # fmt: skip
+
+
+def _indicators(schema: Schema) -> tuple[tuple[int, int], ...]:
+    """Where in the context those of each categorical column begin and end."""
+    widths = [len(c.categories or ()) for c in schema.columns if c.name in schema.conditions]
+    ends = np.cumsum([max(width, 1) for width in widths])
+    return tuple((int(end) - width, int(end)) for width, end in zip(widths, ends, strict=True) if width)
 
 
 def _sites_of(
@@ -143,8 +163,8 @@ def _fill(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
         ) from None
 
 
-def _fixed(family: HMM, sites: dict[str, tuple[str, tuple[Any, ...]]]) -> dict[str, np.ndarray]:
-    """Values of the sites that the prior fixes, at full shape."""
+def _fixed(family: HMM, sites: dict[str, tuple[str, tuple[Any, ...]]], num_context: int) -> dict[str, np.ndarray]:
+    """Values of the sites that the prior fixes, at full shape, or that say nothing of a single state."""
     prior, k = family.prior, family.num_states
     shapes = {name: np.shape(parameters[0]) for name, (_, parameters) in sites.items()}
     shapes |= {"transition_matrix": (k, k), "initial_probs": (k,)}
@@ -160,6 +180,7 @@ def _fixed(family: HMM, sites: dict[str, tuple[str, tuple[Any, ...]]]) -> dict[s
         fixed |= {"transition_matrix": np.ones((1, 1))} | (
             {"initial_probs": np.ones(1)} if family.initial == "free" else {}
         )
+        fixed |= {"transition_coefs": np.zeros((1, 1, num_context))} if num_context else {}
     return fixed
 
 
@@ -169,7 +190,7 @@ def check_prior(prior: HMMPrior) -> None:
     rules = dict.fromkeys(
         ("initial_concentration", "transition_concentration", "loc_scale", "scale", "df_concentration", "df_rate",
          "rate_concentration", "rate_rate", "prob_concentration", "category_concentration", "mixture_concentration",
-         "scales", "rates", "df"), positive,
+         "coef_scale", "scales", "rates", "df"), positive,
     )  # fmt: skip
     rules |= dict.fromkeys(("loc", "locs"), (lambda v: v == v, "numbers, evenly nested"))
     rules["stickiness"] = (lambda v: v >= 0, "numbers of at least 0")
@@ -218,6 +239,7 @@ def num_parameters(hyper: Hyperparameters) -> int:
     """Free parameters: of the first state, of the transition matrix, of the emissions; fixed ones do not count."""
     k = hyper.num_states
     counts = {"transition_matrix": k * (k - 1), "initial_probs": (k - 1) * (hyper.initial == "free")}
+    counts["transition_coefs"] = k * (k - 1) * (hyper.num_context - len(hyper.indicators))  # which sum to 1
     for name, (kind, parameters) in hyper.sites.items():
         size = int(np.prod(np.shape(parameters[0])))
         if kind == "dirichlet":

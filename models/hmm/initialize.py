@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ppl_gen.models.hmm.hyperparameters import Block, Hyperparameters
 
 MAX_STEPS = 10_000  # k-means sees at most this many time steps: it only has to find the right neighbourhood
+COEF_JITTER = 0.1  # standard deviation of the coefficients of covariates
 WINDOW = 5  # time steps averaged by every other start
 
 
@@ -22,7 +23,8 @@ def initialize(hyper: Hyperparameters, view: View, seed: int, num_starts: int) -
     overlap), the steps nearest to random ones, and a random path that stays where it is nine times in ten (which finds
     states that differ by what follows them). Features are the real columns, roots of counts, and one-hot
     categories; missing entries stand at the mean for this purpose. The transition matrix counts the labels' changes
-    along each sequence. All are shrunk towards the pooled values. The same seed gives the same values.
+    along each sequence; coefficients of covariates are about 0, in the first start 0. All are shrunk towards the pooled
+    values. The same seed gives the same values.
     """
     rng = np.random.default_rng(seed)
     steps = _Steps(hyper, view)
@@ -30,6 +32,9 @@ def initialize(hyper: Hyperparameters, view: View, seed: int, num_starts: int) -
     for index in range(num_starts):
         order = _order(hyper, steps, labels := steps.cluster(hyper.num_states, index % 4, rng))
         starts.append(_sites(hyper, steps, np.argsort(order)[labels], rng))
+        if hyper.num_context:
+            noise = COEF_JITTER * rng.standard_normal(hyper.coef_scale.shape) * (index > 0)
+            starts[-1]["transition_coefs"] = noise - noise.mean(1, keepdims=True)
     return {name: np.stack([s[name] for s in starts]) for name in starts[0] if name not in hyper.fixed}
 
 

@@ -188,7 +188,7 @@ def chain_log_prob(
 ) -> jax.Array:  # fmt: skip
     """(N,): log p(x) of each sequence, its path summed out."""
     if exact:
-        return _log_sum(_forward_log(initial, transition, log_emission, lengths)[-1], -1)
+        return log_sum(_forward_log(initial, transition, log_emission, lengths)[-1], -1)
     return _log_prob_linear(initial, transition, log_emission, lengths)
 
 
@@ -271,14 +271,14 @@ def _forward_log(
 
     def step(last: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
         now, go_on = inputs
-        new = jnp.where(go_on[:, None], _log_sum(last[..., :, None] + log_transition, -2) + now, last)
+        new = jnp.where(go_on[:, None], log_sum(last[..., :, None] + log_transition, -2) + now, last)
         return new, new
 
     start = exact_log(initial) + emission[0]
     return jnp.concatenate([start[None], jax.lax.scan(step, start, (emission[1:], inside[1:]))[1]])
 
 
-def _log_sum(value: jax.Array, axis: int) -> jax.Array:
+def log_sum(value: jax.Array, axis: int) -> jax.Array:
     """logsumexp with a gradient of 0 where every term is minus infinity."""
     top = jax.lax.stop_gradient(value.max(axis, keepdims=True))
     top = jnp.where(jnp.isfinite(top), top, 0.0)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ppl_gen.backends.numpyro_normal import whiten
 from ppl_gen.backends.numpyro_normal_em import conditional_moments
 from ppl_gen.models.hmm import numpyro_chain as chain
+from ppl_gen.models.hmm import numpyro_switching as switching
 from ppl_gen.models.hmm.numpyro_emission import (
     Sites,
     complete,
@@ -23,7 +24,9 @@ from ppl_gen.models.hmm.numpyro_emission import (
     has_zeros,
     mixture_joint,
     priors,
+    transitions,
 )  # fmt: skip
+from ppl_gen.models.hmm.numpyro_logit import transition_logit
 from ppl_gen.models.hmm.numpyro_mstep import beta_mode, gamma_mode, normal_sites, simplex_mode, transition_mode
 
 if TYPE_CHECKING:
@@ -36,7 +39,8 @@ Statistics = dict[str, Any]
 def e_step(hyper: Hyperparameters, parameters: Sites, view: View) -> tuple[jax.Array, Statistics]:
     """log p(x) of each sequence (N,), and expected statistics, which add up over sequences (weights multiplied in).
 
-    ``initial`` (K,) and ``pairs`` (K, K): expected first states and transitions; of each block of columns counts, sums
+    ``initial`` (K,) and ``pairs`` (K, K): expected first states and transitions (with covariates those of each step,
+    (N, T - 1, K, K), beside the ``context`` (N, T - 1, C), which do not add up); of each block of columns counts, sums
     and sums of squares by state. A missing entry of independent columns is left out of all three; of a full covariance
     it enters by its conditional expectation (Ghahramani & Jordan 1994), so EM is exact with missing entries. Without a
     mask nothing is missing, and only the lengths say where a sequence ends.
@@ -46,9 +50,11 @@ def e_step(hyper: Hyperparameters, parameters: Sites, view: View) -> tuple[jax.A
     if view.mask is None and view.lengths is not None:
         inside = chain.steps_inside(view.lengths, len(table))
         table = jnp.where(inside[:, :, None], table, 0.0)
-    log_prob, first, pairs, smoothed = chain.expectations(
-        first_state(hyper, sites), sites["transition_matrix"], table, view.weights, view.lengths, has_zeros(hyper)
-    )
+    expectations = switching.expectations if hyper.num_context else chain.expectations
+    log_prob, first, pairs, smoothed = expectations(
+        first_state(hyper, sites), transitions(hyper, sites, view.context), table, view.weights, view.lengths,
+        has_zeros(hyper),
+    )  # fmt: skip
     x, mask = steps.x.reshape(-1, hyper.num_columns), None
     resp = smoothed.reshape(len(x), -1)
     if steps.mask is not None:
@@ -57,6 +63,8 @@ def e_step(hyper: Hyperparameters, parameters: Sites, view: View) -> tuple[jax.A
     elif inside is not None:
         resp = resp * inside.reshape(-1, 1)
     statistics: Statistics = {"initial": first, "pairs": pairs}
+    if hyper.num_context:
+        statistics["context"] = view.context[:, :-1]
     for i, block in enumerate(hyper.blocks):
         columns = jnp.array(block.columns)
         seen = None if mask is None else mask[:, columns]
@@ -138,7 +146,9 @@ def m_step(hyper: Hyperparameters, parameters: Sites, statistics: Statistics, ob
         new["initial_probs"] = simplex_mode(
             statistics["initial"], hyper.initial_concentration, old["initial_probs"], objective
         )
-    if "transition_matrix" in parameters:
+    if hyper.num_context:
+        new["transition_matrix"], new["transition_coefs"] = transition_logit(hyper, statistics, old, objective)
+    elif "transition_matrix" in parameters:
         new["transition_matrix"] = transition_mode(hyper, statistics, old["transition_matrix"], objective)
     for i, block in enumerate(hyper.blocks):
         new |= _emission_sites(hyper, block, statistics[f"block_{i}"], old, objective)

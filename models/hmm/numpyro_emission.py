@@ -23,6 +23,7 @@ from numpyro.distributions.util import clamp_probs
 
 from ppl_gen.backends.numpyro_normal import HALF_LOG_2PI, component_log_prob, marginal_tril
 from ppl_gen.models.hmm import numpyro_chain as chain
+from ppl_gen.models.hmm import numpyro_switching as switching
 from ppl_gen.models.hmm.hyperparameters import Block, Hyperparameters
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def priors(hyper: Hyperparameters) -> dict[str, dist.Distribution]:
     array = partial(jnp.asarray, dtype=float)
     result = {"initial_probs": dist.Dirichlet(array(hyper.initial_concentration))} if hyper.initial == "free" else {}
     result["transition_matrix"] = dist.Dirichlet(array(hyper.transition_concentration)).to_event(1)
+    if hyper.num_context:
+        result["transition_coefs"] = dist.Normal(0.0, array(hyper.coef_scale)).to_event(3)
     make = {"normal": dist.Normal, "half_normal": dist.HalfNormal, "gamma": dist.Gamma, "beta": dist.Beta}
     for name, (kind, parameters) in hyper.sites.items():
         if kind == "dirichlet":
@@ -70,6 +73,15 @@ def first_state(hyper: Hyperparameters, sites: Sites) -> jax.Array:
 def has_zeros(hyper: Hyperparameters) -> bool:
     """Whether the chain's fixed parameters forbid a step, so that its recursions need log space."""
     return any((hyper.fixed[name] == 0).any() for name in ("initial_probs", "transition_matrix") if name in hyper.fixed)
+
+
+def transitions(hyper: Hyperparameters, sites: Sites, context: Any) -> jax.Array:
+    """The transition matrix (K, K); with covariates the context (..., T, C) gives each step but the last its own log
+    probabilities, (..., T - 1, K, K)."""
+    if not hyper.num_context:
+        return sites["transition_matrix"]
+    matrix, coefs = sites["transition_matrix"], sites["transition_coefs"]
+    return switching.log_transitions(matrix, coefs, context[..., :-1, :], has_zeros(hyper))
 
 
 def emission_log_prob(hyper: Hyperparameters, sites: Sites, view: View) -> jax.Array:

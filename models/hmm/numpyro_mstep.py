@@ -31,10 +31,10 @@ def simplex_mode(counts: jax.Array, concentration: np.ndarray, old: jax.Array, o
     prior = jnp.asarray(concentration - 1, counts.dtype) if objective == "map" else 0.0
     mass = jnp.maximum(counts + prior, 0.0)
     total = mass.sum(-1, keepdims=True)
-    return jnp.where(total > EMPTY, _floored(mass / jnp.maximum(total, EMPTY)), old)
+    return jnp.where(total > EMPTY, floored(mass / jnp.maximum(total, EMPTY)), old)
 
 
-def _floored(probs: jax.Array) -> jax.Array:
+def floored(probs: jax.Array) -> jax.Array:
     """The nearest point of the simplex in likelihood with no entry below the floor: those at it, the rest in scale."""
     low = probs < MIN_PROB
     rest = jnp.where(low, 0.0, probs).sum(-1, keepdims=True)
@@ -75,7 +75,7 @@ def transition_mode(hyper: Hyperparameters, statistics: Statistics, old: jax.Arr
         pull = slope - matrix * slope.sum(-1, keepdims=True)
         target = jnp.maximum(mass + pull, 0.0)
         total = target.sum(-1, keepdims=True)
-        return best(matrix, jnp.where(total > EMPTY, _floored(target / jnp.maximum(total, EMPTY)), matrix))
+        return best(matrix, jnp.where(total > EMPTY, floored(target / jnp.maximum(total, EMPTY)), matrix))
 
     return jax.lax.fori_loop(0, ROUNDS, round_, best(old, closed))
 

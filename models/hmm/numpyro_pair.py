@@ -56,11 +56,13 @@ def model(
     """
     sites = _global_sites(hyper)
     plate, view, steps = _sequences(data, num_obs, num_steps, subsample_size)
-    start, log_transition = safe_log(first_state(hyper, sites)), safe_log(sites["transition_matrix"])
+    start, log_matrix = safe_log(first_state(hyper, sites)), safe_log(sites["transition_matrix"])
 
     def step(carry: Any, inputs: Any) -> tuple[Any, None]:
-        (before, first), (x, mask, pattern) = carry, inputs
-        logits = jnp.where(first, start, log_transition[before])
+        (before, first), (x, mask, pattern, y) = carry, inputs
+        # The covariates of the step before: under enumeration (N, C) go beside states (K, 1) or (N,).
+        slopes = 0.0 if y is None else jnp.einsum("...kc,...c->...k", sites["transition_coefs"][before], y)
+        logits = jnp.where(first, start, log_matrix[before] + slopes)
         infer = {"enumerate": "parallel"} if hyper.num_states > 1 else {}  # its own in each step: NumPyro writes to it
         with plate:
             z = numpyro.sample("z", dist.Categorical(logits=logits), infer=infer)
@@ -68,13 +70,14 @@ def model(
             numpyro.sample("x", Emission(hyper, sites, z, mask, patterns, pattern), obs=x)
         return (z, False), None
 
-    inputs: tuple[Any, ...] = (None, None, None)
+    inputs: tuple[Any, ...] = (None, None, None, None)
     if view is not None:
-        inputs = tuple(None if a is None else jnp.swapaxes(a, 0, 1) for a in (view.x, view.mask, view.pattern))
+        parts = (view.x, view.mask, view.pattern, None if view.context is None else jnp.roll(view.context, 1, axis=1))
+        inputs = tuple(None if a is None else jnp.swapaxes(a, 0, 1) for a in parts)
     with plate as rows:
         nowhere = jnp.zeros(len(rows), int)
     scan(step, (nowhere, True), inputs, length=steps)
-    if view is None:
+    if view is None or view.x is None:
         return
     with plate:
         if hyper.initial == "none":  # the first state was drawn from 1 / K, which counts as 1
@@ -113,7 +116,8 @@ def _sequences(
     plate = numpyro.plate("obs", num_rows(data, num_obs), subsample_size, dim=-1)
     if data is None:
         return plate, None, num_steps or 1
+    steps = (data.context if data.x is None else data.x).shape[1]
     if subsample_size is None:
-        return plate, data, data.x.shape[1]
+        return plate, data, steps
     with plate as rows:
-        return plate, batch_of(data, rows, subsample_size), data.x.shape[1]
+        return plate, batch_of(data, rows, subsample_size), steps

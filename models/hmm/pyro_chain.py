@@ -187,8 +187,11 @@ class _LogProb(torch.autograd.Function):
         return gradient @ ratio[:, 0], pairs, predicted * ratio * weights
 
 
-def _log_prob_tree(initial: torch.Tensor, transition: torch.Tensor, log_emission: torch.Tensor) -> torch.Tensor:
-    """log p(x) (N,) by pairwise products of the matrices transition * emission_t: log T steps."""
+def log_prob_tree(initial: torch.Tensor, transition: torch.Tensor, log_emission: torch.Tensor) -> torch.Tensor:
+    """log p(x) (N,) by pairwise products of the matrices transition * emission_t: log T steps.
+
+    :param transition: (K, K), or of each step its own, (N, T - 1, K, K).
+    """
     emission, top = _scaled(log_emission)
     total = top.sum(-1)
     products = transition * emission[:, 1:, None, :]
@@ -210,10 +213,10 @@ def chain_log_prob(
 ) -> torch.Tensor:
     """(N,): log p(x) of each sequence, its path summed out."""
     if exact:
-        return _log_sum(_forward_log(initial, transition, log_emission)[:, -1], -1)
+        return log_sum(_forward_log(initial, transition, log_emission)[:, -1], -1)
     n, _, k = log_emission.shape
     if n * k**3 <= MAX_TREE:
-        return _log_prob_tree(*_floored(initial, transition), log_emission)
+        return log_prob_tree(*_floored(initial, transition), log_emission)
     return _LogProb.apply(*_floored(initial, transition), log_emission)[0]
 
 
@@ -250,11 +253,11 @@ def _forward_log(initial: torch.Tensor, transition: torch.Tensor, log_emission: 
     log_transition, emission = exact_log(transition), log_emission.unbind(1)
     messages = [exact_log(initial) + emission[0]]
     for now in emission[1:]:
-        messages.append(_log_sum(messages[-1][:, :, None] + log_transition, -2) + now)
+        messages.append(log_sum(messages[-1][:, :, None] + log_transition, -2) + now)
     return torch.stack(messages, 1)
 
 
-def _log_sum(value: torch.Tensor, axis: int) -> torch.Tensor:
+def log_sum(value: torch.Tensor, axis: int) -> torch.Tensor:
     """logsumexp with a gradient of 0 where every term is minus infinity."""
     top = value.detach().amax(axis, keepdim=True)
     top = torch.where(torch.isfinite(top), top, 0.0)

@@ -12,6 +12,7 @@ import torch
 from ppl_gen.backends.pyro_normal import as_float
 from ppl_gen.backends.pyro_normal_em import EMPTY, MIN_WEIGHT, floor_simplex, map_factor, ml_factor, variances
 from ppl_gen.models.hmm import pyro_chain as chain
+from ppl_gen.models.hmm import pyro_switching as switching
 from ppl_gen.models.hmm.hyperparameters import Hyperparameters
 from ppl_gen.models.hmm.pyro_emission import (
     Sites,
@@ -22,7 +23,9 @@ from ppl_gen.models.hmm.pyro_emission import (
     has_zeros,
     priors,
     stacked,
+    transitions,
 )
+from ppl_gen.models.hmm.pyro_logit import transition_logit
 from ppl_gen.models.hmm.pyro_statistics import block_statistics
 
 if TYPE_CHECKING:
@@ -38,7 +41,8 @@ Statistics = dict[str, torch.Tensor]
 def e_step(hyper: Hyperparameters, parameters: Sites, view: View) -> tuple[torch.Tensor, Statistics]:
     """Log densities of the sequences (N,), and expected statistics, which add up over them (weights multiplied in).
 
-    Statistics: ``initial`` (K,) and ``transition`` (K, K) counts, and those of the emissions (``pyro_statistics``).
+    Statistics: ``initial`` (K,) and ``transition`` (K, K) counts (with covariates those of each step, (N, T - 1, K, K),
+    beside the ``context`` (N, T - 1, C), which do not add up), and those of the emissions (``pyro_statistics``).
     Missing entries of independent columns don't count; of normals with correlations they enter by their conditional
     expectation and covariance (Ghahramani & Jordan 1994). Steps after the last observation count nowhere.
     """
@@ -48,10 +52,14 @@ def e_step(hyper: Hyperparameters, parameters: Sites, view: View) -> tuple[torch
     if view.mask is not None:
         mask = view.mask.reshape(x.shape)
         inside = view.mask.any(-1).flip(1).cumsum(1).flip(1) > 0
-    log_prob, first, pairs, smoothed = chain.expectations(
-        first_state(hyper, sites), sites["transition_matrix"], table, view.weights, has_zeros(hyper), inside
+    expectations = switching.expectations if hyper.num_context else chain.expectations
+    transition = transitions(hyper, sites, view.context)
+    log_prob, first, pairs, smoothed = expectations(
+        first_state(hyper, sites), transition, table, view.weights, has_zeros(hyper), inside
     )
     statistics = {"initial": first, "transition": pairs}
+    if hyper.num_context:
+        statistics["context"] = view.context[:, :-1]
     resp = smoothed.reshape(-1, hyper.num_states)
     for block in hyper.blocks:
         statistics |= block_statistics(block, sites, resp, *stacked(block, x, mask), view)
@@ -81,7 +89,9 @@ def m_step(hyper: Hyperparameters, parameters: Sites, statistics: Statistics, ob
         new["initial_probs"] = _simplex(statistics["initial"], concentration, before, objective)
     counts, concentration = statistics["transition"], hyper.transition_concentration
     before = old["transition_matrix"]
-    if hyper.initial == "stationary":
+    if hyper.num_context:
+        new["transition_matrix"], new["transition_coefs"] = transition_logit(hyper, statistics, old, objective)
+    elif hyper.initial == "stationary":
         counts = _added(counts, concentration, objective)
         new["transition_matrix"] = _stationary_transition(before, counts, statistics["initial"])
     else:

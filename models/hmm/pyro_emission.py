@@ -17,6 +17,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 
 from ppl_gen.backends.pyro_normal import as_float, component_log_prob, marginal_tril
 from ppl_gen.models.hmm import pyro_chain as chain
+from ppl_gen.models.hmm import pyro_switching as switching
 from ppl_gen.models.hmm import pyro_walks as walks
 from ppl_gen.models.hmm.hyperparameters import Block, Hyperparameters
 
@@ -30,6 +31,8 @@ def priors(hyper: Hyperparameters) -> dict[str, TorchDistribution]:
     """The prior of each global site, a fixed one included."""
     result = {"initial_probs": dist.Dirichlet(as_float(hyper.initial_concentration))} if hyper.initial == "free" else {}
     result["transition_matrix"] = dist.Dirichlet(as_float(hyper.transition_concentration)).to_event(1)
+    if hyper.num_context:
+        result["transition_coefs"] = dist.Normal(0.0, as_float(hyper.coef_scale)).to_event(3)
     make = {"normal": dist.Normal, "half_normal": dist.HalfNormal, "gamma": dist.Gamma, "beta": dist.Beta}
     for name, (kind, parameters) in hyper.sites.items():
         if kind == "dirichlet":
@@ -61,6 +64,15 @@ def first_state(hyper: Hyperparameters, sites: Sites) -> torch.Tensor:
 def has_zeros(hyper: Hyperparameters) -> bool:
     """Whether the chain's fixed parameters forbid a step, so that its recursions need log space."""
     return any((hyper.fixed[name] == 0).any() for name in ("initial_probs", "transition_matrix") if name in hyper.fixed)
+
+
+def transitions(hyper: Hyperparameters, sites: Sites, context: Any) -> torch.Tensor:
+    """The transition matrix (K, K); with covariates the context (..., T, C) gives each step but the last its own log
+    probabilities, (..., T - 1, K, K)."""
+    if not hyper.num_context:
+        return sites["transition_matrix"]
+    matrix, coefs = sites["transition_matrix"], sites["transition_coefs"]
+    return switching.log_transitions(matrix, coefs, context[..., :-1, :], has_zeros(hyper))
 
 
 def emission_log_prob(hyper: Hyperparameters, sites: Sites, view: View) -> torch.Tensor:
@@ -223,7 +235,8 @@ class Emission(TorchDistribution):
 
 
 class HiddenMarkov(TorchDistribution):
-    """Whole sequences with their paths summed out. Event shape (T, D); batch shape (N,) with the mask of a View.
+    """Whole sequences with their paths summed out. Event shape (T, D); batch shape (N,) with the mask or the context of
+    a View.
 
     ``log_prob`` is of the observed entries, ``sample`` draws whole sequences.
     """
@@ -236,8 +249,8 @@ class HiddenMarkov(TorchDistribution):
         batch_shape: tuple[int, ...] = (), validate_args: bool | None = None,
     ) -> None:  # fmt: skip
         self.hyper, self.sites, self.view = hyper, sites, view
-        if view is not None and view.mask is not None:
-            batch_shape = torch.broadcast_shapes(batch_shape, (len(view.mask),))
+        parts = () if view is None else (view.mask, view.context)
+        batch_shape = torch.broadcast_shapes(batch_shape, *((len(part),) for part in parts if part is not None))
         event_shape = torch.Size((num_steps, hyper.num_columns))
         super().__init__(torch.Size(batch_shape), event_shape, validate_args=validate_args)
 
@@ -253,12 +266,19 @@ class HiddenMarkov(TorchDistribution):
         missing = () if self.view is None else (self.view.mask, None, self.view.patterns, self.view.pattern)
         view = View(value.reshape(-1, *self.event_shape), *missing)
         table = emission_log_prob(self.hyper, self.sites, view)
-        start, transition = first_state(self.hyper, self.sites), self.sites["transition_matrix"]
-        return chain.chain_log_prob(start, transition, table, has_zeros(self.hyper)).reshape(value.shape[:-2])
+        start, transition = first_state(self.hyper, self.sites), self._transitions()
+        recursions = switching if self.hyper.num_context else chain
+        return recursions.chain_log_prob(start, transition, table, has_zeros(self.hyper)).reshape(value.shape[:-2])
+
+    def _transitions(self) -> torch.Tensor:
+        return transitions(self.hyper, self.sites, None if self.view is None else self.view.context)
 
     def sample(self, sample_shape: tuple[int, ...] = torch.Size()) -> torch.Tensor:
         with torch.no_grad():
             start = first_state(self.hyper, self.sites)
             start = (start / start.sum()).expand(*sample_shape, *self.batch_shape, self.hyper.num_states)
-            z = walks.simulate(start, self.sites["transition_matrix"], self.event_shape[0])
+            if self.view is not None and self.view.context is not None:
+                z = switching.simulate(start, self._transitions())
+            else:
+                z = walks.simulate(start, self.sites["transition_matrix"], self.event_shape[0])
             return Emission(self.hyper, self.sites, z).sample()

@@ -55,16 +55,20 @@ def model(
     missing part of the log density, (w - 1) log p(x), as in a mixture.
     """
     sites = _global_sites(hyper)
-    start, log_transition = safe_log(first_state(hyper, sites)), safe_log(sites["transition_matrix"])
+    start, log_matrix = safe_log(first_state(hyper, sites)), safe_log(sites["transition_matrix"])
     with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
         view = batch_of(data, rows, subsample_size)
-        steps = (num_steps or 1) if view is None else view.x.shape[1]
+        steps = _num_steps(view, num_steps)
         z: Any = None
         for t in pyro.markov(range(steps)):
-            logits = start if t == 0 else log_transition[z]
+            logits = start if t == 0 else log_matrix[z]
+            if t > 0 and view is not None and view.context is not None:
+                # Of the step before: covariates (N, C) beside states (K, 1), (K, 1, 1) or (N,).
+                logits = logits + torch.einsum("...kc,...c->...k", sites["transition_coefs"][z], view.context[:, t - 1])
             z = pyro.sample(f"z_{t}", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
-            pyro.sample(f"x_{t}", _step(hyper, sites, z, view, t), obs=None if view is None else view.x[:, t])
-        if view is None:
+            seen = None if view is None or view.x is None else view.x[:, t]
+            pyro.sample(f"x_{t}", _step(hyper, sites, z, view, t), obs=seen)
+        if view is None or view.x is None:
             return
         if hyper.initial == "none":  # the first state was drawn from 1 / K, which counts as 1
             pyro.factor("unnormalized", torch.full((len(view.x),), math.log(hyper.num_states)))
@@ -89,9 +93,15 @@ def collapsed(
     sites = _global_sites(hyper)
     with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
         view = batch_of(data, rows, subsample_size)
-        steps = (num_steps or 1) if view is None else view.x.shape[1]
+        steps = _num_steps(view, num_steps)
         with row_weights(view):
             pyro.sample("x", HiddenMarkov(hyper, sites, steps, view), obs=None if view is None else view.x)
+
+
+def _num_steps(view: View | None, num_steps: int | None) -> int:
+    if view is None:
+        return num_steps or 1
+    return int((view.context if view.x is None else view.x).shape[1])
 
 
 def _global_sites(hyper: Hyperparameters) -> dict[str, torch.Tensor]:

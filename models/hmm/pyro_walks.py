@@ -43,14 +43,14 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-def _gumbel(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+def gumbel(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return -safe_log(-safe_log(torch.rand(shape, dtype=dtype)))
 
 
 def sample_paths(transition: torch.Tensor, filtered: torch.Tensor) -> torch.Tensor:
     """(N, T): a draw of the path given the whole sequence, backwards from the filtered probabilities (N, T, K)."""
     log_to = exact_log(transition).mT  # (next, state)
-    table = (exact_log(filtered) + _gumbel(filtered.shape, filtered.dtype)).unbind(1)
+    table = (exact_log(filtered) + gumbel(filtered.shape, filtered.dtype)).unbind(1)
     path = [table[-1].argmax(-1)]
     for now in reversed(table[:-1]):
         path.append((now + log_to[path[-1]]).argmax(-1))
@@ -60,8 +60,8 @@ def sample_paths(transition: torch.Tensor, filtered: torch.Tensor) -> torch.Tens
 def simulate(start: torch.Tensor, transition: torch.Tensor, num_steps: int) -> torch.Tensor:
     """(..., num_steps): a path from the model; ``start`` (..., K) are the probabilities of its first state."""
     log_transition = exact_log(transition)
-    noise = _gumbel((num_steps, *start.shape), start.dtype).unbind(0)
+    noise = gumbel((num_steps, *start.shape), start.dtype).unbind(0)
     path = [(exact_log(start) + noise[0]).argmax(-1)]
-    for gumbel in noise[1:]:
-        path.append((log_transition[path[-1]] + gumbel).argmax(-1))
+    for drawn in noise[1:]:
+        path.append((log_transition[path[-1]] + drawn).argmax(-1))
     return torch.stack(path, -1)

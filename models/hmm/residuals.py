@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
-from scipy.special import ndtr
+from scipy.special import ndtr, softmax
 
 from ppl_gen.data import starts_of
 
@@ -26,34 +26,48 @@ def one_step_cdf(family: HMM, posterior: Sites, filtered: np.ndarray, data: Data
     .. math:: F(x_{td} \mid x_{<t}) = \frac1S \sum_s \sum_k p(z_t = k \mid x_{<t}, \theta_s)\,
               F_{kd}(x_{td} \mid \theta_s)
 
-    with the predicted states :math:`p(z_t = j \mid x_{<t}) = \sum_k p(z_{t-1} = k \mid x_{<t}) A_{kj}`.
+    with the predicted states :math:`p(z_t = j \mid x_{<t}) = \sum_k p(z_{t-1} = k \mid x_{<t}) A_{kj}`, A being that of
+    the step from t - 1.
 
     :param posterior: flat draws {site: (S, *event shape)}. :param filtered: (S, R, K).
     """
     from ppl_gen.models.hmm.hyperparameters import resolve
 
     hyper = resolve(family, data.schema)
-    low, high = np.zeros(data.x.shape), np.zeros(data.x.shape)
+    x, mask = data.x[:, data.schema.is_target], data.target_mask
+    low, high = np.zeros(x.shape), np.zeros(x.shape)
     number = len(filtered)
     for s in range(number):
         sites = {**{name: value[s] for name, value in posterior.items()}, **hyper.fixed}
         weights = _predicted(family, sites, np.asarray(filtered[s], np.float64), data)
         for block in hyper.blocks:
             columns = list(block.columns)
-            below, up_to = _CELLS[block.kind](block, sites, np.asarray(data.x[:, columns], np.float64))
+            below, up_to = _CELLS[block.kind](block, sites, np.asarray(x[:, columns], np.float64))
             low[:, columns] += np.einsum("rk,rkd->rd", weights, below) / number
             high[:, columns] += np.einsum("rk,rkd->rd", weights, up_to) / number
-    if data.mask is not None:
-        low[~data.mask] = high[~data.mask] = np.nan
+    if mask is not None:
+        low[~mask] = high[~mask] = np.nan
     return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
 
 
 def _predicted(family: HMM, sites: Sites, filtered: np.ndarray, data: Data) -> np.ndarray:
     """(R, K): probabilities of each step's state given the steps before it."""
     assert data.lengths is not None
-    result = np.roll(filtered, 1, axis=0) @ sites["transition_matrix"]
+    context = data.schema.context(data.x)
+    if context is None:
+        result = np.roll(filtered, 1, axis=0) @ sites["transition_matrix"]
+    else:
+        one = {name: sites[name][None] for name in ("transition_matrix", "transition_coefs")}
+        result = np.roll(np.einsum("rk,rkj->rj", filtered, step_transitions(one, context)[0]), 1, axis=0)
     result[starts_of(data.lengths)] = first_state(family, sites)
     return result
+
+
+def step_transitions(posterior: Sites, context: np.ndarray) -> np.ndarray:
+    r"""(S, R, K, K): :math:`A_r(k, j) = \mathrm{softmax}_j (\log A_{kj} + B_{kj} \cdot y_r)` of covariates y (R, C)."""
+    with np.errstate(divide="ignore"):
+        log_matrix = np.log(np.asarray(posterior["transition_matrix"], np.float64))
+    return softmax(log_matrix[:, None] + np.einsum("rc,skjc->srkj", context, posterior["transition_coefs"]), axis=-1)
 
 
 def first_state(family: HMM, sites: Sites) -> np.ndarray:

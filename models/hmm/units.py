@@ -17,7 +17,7 @@ def to_original(family: HMM, posterior: Mapping[str, np.ndarray], schema: Schema
     it stands for. Rates and probabilities have the table's units already."""
     from ppl_gen.models.hmm.hyperparameters import blocks_of
 
-    result = dict(posterior)
+    result, schema = dict(posterior), schema.only_targets()
     real = [block.columns for block in blocks_of(family, schema) if "locs" in result and block.kind in _REAL]
     for columns in real:
         loc = np.array([schema.columns[j].loc for j in columns])

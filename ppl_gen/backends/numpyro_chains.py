@@ -11,13 +11,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from numpyro.infer.util import constrain_fn
-
-from ppl_gen.backends.numpyro_ops import to_unconstrained
+from numpyro import handlers
+from numpyro.infer.util import constrain_fn, unconstrain_fn
 
 if TYPE_CHECKING:
     from ppl_gen.data import View
     from ppl_gen.family import Pair
+
+
+def to_unconstrained(pair: Pair, view: View, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Constrained values of the latent sites as unconstrained ones."""
+    seeded = handlers.seed(pair.density, jax.random.key(0))
+    sites = handlers.trace(handlers.substitute(seeded, data=parameters)).get_trace(view)
+    latent = {
+        name: parameters[name]
+        for name, site in sites.items()
+        if site["type"] == "sample" and not site["is_observed"] and name in parameters
+    }
+    return unconstrain_fn(pair.density, (view,), {}, latent)
 
 
 def unconstrained_starts(pair: Pair, view: View, starts: Mapping[str, np.ndarray]) -> tuple[jax.Array, Callable]:

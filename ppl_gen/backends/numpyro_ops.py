@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import funsor
@@ -15,10 +13,11 @@ from numpyro import handlers
 from numpyro.contrib.funsor import config_enumerate, enum, plate_to_enum_plate, trace
 from numpyro.contrib.funsor import log_density as enum_log_density
 from numpyro.infer.util import log_density as plain_log_density
-from numpyro.infer.util import potential_energy, unconstrain_fn
+from numpyro.infer.util import potential_energy
 
 from ppl_gen import importance
 from ppl_gen.backends import numpyro_local
+from ppl_gen.backends.numpyro_programs import Program, small
 from ppl_gen.view import View
 
 if TYPE_CHECKING:
@@ -45,18 +44,6 @@ def log_density_fn(pair: Pair) -> Callable[..., jax.Array]:
         return -potential_energy(batch, (view,), {"subsample_size": len(rows)}, values, enum=enumerated)
 
     return log_density
-
-
-def to_unconstrained(pair: Pair, view: View, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Constrained values of the latent sites as unconstrained ones."""
-    seeded = handlers.seed(pair.density, jax.random.key(0))
-    sites = handlers.trace(handlers.substitute(seeded, data=parameters)).get_trace(view)
-    latent = {
-        name: parameters[name]
-        for name, site in sites.items()
-        if site["type"] == "sample" and not site["is_observed"] and name in parameters
-    }
-    return unconstrain_fn(pair.density, (view,), {}, latent)
 
 
 def log_joint_fn(pair: Pair, enumerated: bool = False) -> Callable[[Mapping[str, Any], View], jax.Array]:
@@ -115,21 +102,6 @@ def _local_posterior(pair: Pair, parameters: Mapping[str, Any], view: View) -> d
     return result
 
 
-# Compiling costs more than running a small job once, and the compiler's own optimizations are half of it.
-QUICK = {"xla_backend_optimization_level": 0}
-
-
-class _Program:
-    """A function compiled twice at most: quickly for small jobs, with all optimizations for large ones."""
-
-    def __init__(self, function: Callable, limit: int) -> None:
-        self.limit, self.quick, self.full = limit, jax.jit(function, compiler_options=QUICK), jax.jit(function)
-
-    def __call__(self, size: int, *args: Any) -> Any:
-        """``size`` is that of the job, in units of the program's limit."""
-        return (self.quick if size <= self.limit else self.full)(*args)
-
-
 class _Programs:
     """Compiled functions of one pair."""
 
@@ -139,22 +111,8 @@ class _Programs:
         def over_draws(function: Callable) -> Callable:
             return lambda draws, view: jax.lax.map(lambda one: function(pair, one, view), draws)
 
-        self.log_prob = _Program(over_draws(row), limit=200_000)  # draws x rows
-        self.local_posterior = _Program(over_draws(_local_posterior), limit=200_000)  # draws x rows
-
-
-def one_per_core(program: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
-    """``program`` of each run's arguments, as :func:`map`: as many at a time as there are cores, which the interpreter
-    does not hinder, as XLA releases its lock."""
-
-    double = jnp.result_type(float) == jnp.float64
-
-    def finished(*inputs: Any) -> Any:
-        with jax.enable_x64(double):  # which a thread does not inherit
-            return jax.block_until_ready(program(*inputs))
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(finished, *arguments))
+        self.log_prob = Program(over_draws(row), limit=small(pair))
+        self.local_posterior = Program(over_draws(_local_posterior), limit=small(pair))
 
 
 def _draw(
@@ -230,7 +188,7 @@ def sample_rows(
 ) -> np.ndarray:  # fmt: skip
     """(len(index), d): row i drawn from the model under draw ``index[i]``, in model space.
 
-    :param context: (len(index), c) what row i is conditioned on.
+    :param context: (len(index), c) what row i is conditioned on; of sequences (len(index), num_steps, c).
     :param options: for a model of sequences ``num_steps``; they are then (len(index), num_steps, d).
     """
     if pair.has_weights:
@@ -241,7 +199,7 @@ def sample_rows(
     def one(parameters: Mapping[str, jax.Array], key: Any, y: jax.Array | None) -> jax.Array:
         return _draw(pair, parameters, key, 1, None if y is None else y[None], options)[0]
 
-    program = pair.cached(("sample_rows", *options.values()), lambda: _Program(jax.vmap(one), limit=4096))  # rows
+    program = pair.cached(("sample_rows", *options.values()), lambda: Program(jax.vmap(one), limit=4096))  # rows
     given = None if context is None else jnp.asarray(context, dtype=float)
     return np.asarray(program(len(index) * options.get("num_steps", 1), chosen, keys, given))
 
@@ -273,18 +231,21 @@ def _sample_by_draw(
 
 
 def sample_table(
-    pair: Pair, parameters: Mapping[str, np.ndarray], num_obs: int, seed: int, **options: int
-) -> np.ndarray:
+    pair: Pair, parameters: Mapping[str, np.ndarray], num_obs: int, seed: int, context: np.ndarray | None = None,
+    **options: int,
+) -> np.ndarray:  # fmt: skip
     """(num_obs, d): new observations under one set of parameters, drawn at once, in model space.
 
+    :param context: (num_obs, c) what each is conditioned on; of sequences (num_obs, num_steps, c).
     :param options: for a model of sequences ``num_steps``; they are then (num_obs, num_steps, d).
     """
     program = pair.cached(
         ("sample_table", num_obs, *options.values()),
-        lambda: _Program(lambda one, key: _draw(pair, one, key, num_obs, None, options), limit=100_000),  # values
+        lambda: Program(lambda one, key, y: _draw(pair, one, key, num_obs, y, options), limit=100_000),  # values
     )
     size = num_obs * options.get("num_steps", 1)
-    return np.asarray(program(size, as_jax(parameters), jax.random.key(seed)))
+    given = None if context is None else jnp.asarray(context, dtype=float)
+    return np.asarray(program(size, as_jax(parameters), jax.random.key(seed), given))
 
 
 def hook_over_draws(
@@ -301,7 +262,7 @@ def hook_over_draws(
             return jax.lax.map(lambda one: function(one, view, *options.values()), draws)
         return jax.lax.map(lambda both: function(both[0], view, *options.values(), both[1]), (draws, keys))
 
-    program = pair.cached((hook, *options.values()), lambda: _Program(run, limit=200_000))
+    program = pair.cached((hook, *options.values()), lambda: Program(run, limit=small(pair)))
     number = _num_draws(posterior)
     keys = None if seed is None else jax.random.split(jax.random.key(seed), number)
     size = number * int(np.prod(view.x.shape[:2]))

@@ -16,7 +16,6 @@ from pyro.distributions.util import scale_and_mask
 from pyro.infer import config_enumerate
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.util import site_is_subsample
-from torch.distributions import biject_to
 from torch.utils import _pytree as pytree
 
 from ppl_gen import importance
@@ -41,7 +40,7 @@ def _as_tensors(values: Mapping[str, Any]) -> Tensors:
     return {name: as_tensor(value) for name, value in values.items()}
 
 
-def _in_obs_plate(site: Mapping[str, Any]) -> bool:
+def in_obs_plate(site: Mapping[str, Any]) -> bool:
     return any(frame.name == "obs" for frame in site["cond_indep_stack"])
 
 
@@ -71,7 +70,7 @@ def _local_factors(trace: poutine.Trace) -> tuple[torch.Tensor, dict[str, int]]:
     total: Any = 0.0
     dims: dict[str, int] = {}
     for name, site in trace.nodes.items():
-        if site["type"] != "sample" or site_is_subsample(site) or not _in_obs_plate(site):
+        if site["type"] != "sample" or site_is_subsample(site) or not in_obs_plate(site):
             continue
         total = total + scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])
         dim = site["infer"].get("_enumerate_dim")
@@ -89,7 +88,7 @@ def _local_scale(trace: poutine.Trace) -> Any:
     scales = [
         site["scale"]
         for site in trace.nodes.values()
-        if site["type"] == "sample" and not site_is_subsample(site) and _in_obs_plate(site)
+        if site["type"] == "sample" and not site_is_subsample(site) and in_obs_plate(site)
     ]
     first = torch.as_tensor(scales[0])
     if not all(torch.equal(torch.as_tensor(scale), first) for scale in scales[1:]):
@@ -114,61 +113,9 @@ def log_density(
     factors, dims = _local_factors(trace)
     total = torch.sum(_sum_out(factors, dims) * _local_scale(trace))
     for site in trace.nodes.values():
-        if site["type"] == "sample" and not site_is_subsample(site) and not _in_obs_plate(site):
+        if site["type"] == "sample" and not site_is_subsample(site) and not in_obs_plate(site):
             total = total + scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"]).sum()
     return total
-
-
-class Unconstrained:
-    """The continuous latents of a pair as one flat vector in unconstrained space.
-
-    Each site has the bijection of its support; the sites are laid end to end in the order of the model.
-    """
-
-    def __init__(self, pair: Pair, view: View) -> None:
-        with torch.no_grad():
-            trace = poutine.trace(pair.density).get_trace(view)
-        sites = {
-            name: site
-            for name, site in trace.nodes.items()
-            if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
-            and not (_in_obs_plate(site) and site["fn"].has_enumerate_support)
-        }  # fmt: skip
-        self.pair = pair
-        self.transforms = {name: biject_to(site["fn"].support) for name, site in sites.items()}
-        self.shapes = {name: self.transforms[name].inv(site["value"]).shape for name, site in sites.items()}
-        self.sizes = [shape.numel() for shape in self.shapes.values()]
-        self.size = sum(self.sizes)
-
-    def start(self, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Constrained values as one vector; a site without a value starts uniformly in (-2, 2), as in Stan."""
-        parts = [
-            transform.inv(parameters[name]).flatten() if name in parameters else 4 * torch.rand(size) - 2
-            for (name, transform), size in zip(self.transforms.items(), self.sizes, strict=True)
-        ]
-        return torch.cat(parts)
-
-    def _split(self, vector: torch.Tensor) -> Tensors:
-        parts = zip(self.shapes.items(), vector.split(self.sizes, dim=-1), strict=True)
-        return {name: part.reshape((*vector.shape[:-1], *shape)) for (name, shape), part in parts}
-
-    def constrain(self, vectors: torch.Tensor) -> Tensors:
-        """{site: (..., *event)} of vectors (..., size)."""
-        return {name: self.transforms[name](value) for name, value in self._split(vectors).items()}
-
-    def log_density(
-        self, vector: torch.Tensor, view: View, given: Mapping[str, torch.Tensor] | None = None, **options: Any
-    ) -> torch.Tensor:
-        """log p(theta, x) + log |d theta / d vector|, a differentiable scalar.
-
-        :param given: values of other sites, such as the rows ``obs`` of a batch; ``options`` are the model's.
-        """
-        parts = self._split(vector)
-        values = {name: self.transforms[name](part) for name, part in parts.items()}
-        total = log_density(self.pair, {**values, **(given or {})}, view, **options)
-        for name, part in parts.items():
-            total = total + self.transforms[name].log_abs_det_jacobian(part, values[name]).sum()
-        return total
 
 
 def _row_log_prob(pair: Pair, parameters: Mapping[str, torch.Tensor], view: View) -> torch.Tensor:
@@ -239,7 +186,7 @@ def sample_rows(
 
     Rows that share a draw are drawn together, so the time grows with the number of different draws.
 
-    :param context: (len(index), c) what row i is conditioned on.
+    :param context: (len(index), c) what row i is conditioned on; of sequences (len(index), num_steps, c).
     :param options: for a model of sequences ``num_steps``; they are then (len(index), num_steps, d).
     """
     draws, index = _as_tensors(posterior), np.asarray(index)
@@ -261,14 +208,17 @@ def sample_rows(
 
 
 def sample_table(
-    pair: Pair, parameters: Mapping[str, np.ndarray], num_obs: int, seed: int, **options: int
-) -> np.ndarray:
+    pair: Pair, parameters: Mapping[str, np.ndarray], num_obs: int, seed: int, context: np.ndarray | None = None,
+    **options: int,
+) -> np.ndarray:  # fmt: skip
     """(num_obs, d): new observations under one set of parameters, drawn at once, in model space.
 
+    :param context: (num_obs, c) what each is conditioned on; of sequences (num_obs, num_steps, c).
     :param options: for a model of sequences ``num_steps``; they are then (num_obs, num_steps, d).
     """
+    view = None if context is None else View(None, context=as_tensor(context))
     with sandbox(seed), torch.no_grad():
-        trace = _trace(pair.density, _as_tensors(parameters), None, num_obs=num_obs, **options)
+        trace = _trace(pair.density, _as_tensors(parameters), view, num_obs=num_obs, **options)
         return trace.nodes["x"]["value"].numpy()
 
 
@@ -301,6 +251,6 @@ def sample_prior(pair: Pair, num_draws: int, seed: int) -> dict[str, np.ndarray]
     names = [
         name
         for name, site in traces[0].nodes.items()
-        if site["type"] == "sample" and not site_is_subsample(site) and not _in_obs_plate(site)
+        if site["type"] == "sample" and not site_is_subsample(site) and not in_obs_plate(site)
     ]
     return {name: torch.stack([trace.nodes[name]["value"] for trace in traces]).numpy() for name in names}

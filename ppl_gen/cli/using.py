@@ -164,13 +164,17 @@ def forecast(
     drop: o.DropOption = None,
     horizon: Annotated[int, typer.Option("--horizon", "-n", metavar="INT", help="How many time steps.")] = 24,
     num_draws: Annotated[int, typer.Option(metavar="INT", help="How many futures are drawn.")] = 1000,
+    given: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="What is conditioned on, of the steps ahead.", show_default="nothing is"),
+    ] = None,
     hdi_prob: o.HdiOption = 0.9,
     seed: o.SeedOption = 0,
     output: o.OutOption = None,
     overwrite: o.OverwriteOption = False,
     backend: o.BackendOption = None,
     as_json: o.JsonOption = False,
-) -> None:
+) -> None:  # fmt: skip
     """How sequences go on: mean, sd and predictive interval of each column, and the state's probabilities.
 
     [bold]Examples[/bold]
@@ -184,7 +188,7 @@ def forecast(
     fit = o.load_fit(run, backend)
     with report.working("forecasting"):
         rows = o.read_rows(fit, table, drop)
-        frame = fit.forecast(horizon, rows, num_draws=num_draws, hdi_prob=hdi_prob, seed=seed)
+        frame = fit.forecast(horizon, rows, num_draws=num_draws, hdi_prob=hdi_prob, seed=seed, given=given)
     number = len(frame) // horizon
     whose = f" of {number:,} sequences" if number > 1 else ""
     deliver(frame, path, overwrite, as_json, run, f"The next {several(horizon, 'time step')}{whose}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Arguments of functions that are options of the same name.
 OPTIONS = (
-    "backend", "checkpoint", "columns", "drop", "engine", "folds", "hdi_prob", "horizon", "length", "method",
+    "backend", "checkpoint", "columns", "drop", "engine", "folds", "given", "hdi_prob", "horizon", "length", "method",
     "num_draws", "num_samples", "order", "seed", "sequence", "test", "weights",
 )  # fmt: skip
 PLAIN = {  # what the parser of arguments says

@@ -1,0 +1,47 @@
+"""Compiled functions in JAX: quickly for small jobs, in full for large ones, and one run on each core."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from ppl_gen.family import Pair
+
+# Compiling costs more than running a small job once, and the compiler's own optimizations are half of it.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+def small(pair: Pair) -> int:
+    """Up to how many draws x rows a job is small: a row of a network is a hundred times the work of another."""
+    return 2_000 if pair.has_weights else 200_000
+
+
+class Program:
+    """A function compiled twice at most: quickly for small jobs, with all optimizations for large ones."""
+
+    def __init__(self, function: Callable, limit: int) -> None:
+        self.limit, self.quick, self.full = limit, jax.jit(function, compiler_options=QUICK), jax.jit(function)
+
+    def __call__(self, size: int, *args: Any) -> Any:
+        """``size`` is that of the job, in units of the program's limit."""
+        return (self.quick if size <= self.limit else self.full)(*args)
+
+
+def one_per_core(program: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
+    """``program`` of each run's arguments, as :func:`map`: as many at a time as there are cores, which the interpreter
+    does not hinder, as XLA releases its lock."""
+
+    double = jnp.result_type(float) == jnp.float64
+
+    def finished(*inputs: Any) -> Any:
+        with jax.enable_x64(double):  # which a thread does not inherit
+            return jax.block_until_ready(program(*inputs))
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(finished, *arguments))

@@ -1,0 +1,70 @@
+"""Densities of training rows that a fit did not see: leave-one-out, folds, or the rows that each refit left out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ppl_gen.data import Data
+from ppl_gen.scoring import log_prob_rows, score
+
+if TYPE_CHECKING:
+    from ppl_gen.result import Fit
+
+MIN_SEQUENCES = 10  # below which none is left out: the future of each is predicted instead
+MAX_LOO_ROWS = 10_000  # rows whose leave-one-out density is found; a random subset of them in a longer table
+
+
+def held_out(fit: Fit) -> np.ndarray:
+    """See :attr:`ppl_gen.result.Fit.held_out`."""
+    jacobian = fit.train.log_jacobian()
+    if fit.draws.held_out is not None:
+        return np.asarray(fit.draws.held_out, np.float64) + jacobian
+    if fit.uncertainty in ("posterior", "guide"):
+        return leave_one_out(fit)[0]
+    if fit.train.lengths is not None and len(fit.train) < MIN_SEQUENCES:  # a fold may leave next to nothing to fit to
+        return np.full(len(fit.train), np.nan)
+    result = np.full(len(fit.train), np.nan)
+    for train, test, rows in _folds(fit):
+        refit = _refit(fit, train)
+        result[rows] = score(refit, test, hdi_prob=0.9, keep_draws=False, p_values=False).log_predictive
+    return result
+
+
+def leave_one_out(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    """PSIS leave-one-out log density and Pareto k-hat of each training row (Vehtari, Gelman & Gabry 2017);
+    NaN for the rows beyond a random ``MAX_LOO_ROWS`` of a longer table."""
+    cached = fit.__dict__.get("_leave_one_out")
+    if cached is None:
+        from ppl_gen.arviz_bridge import loo_pointwise
+
+        number = len(fit.train)
+        rows = np.arange(number)
+        if number > MAX_LOO_ROWS:
+            rows = np.sort(np.random.default_rng(fit.seed).choice(number, MAX_LOO_ROWS, replace=False))
+        elpd, khat = np.full(number, np.nan), np.full(number, np.nan)
+        for part, values in log_prob_rows(fit, fit.train.take(rows), fit.posterior):
+            weights = None if fit.train.weights is None else fit.train.weights[rows[part]]
+            elpd[rows[part]], khat[rows[part]] = loo_pointwise(values, fit.draws.num_chains, weights)
+        cached = fit.__dict__["_leave_one_out"] = (elpd, khat)
+    return cached
+
+
+def _folds(fit: Fit) -> Iterator[tuple[Data, Data, np.ndarray]]:
+    number = min(5, len(fit.train))
+    order = np.random.default_rng(fit.seed).permutation(len(fit.train))
+    for rows in np.array_split(order, number):
+        rest = np.setdiff1d(np.arange(len(fit.train)), rows)
+        yield fit.train.take(rest), fit.train.take(np.sort(rows)), np.sort(rows)
+
+
+def _refit(fit: Fit, train: Data) -> Fit:
+    """The same job on other rows, without the bootstrap."""
+    from ppl_gen.fit import fit as run
+
+    names = {field.name for field in dataclasses.fields(fit.engine)}
+    engine = fit.engine.replace(num_bootstraps=0) if "num_bootstraps" in names else fit.engine
+    return run(fit.family, train, engine=engine, backend=fit.backend, seed=fit.seed)
