@@ -11,7 +11,8 @@ from ppl_gen import importance
 
 if TYPE_CHECKING:
     from ppl_gen.arviz_bridge import Loo
-    from ppl_gen.result import Fit, Score
+    from ppl_gen.result import Fit
+    from ppl_gen.scores import Score
 
 MAX_ROWS = 1_000  # training rows that the checks look at: a random subset of a longer table
 MAX_STEPS = 20_000  # time steps of sequences, likewise

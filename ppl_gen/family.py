@@ -57,6 +57,9 @@ class Pair:
     ``decode``         ``(parameters, View(latents (n, L), context=y)) -> {"typical": x, "expected": x}``, each (n, D):
                        rows with these values of ``local``, as they would stand in a table, and with probabilities in
                        binary columns. A family that has it has codes as local latents
+    ``walk``           ``(parameters, view, key) -> (C, T, *row)``: the states of C Markov chains, which the site
+                       ``chain`` holds after training
+    ``score_function`` ``(parameters, view) -> (n, D)``: gradient of log densities by x, NaN where there is none
     ``bayesian``       whether those weights have priors and are sample sites instead, for any engine
 
     Of a family of sequences, N of up to T steps with K hidden states (backends map them over draws):
@@ -91,6 +94,8 @@ class Pair:
     local: tuple[str, ...] = ()
     beta: float = 1.0
     decode: Callable[..., Any] | None = None
+    walk: Callable[..., Any] | None = None
+    score_function: Callable[..., Any] | None = None
     bayesian: bool = False
     log_prob_error: Callable[..., Any] | None = None
     step_log_prob: Callable[..., Any] | None = None
@@ -134,7 +139,7 @@ class Family(Settings):
     engines: ClassVar[tuple[str, ...]]  # those that fit it, the preferred one first
     sequences: ClassVar[bool] = False  # whether an observation is a sequence of time steps, not a row
     allows_missing: ClassVar[bool] = True  # whether missing entries are integrated out
-    verbs: ClassVar[tuple[str, ...]] = ()  # of impute, reconstruct and interpolate, those that its fits have
+    verbs: ClassVar[tuple[str, ...]] = ()  # of impute, reconstruct, interpolate, score_function: its fits'
     conditions_sequences: ClassVar[bool] = False  # whether condition_on is for sequences too
 
     def __post_init__(self) -> None:

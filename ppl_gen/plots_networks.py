@@ -108,6 +108,7 @@ def draw_losses(fit: Fit, fig: Figure | SubFigure | None) -> Figure:
             gap = 0.05 * (shown.max() - shown.min()) or 0.5
             ax.set_ylim(shown.min() - gap, shown.max() + gap)
     what = "minus ELBO" if fit.pair.local else "minus log likelihood"
+    what = "minus log p(x | corrupted x)" if fit.pair.walk is not None else what
     fig.axes[0].set_ylabel(f"{what}, nats {fit.train.a_unit}")
     handles = [Line2D([], [], color=INK, linestyle="--", linewidth=0.6, label="training rows")]
     if has_validation:

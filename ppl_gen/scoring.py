@@ -18,7 +18,7 @@ from ppl_gen.conditions import join, rows_to_draw_for
 from ppl_gen.data import Data, starts_of
 from ppl_gen.errors import SettingError, UnsupportedError
 from ppl_gen.metrics import highest_density_interval
-from ppl_gen.result import Score
+from ppl_gen.scores import Score
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from ppl_gen.conditions_sequences import sample_given, sequences_to_draw_for, wi
 from ppl_gen.errors import SettingError, UnsupportedError
 from ppl_gen.metrics import highest_density_interval
 from ppl_gen.padding import unpad
-from ppl_gen.result import Score
+from ppl_gen.scores import Score
 from ppl_gen.scoring import (
     CHUNK_VALUES,
     check_seed,

@@ -177,7 +177,8 @@ def test_weight_two_is_the_row_twice(name: str, backend: str) -> None:
     repeated = case.family.pair(backend, doubled)
     ops = backends.ops(backend)
     values = {k: v[0] for k, v in case.family.pair(backend, table).initialize(pair.data, 0, 1).items()}
-    latents = [{name: np.zeros((len(p.data.x), 1)) for name in p.local} for p in (pair, repeated)]
+    width = ops.local_size(pair, {k: np.asarray(v)[None] for k, v in values.items()}, pair.data) if pair.local else 0
+    latents = [{name: np.zeros((len(p.data.x), width)) for name in p.local} for p in (pair, repeated)]
     one = ops.log_joint(pair, {**values, **latents[0]}, pair.data)
     other = ops.log_joint(repeated, {**values, **latents[1]}, repeated.data)
     if getattr(case.family, "num_components", None) == "auto":

@@ -11,6 +11,7 @@ import pandas as pd
 
 import ppl_gen as pg
 from ppl_gen.models.autoregressive import Autoregressive
+from ppl_gen.models.dae import DenoisingAutoencoder
 from ppl_gen.models.flow import Flow
 from ppl_gen.models.hmm import HMM, HMMPrior
 from ppl_gen.models.hmm.effects import BY_KIND, FIELDS
@@ -55,6 +56,7 @@ CASES = {
     ),
     "flow-nsf": Case(Flow("nsf", num_layers=2, hidden=(8,), num_bins=3), clusters, NETWORKS),
     "flow-realnvp": Case(Flow("realnvp", num_layers=4, hidden=(8,)), clusters, NETWORKS),
+    "dae": Case(DenoisingAutoencoder(noise=0.7, hidden=(16,), num_states=16, num_warmup=50), clusters, NETWORKS),
     "vae": Case(VAE(latent_dim=1, hidden=(8,)), clusters, NETWORKS),
     "autoregressive-made": Case(Autoregressive(hidden=(16,), num_mixture_components=2), clusters, NETWORKS),
 }

@@ -13,6 +13,8 @@ from ppl_gen.inference.em.driver import out_of_bag
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ppl_gen.data import View
+    from ppl_gen.family import Pair
     from ppl_gen.inference.svi import SVI
     from ppl_gen.progress import Monitor
 
@@ -140,6 +142,18 @@ class Record:
                 "validation_loss": float(validation[best, members].mean()),
             },
         )  # fmt: skip
+
+
+def with_chain(
+    pair: Pair, hook: Callable[..., np.ndarray], parameters: dict[str, np.ndarray], view: View, seed: int
+) -> dict[str, np.ndarray]:
+    """The members' parameters with the states of the Markov chain that the pair walks, if it walks one.
+
+    :param hook: ``hook_over_draws`` of the backend.
+    """
+    if pair.walk is None:
+        return parameters
+    return {**parameters, "chain": hook(pair, "walk", parameters, view.take(slice(0, 2)), seed)}
 
 
 def grace_windows(settings: SVI, split: Split) -> int:

@@ -21,7 +21,7 @@ from ppl_gen.backends import numpyro_ops
 from ppl_gen.backends.numpyro_programs import one_per_core
 from ppl_gen.errors import FitError
 from ppl_gen.inference.svi import numpyro_objective
-from ppl_gen.inference.svi.ensemble import Plateau, Record, Split, checkpoint, grace_windows
+from ppl_gen.inference.svi.ensemble import Plateau, Record, Split, checkpoint, grace_windows, with_chain
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data, View
@@ -78,6 +78,7 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
             raise
         interrupted = True
     kept = {name: np.stack([np.asarray(member[name]) for member in best]) for name in start}
+    kept = with_chain(pair, numpyro_ops.hook_over_draws, kept, view, seed)
     return record.result(
         kept, partial(numpyro_ops.log_prob, pair, view=view), split, plateau, settings, len(data), interrupted
     )

@@ -20,7 +20,7 @@ from ppl_gen.backends import pyro_ops
 from ppl_gen.backends.pyro_programs import Tensors, recorded, sandbox
 from ppl_gen.errors import FitError
 from ppl_gen.inference.svi import pyro_objective
-from ppl_gen.inference.svi.ensemble import Plateau, Record, Split, checkpoint, grace_windows
+from ppl_gen.inference.svi.ensemble import Plateau, Record, Split, checkpoint, grace_windows, with_chain
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data, View
@@ -75,6 +75,7 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
                 raise
             interrupted = True
         kept = {name: value.numpy() for name, value in program.unflatten(state.best).items()}
+    kept = with_chain(pair, pyro_ops.hook_over_draws, kept, view, seed)
     return record.result(
         kept, partial(pyro_ops.log_prob, pair, view=view), split, plateau, settings, len(data), interrupted
     )

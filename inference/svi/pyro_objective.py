@@ -32,6 +32,8 @@ def loss(
     divergence = (scale[:, None] * kl).sum(0) * each
     mismatch = -(scale * found.log_likelihood.mean(0)).sum() * each
     parts = torch.stack([mismatch, divergence.sum()])
+    if settings.objective == "elbo" and not pair.beta:
+        return mismatch, parts
     if settings.objective == "iwae":
         log_weights = found.log_likelihood + beta * found.log_ratio
         bound = torch.logsumexp(log_weights, 0) - math.log(number)

@@ -30,7 +30,27 @@ PRIOR_HIDDEN = (64,)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Architecture:
+class Grouped:
+    """D columns by kind, each with a conditional of its own given what a network says."""
+
+    num_columns: int
+    groups: tuple[Group, ...]
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers that a network says of a row."""
+        return sum(group.num_parameters * group.size for group in self.groups)
+
+    @property
+    def column_order(self) -> np.ndarray | None:
+        """Where each column of the table stands when those of all groups are laid end to end; None where they do so
+        in the order of the table."""
+        order = np.argsort(np.concatenate([np.array(group.columns) for group in self.groups]))
+        return None if (order == np.arange(len(order))).all() else order
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Architecture(Grouped):
     """``family`` for D columns, given ``num_context`` further numbers.
 
     ``groups``   the columns by kind
@@ -41,9 +61,7 @@ class Architecture:
     """
 
     family: VAE
-    num_columns: int
     num_context: int
-    groups: tuple[Group, ...]
     units: Layout
     encoder: Layout
     decoder: Layout
@@ -77,18 +95,6 @@ class Architecture:
         """Numbers that a row is encoded as."""
         return sum(group.num_inputs * group.size for group in self.groups)
 
-    @property
-    def num_outputs(self) -> int:
-        """Numbers that the decoder says of a row."""
-        return sum(group.num_parameters * group.size for group in self.groups)
-
-    @property
-    def column_order(self) -> np.ndarray | None:
-        """Where each column of the table stands when those of all groups are laid end to end; None where they do so
-        in the order of the table."""
-        order = np.argsort(np.concatenate([np.array(group.columns) for group in self.groups]))
-        return None if (order == np.arange(len(order))).all() else order
-
     @cached_property
     def levels(self) -> list[tuple[int, int, int]]:
         """(height, width, channels) of an image as it is read, and after each convolution."""
@@ -117,13 +123,13 @@ def resolve(family: VAE, schema: Schema) -> Architecture:
             raise DataError(NO_IMAGES)
         height, width, *channels = schema.image
         image = (height, width, channels[0] if channels else 1)
-    groups = group_columns(columns, _num_outputs, schema.greatest_count)
+    groups = group_columns(columns, num_outputs, schema.greatest_count)
     context = schema.num_context
     flow = prior_flow(family) if family.prior == "flow" else None
     units = unit_layout(groups)
     if family.scale == "shared" and "real_log_scale" in units:
         units["real_log_scale"] = Weight((1,))
-    bare = Architecture(family, len(columns), context, groups, units, {}, {}, {}, image, flow)
+    bare = Architecture(len(columns), groups, family, context, units, {}, {}, {}, image, flow)
     encoder, decoder = _networks(bare) if image is None else _convolutions(bare)
     if schema.image is None:  # images are complete
         width = encoder["encoder_weight_0"].shape[1]
@@ -139,7 +145,7 @@ def resolve(family: VAE, schema: Schema) -> Architecture:
     return dataclasses.replace(bare, encoder=encoder, decoder=decoder, prior=prior)
 
 
-def _num_outputs(kind: str, num_categories: int) -> int:
+def num_outputs(kind: str, num_categories: int) -> int:
     return OUTPUTS.get(kind, num_categories)
 
 
@@ -190,15 +196,7 @@ def initialize(architecture: Architecture, view: View, seed: int, num_starts: in
     mask = None if some.mask is None else np.asarray(some.mask)
     convolutions = architecture.image is not None
     bias = values["decoder_conv_0_bias" if convolutions else f"decoder_bias_{architecture.num_dense - 1}"]
-    for group in architecture.groups:
-        columns, seen = x[:, list(group.columns)], None if mask is None else mask[:, list(group.columns)]
-        units = {name: np.zeros((1, group.size)) for name in unit_layout([group])}
-        start_units(units, group, columns, seen)
-        for name, value in units.items():
-            one = values[name].shape[1] < group.size
-            values[name] += 0.5 * np.log(np.exp(2 * value).mean(1, keepdims=True)) if one else value
-        if group.kind in ("binary", "categorical"):
-            bias[:, group.outputs] += logits(group, columns, seen).ravel()
+    start_outputs(architecture, values, bias, x, mask)
     if architecture.family.prior == "vamp":
         rng = np.random.default_rng([seed, 1])
         shape = values["pseudo_inputs"].shape[:2]
@@ -208,6 +206,26 @@ def initialize(architecture: Architecture, view: View, seed: int, num_starts: in
             rows = np.concatenate([rows, np.asarray(some.context, np.float64)], 1)
         values["pseudo_inputs"] += rows[chosen]
     return values
+
+
+def start_outputs(
+    architecture: Grouped,
+    values: dict[str, np.ndarray],
+    bias: np.ndarray,
+    x: np.ndarray,
+    mask: np.ndarray | None = None,
+) -> None:
+    """Set the columns' units, and the last biases (num_starts, outputs) of a network that says their conditionals, to
+    moments and frequencies of rows x (n, D)."""
+    for group in architecture.groups:
+        columns, seen = x[:, list(group.columns)], None if mask is None else mask[:, list(group.columns)]
+        units = {name: np.zeros((1, group.size)) for name in unit_layout([group])}
+        start_units(units, group, columns, seen)
+        for name, value in units.items():
+            one = values[name].shape[1] < group.size
+            values[name] += 0.5 * np.log(np.exp(2 * value).mean(1, keepdims=True)) if one else value
+        if group.kind in ("binary", "categorical"):
+            bias[:, group.outputs] += logits(group, columns, seen).ravel()
 
 
 def _encoded(

@@ -17,7 +17,7 @@ from ppl_gen.backends.numpyro_networks import Weights, perceptron
 from ppl_gen.conditionals import UNIT, Group
 from ppl_gen.models.flow.numpyro_transforms import FlowTransform
 from ppl_gen.models.vae import numpyro_convolution as convolution
-from ppl_gen.models.vae.architecture import MIN_POSTERIOR, Architecture, part
+from ppl_gen.models.vae.architecture import MIN_POSTERIOR, Architecture, Grouped, part
 from ppl_gen.view import View
 
 Raw = list[jax.Array]
@@ -55,6 +55,11 @@ def decode(architecture: Architecture, weights: Weights, z: jax.Array, context: 
     out = perceptron(own, z, architecture.num_dense)
     if architecture.image is not None:
         out = convolution.grow(architecture, own, out)
+    return parameters(architecture, weights, out)
+
+
+def parameters(architecture: Grouped, weights: Weights, out: jax.Array) -> Raw:
+    """Those of the columns' conditionals, by group, of what a network says of rows (..., outputs)."""
     return [_parameters(g, weights, _by_parameter(g, out)) for g in architecture.groups]
 
 
@@ -92,7 +97,7 @@ class Columns(dist.Distribution):
     pytree_aux_fields = ("architecture",)
 
     def __init__(
-        self, architecture: Architecture, weights: Weights, raw: Raw, mask: jax.Array | None = None, *,
+        self, architecture: Grouped, weights: Weights, raw: Raw, mask: jax.Array | None = None, *,
         validate_args: bool | None = None,
     ) -> None:  # fmt: skip
         self.architecture, self.weights, self.raw, self.mask = architecture, dict(weights), raw, mask
@@ -136,7 +141,7 @@ class Columns(dist.Distribution):
         return typical
 
 
-def in_order(architecture: Architecture, parts: list[jax.Array]) -> jax.Array:
+def in_order(architecture: Grouped, parts: list[jax.Array]) -> jax.Array:
     """(..., D): the columns of all groups in the order of the table."""
     whole, order = jnp.concatenate(parts, -1), architecture.column_order
     return whole if order is None else whole[..., order]

@@ -18,7 +18,7 @@ from ppl_gen.backends.pyro_networks import Weights, perceptron
 from ppl_gen.conditionals import UNIT, Group
 from ppl_gen.models.flow.pyro_transforms import FlowTransform
 from ppl_gen.models.vae import pyro_convolution as convolution
-from ppl_gen.models.vae.architecture import MIN_POSTERIOR, Architecture, part
+from ppl_gen.models.vae.architecture import MIN_POSTERIOR, Architecture, Grouped, part
 from ppl_gen.view import View
 
 Raw = list[torch.Tensor]
@@ -57,6 +57,11 @@ def decode(architecture: Architecture, weights: Weights, z: torch.Tensor, contex
     if architecture.image is not None:
         out = convolution.grow(architecture, own, out)
     out = out.reshape(*z.shape[:-1], out.shape[-1])
+    return parameters(architecture, weights, out)
+
+
+def parameters(architecture: Grouped, weights: Weights, out: torch.Tensor) -> Raw:
+    """Those of the columns' conditionals, by group, of what a network says of rows (..., outputs)."""
     return [_parameters(g, weights, _by_parameter(g, out)) for g in architecture.groups]
 
 
@@ -92,7 +97,7 @@ class Columns(TorchDistribution):
     support = constraints.independent(constraints.real, 1)  # kinds differ by column
 
     def __init__(
-        self, architecture: Architecture, weights: Weights, raw: Raw, mask: torch.Tensor | None = None, *,
+        self, architecture: Grouped, weights: Weights, raw: Raw, mask: torch.Tensor | None = None, *,
         validate_args: bool | None = None,
     ) -> None:  # fmt: skip
         self.architecture, self.weights, self.raw, self.mask = architecture, dict(weights), raw, mask
@@ -143,7 +148,7 @@ class Columns(TorchDistribution):
         return typical
 
 
-def in_order(architecture: Architecture, parts: list[torch.Tensor]) -> torch.Tensor:
+def in_order(architecture: Grouped, parts: list[torch.Tensor]) -> torch.Tensor:
     """(..., D): the columns of all groups in the order of the table."""
     whole, order = torch.cat(parts, -1), architecture.column_order
     return whole if order is None else whole[..., order]

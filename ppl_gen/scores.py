@@ -1,0 +1,97 @@
+"""What a score is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Score:
+    """Log densities of rows, in nats and in the original units of the table.
+
+    ``log_predictive``  (obs,) log of the mean density over draws: log (1/S) sum_s p(x | theta_s); for a point
+                        estimate with bootstrap refits, log p(x | point)
+    ``sd``              (obs,) standard deviation of log p(x | theta) over draws
+    ``hdi``             (obs, 2) highest density interval of log p(x | theta) over draws
+    ``log_prob``        DataArray (chain, draw, obs) of log p(x | theta), or None where it would not fit in memory
+    ``kind``            exact, importance, unnormalised or implicit
+    ``error``           (obs,) standard error of the number itself (Monte Carlo; of a continuous flow how far its solver
+                        and its estimate of the trace may be off), or None where it is exact
+    ``elbo``            (obs,) where it is estimated by importance sampling, its lower bound, the ELBO; else None
+    ``k_hat``           (obs,) likewise, Pareto k-hat of the weights: above 0.7 number and error are not to be trusted
+    ``p_value``         (obs,) anomaly p-value: the rank of the row's density among densities of training rows that
+                        were held out (conformal p-value; Vovk, Gammerman & Shafer 2005), or None
+    ``steps``           of sequences: which one each number is of, and of its time steps which; else None
+    ``num_entries``     (obs,) how many entries of the table (columns, of all its time steps) each density is of
+    ``discrete``        whether all columns are discrete, so that densities are probabilities
+    """
+
+    log_predictive: np.ndarray
+    sd: np.ndarray
+    hdi: np.ndarray
+    kind: str
+    hdi_prob: float
+    uncertainty: str
+    log_prob: xr.DataArray | None = None
+    error: np.ndarray | None = None
+    elbo: np.ndarray | None = None
+    k_hat: np.ndarray | None = None
+    p_value: np.ndarray | None = None
+    steps: pd.DataFrame | None = None
+    num_entries: np.ndarray | None = None
+    discrete: bool = False
+
+    def __len__(self) -> int:
+        return len(self.log_predictive)
+
+    @property
+    def total(self) -> float:
+        """Sum of the rows' log predictive densities, nats."""
+        return float(np.sum(self.log_predictive, dtype=np.float64))
+
+    @property
+    def bits_per_dim(self) -> float:
+        r"""Mean negative log density an entry, in bits: :math:`-\sum_i \log p(x_i) / (\sum_i D_i \log 2)`, where D_i
+        is the number of entries of row i: its columns, of a sequence columns times time steps (nats / (D log 2)).
+
+        For discrete columns the length of an ideal code (Shannon 1948), at least 0. The density of real columns is per
+        unit of the table: rescaling a column by c moves it by :math:`\log_2 c / D`. NaN without an entry.
+        """
+        return float(-self.total / (self._entries * np.log(2))) if self._entries else float("nan")
+
+    @property
+    def perplexity(self) -> float:
+        r"""The exponential of the mean negative log probability a token, :math:`\exp(-\sum_i \log p(x_i) / \sum_i
+        D_i)`: among how many equally likely values a token would be as hard to foretell (Jelinek, Mercer, Bahl & Baker
+        1977, J. Acoust. Soc. Am. 62). A token is one entry: of a sequence of one column, a time step. NaN where a
+        column is real, since a density has no such meaning.
+        """
+        return float(np.exp(-self.total / self._entries)) if self.discrete and self._entries else float("nan")
+
+    @property
+    def _entries(self) -> int:
+        return 0 if self.num_entries is None else int(np.sum(self.num_entries))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Columns row, log_prob, log_prob_sd, hdi_low, hdi_high, anomaly_p_value (where known), kind; where the density
+        is estimated also log_prob_error, elbo and k_hat."""
+        import pandas as pd
+
+        frame = pd.DataFrame({
+            "row": np.arange(len(self)), "log_prob": self.log_predictive, "log_prob_sd": self.sd,
+            "hdi_low": self.hdi[:, 0], "hdi_high": self.hdi[:, 1],
+        })  # fmt: skip
+        for name, values in (("log_prob_error", self.error), ("elbo", self.elbo), ("k_hat", self.k_hat)):
+            if values is not None:
+                frame[name] = values
+        if self.p_value is not None:
+            frame["anomaly_p_value"] = self.p_value
+        frame["kind"] = self.kind
+        return frame if self.steps is None else pd.concat([self.steps, frame.drop(columns="row")], axis=1)
