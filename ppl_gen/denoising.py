@@ -9,7 +9,8 @@ check                  threshold       source
 =====================  ==============  ===============================================================================
 walk-back R-hat        1.01            Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021 (Bayesian Anal. 16), section
                                        4; over many quantities see :func:`ppl_gen.checks.rhat_limit`
-walk-back bulk ESS     100 a chain     Vehtari et al. 2021, section 4.2
+walk-back bulk ESS     100 a chain,    Vehtari et al. 2021, section 4.2
+                       or half of it
 =====================  ==============  ===============================================================================
 
 The worst column of the worst member of an ensemble is shown.

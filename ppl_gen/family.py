@@ -59,7 +59,7 @@ class Pair:
                        binary columns. A family that has it has codes as local latents
     ``walk``           ``(parameters, view, key) -> (C, T, *row)``: the states of C Markov chains, which the site
                        ``chain`` holds after training
-    ``score_function`` ``(parameters, view) -> (n, D)``: gradient of log densities by x, NaN where there is none
+    ``score_function``  ``(parameters, view) -> (n, D)``: gradient of log densities by x, NaN where there is none
     ``bayesian``       whether those weights have priors and are sample sites instead, for any engine
 
     Of a family of sequences, N of up to T steps with K hidden states (backends map them over draws):

@@ -21,7 +21,7 @@ BACKENDS = ("numpyro", "pyro")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 UNIT, MIN_SCALE = np.log(np.expm1(1.0)), 1e-3  # softplus(UNIT) = 1
 NOISE = 0.8
-LINEAR = DenoisingAutoencoder(noise=NOISE, hidden=(), num_states=200, num_warmup=100)
+LINEAR = DenoisingAutoencoder(noise=NOISE, hidden=(), num_states=200, num_warmup=100, thinning=8)
 RHO = 0.6
 
 
@@ -156,7 +156,7 @@ def test_a_chain_that_stays_where_it_began_fails() -> None:
     # Two groups 40 of their sds apart, hardly any noise: no chain leaves its group, and R-hat is far above 1.
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"x": np.r_[rng.normal(size=100), rng.normal(size=100) + 40], "y": rng.normal(size=200)})
-    family = DenoisingAutoencoder(noise=0.05, hidden=(16,), num_states=50)
+    family = DenoisingAutoencoder(noise=0.05, hidden=(16,), num_states=50, thinning=5)
     fit = pg.fit(family, table, engine=pg.SVI(num_members=1, max_steps=300), backend="pyro", seed=0)
     checks, _ = denoising.of_walk(fit)
     assert not checks[0].passed

@@ -166,13 +166,14 @@ def test_the_thresholds_are_those_of_the_code() -> None:
         "active units": "at least 1", "posterior collapse": "at most half",
         "ELBO gap": f"at most {checks_latents.GAP} nats a dimension",
         "aggregate posterior p": f"at least {checks_latents.P_VALUE} / members",
+        "walk-back R-hat": f"at most {checks.RHAT}", "walk-back bulk ESS": f"at least {checks.ESS_PER_CHAIN} a chain",
         "steps in rarest state": f"at least {checks_sequences.MIN_STEPS:g}",
     }  # fmt: skip
     for name, limit in figures.items():
         assert rows[name][2].replace(" %", "%").startswith(limit)
     source = "".join(
         text_of(ROOT / "ppl_gen" / f"{name}.py")
-        for name in ("checks", "checks_latents", "checks_networks", "checks_sequences")
+        for name in ("checks", "checks_latents", "checks_networks", "checks_sequences", "denoising")
     )
     asked = set(re.findall(r'Check(?:\.of)?\(\s*f?"([^"{]+?)(?:, \{what\})?"', source))
     asked |= set(re.findall(r'"((?:LOO-)?PIT p)"', source))

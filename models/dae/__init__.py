@@ -83,7 +83,7 @@ class DenoisingAutoencoder(Family):
     num_chains: int = 4
     num_states: int = 128
     num_warmup: int = 500
-    thinning: int = 10
+    thinning: int = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -126,7 +126,7 @@ def _usage(error: typer.TyperException) -> str:
 
 def _command(arguments: list[str]) -> str:
     """The command that a usage error is about, with a space after it."""
-    names = {function.__name__ for function in (*fitting.COMMANDS, *using.COMMANDS, *codes.COMMANDS)}
+    names = {function.__name__.replace("_", "-") for function in (*fitting.COMMANDS, *using.COMMANDS, *codes.COMMANDS)}
     return next((f"{word} " for word in arguments if word in names), "")
 
 

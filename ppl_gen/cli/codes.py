@@ -1,4 +1,4 @@
-"""ppl-gen latents, reconstruct, interpolate, impute: what is hidden behind rows, and rows made from it."""
+"""ppl-gen latents, reconstruct, interpolate, impute, score-function: what is behind rows, and rows made from it."""
 
 from __future__ import annotations
 
@@ -135,6 +135,30 @@ def impute(
     deliver(frame, path, overwrite, as_json, run, f"{several(num_draws, 'table')}, missing entries drawn")
 
 
+def score_function(
+    run: o.RunArg,
+    table: o.RowsArg = None,
+    drop: o.DropOption = None,
+    output: o.OutOption = None,
+    overwrite: o.OverwriteOption = False,
+    backend: o.BackendOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """The direction from each row to the data: the gradient of its log density, in nats per unit of each real column.
+
+    [bold]Examples[/bold]
+
+    [cyan]ppl-gen score-function runs/iris new.csv -o directions.csv[/cyan]
+    """
+    from ppl_gen import report
+
+    path = o.check_output(output, overwrite=overwrite)
+    fit = o.load_fit(run, backend)
+    with report.working("reconstructing"):
+        frame = fit.score_function(o.read_rows(fit, table, drop))
+    deliver(frame, path, overwrite, as_json, run, f"Score function of {several(len(frame), 'row')}")
+
+
 def _deliver_rows(fit: Any, frame: Any, path: Any, overwrite: bool, as_json: bool, run: str, title: str) -> None:
     """Rows as a table, or images as an array where the file is one."""
     import pandas as pd
@@ -154,4 +178,4 @@ def _deliver_rows(fit: Any, frame: Any, path: Any, overwrite: bool, as_json: boo
     deliver(frame, path, overwrite, as_json, run, f"{title} {several(number, fit.train.unit)}")
 
 
-COMMANDS = (latents, reconstruct, interpolate, impute)
+COMMANDS = (latents, reconstruct, interpolate, impute, score_function)
