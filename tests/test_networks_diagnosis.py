@@ -248,3 +248,13 @@ def test_the_grid_holds_the_masses_that_it_says() -> None:
     assert np.ptp(middle[:, 0]) < 1e-3 * drawn.std()
     # Half of the draws lie below it, but for the error of 4,000 of them and what sets the second member apart.
     assert abs((drawn < middle[0, 0]).mean() - 0.5) < 0.05
+
+
+def test_the_interval_of_few_members_is_called_their_range() -> None:
+    fit = pg.fit(small("normal"), two_columns(), engine=pg.SVI(num_members=3, max_steps=10), seed=0, backend="pyro")
+    legends = []
+    for prob in (0.9, 0.3):
+        legend = plots.plot_score(fit, hdi_prob=prob).axes[0].get_legend()
+        legends.append([text.get_text() for text in legend.get_texts()])
+    assert "range of all 3 members of the ensemble" in legends[0]
+    assert "30% interval over members of the ensemble" in legends[1]
