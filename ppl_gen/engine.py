@@ -87,9 +87,10 @@ class Engine(Settings):
         :raises UnsupportedError: the pair lacks a hook, or priors, that this engine needs.
         """
         if not pair.has_priors and not self.trains_weights:
+            have = "have with bayesian=True alone" if hasattr(pair.family, "bayesian") else "do not have"
             raise UnsupportedError(
-                f"Engine {self.name!r} needs priors, which the weights of {pair.family.name} have with bayesian=True "
-                "alone; without them it is fitted by svi."
+                f"Engine {self.name!r} needs priors, which the weights of {pair.family.name} {have}; without them it "
+                "is fitted by svi."
             )
         missing = [hook for hook in self.hooks if getattr(pair, hook) is None]
         if missing:

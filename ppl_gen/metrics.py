@@ -125,12 +125,23 @@ def stacking_weights(log_density: np.ndarray, share: np.ndarray | None = None) -
     return found / found.sum()
 
 
+def standard_deviation(values: np.ndarray) -> np.ndarray:
+    """(rows,): of (draws, rows); 0 where all are -inf (log densities that underflowed), infinite where some are."""
+    with np.errstate(invalid="ignore"):
+        found = values.std(axis=0, dtype=np.float64)
+    impossible = np.isnan(found) & ~np.isnan(values).any(axis=0)
+    if impossible.any():
+        found[impossible] = np.where((values[:, impossible] == values[0, impossible]).all(axis=0), 0.0, np.inf)
+    return found
+
+
 def highest_density_interval(values: np.ndarray, prob: float) -> np.ndarray:
     """(rows, 2): the shortest interval that holds ``prob`` of the draws of each column of (draws, rows)."""
     number = len(values)
     inside = min(int(np.floor(prob * number)), number - 1)
     ordered = np.sort(np.ascontiguousarray(values.T), axis=1)
-    widths = ordered[:, inside:] - ordered[:, : number - inside]
+    low, high = ordered[:, : number - inside], ordered[:, inside:]
+    widths = np.subtract(high, low, out=np.zeros_like(ordered, shape=low.shape), where=high != low)  # of -inf as well
     left = np.argmin(widths, axis=1)
     rows = np.arange(len(ordered))
     return np.stack([ordered[rows, left], ordered[rows, left + inside]], axis=1)

@@ -49,7 +49,7 @@ def plot_score(fit: Fit, table: Any = None, *, ax: Axes | None = None, hdi_prob:
     rank = np.arange(1, len(order) + 1)
     ax = plots_style.axes_of(ax, 7.0, 4.0)
     if fit.uncertainty != "point":
-        name = f"{hdi_prob:.0%} interval over {plots_style.interval_name(fit)}"
+        name = plots_style.score_interval(fit, hdi_prob)
         if len(rank) <= 300:
             ax.vlines(rank, *interval.T, color=SHADE, linewidth=0.9, alpha=0.6, label=name)
         else:

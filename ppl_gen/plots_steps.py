@@ -233,7 +233,7 @@ def draw_step_score(fit: Fit, data: Data, ax: Axes | None, hdi_prob: float) -> F
     value, ax = score.log_predictive, plots_style.axes_of(ax, 7.6, 3.8)
     edges = plots_times.edges_of(times.at)
     if fit.uncertainty != "point":
-        name = f"{hdi_prob:.0%} interval over {plots_style.interval_name(fit)}"
+        name = plots_style.score_interval(fit, hdi_prob)
         ax.stairs(score.hdi[:, 1], edges, baseline=score.hdi[:, 0], fill=True, color=SHADE, alpha=0.4, linewidth=0,
                   label=name)  # fmt: skip
     for border in borders:

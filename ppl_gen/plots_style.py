@@ -105,6 +105,14 @@ def interval_name(fit: Any) -> str:
             "point": "the point estimate"}[fit.uncertainty]  # fmt: skip
 
 
+def score_interval(fit: Any, hdi_prob: float) -> str:
+    """What the interval of a score is, for a legend: of an ensemble of few members, the range of them all."""
+    number = len(next(iter(fit.posterior.values())))
+    if fit.uncertainty == "ensemble" and int(hdi_prob * number) >= number - 1:
+        return f"range of all {number} {interval_name(fit)}"
+    return f"{hdi_prob:.0%} interval over {interval_name(fit)}"
+
+
 def bins(values: np.ndarray, resolution: float, low: float, high: float, most: int = 60) -> np.ndarray:
     """Edges of equal bins over [low, high], their width a multiple of the values' resolution where that matters.
 

@@ -17,7 +17,7 @@ from ppl_gen.anomaly import anomaly_p_values
 from ppl_gen.conditions import join, rows_to_draw_for
 from ppl_gen.data import Data, starts_of
 from ppl_gen.errors import SettingError, UnsupportedError
-from ppl_gen.metrics import highest_density_interval
+from ppl_gen.metrics import highest_density_interval, standard_deviation
 from ppl_gen.scores import Score
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def score(
             precisions.append(importance.precision(found if point is None else found[:1]))
         predictive[rows] = logsumexp(values, axis=0) - np.log(num_draws) if point is None else values[0]
         draws = values[-num_draws:]
-        sd[rows] = draws.std(axis=0, dtype=np.float64)
+        sd[rows] = standard_deviation(draws)
         hdi[rows] = highest_density_interval(draws, hdi_prob)
         if keep:
             kept.append(draws)

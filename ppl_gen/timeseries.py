@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 from ppl_gen import backends
 from ppl_gen.conditions_sequences import sample_given, sequences_to_draw_for, with_future_context
 from ppl_gen.errors import SettingError, UnsupportedError
-from ppl_gen.metrics import highest_density_interval
+from ppl_gen.metrics import highest_density_interval, standard_deviation
 from ppl_gen.padding import unpad
 from ppl_gen.scores import Score
 from ppl_gen.scoring import (
@@ -106,7 +106,7 @@ def score_steps(fit: Fit, table: Any, hdi_prob: float) -> Score:
     assert data.lengths is not None
     predictive = telescoped(draws, data.lengths) if fit.draws.point is None else values[0].astype(np.float64)
     return Score(
-        log_predictive=predictive, sd=draws.std(axis=0, dtype=np.float64),
+        log_predictive=predictive, sd=standard_deviation(draws),
         hdi=highest_density_interval(draws, hdi_prob), kind=fit.family.density_for(fit.schema), hdi_prob=hdi_prob,
         uncertainty=fit.uncertainty, steps=data.step_labels(), num_entries=num_entries(data, per_step=True),
         discrete=is_discrete(data),

@@ -16,8 +16,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+import ppl_gen as pg
 from ppl_gen.data import Data
 from ppl_gen.errors import DataError
+from ppl_gen.metrics import standard_deviation
 
 pytestmark = pytest.mark.filterwarnings("ignore:(Columns? )?.* never var:UserWarning")  # of counts and truth values
 
@@ -345,3 +347,16 @@ def test_names_are_shown_on_one_line() -> None:
         Data.from_table(frame, columns=["zzzzzz\n!"])
     assert len(str(error.value).splitlines()) == 1
     assert len(str(error.value)) < 500
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_row_that_overflows_has_an_interval_that_is_a_number() -> None:
+    table = np.random.default_rng(0).normal(size=(60, 2))
+    fit = pg.fit(pg.GMM(2), table, engine=pg.SVI(max_steps=20), seed=0)
+    score = fit.score([[0.0, 0.0], [1e30, 0.0]])
+    assert score.log_predictive[1] == -np.inf
+    np.testing.assert_array_equal(score.hdi[1], -np.inf)
+    assert score.sd[0] > 0
+    assert score.sd[1] == 0
+    some = standard_deviation(np.array([[-np.inf, -np.inf], [-np.inf, 0.0]]))
+    np.testing.assert_array_equal(some, [0.0, np.inf])

@@ -240,3 +240,17 @@ def test_what_is_given_to_a_model_of_no_conditions_is_refused() -> None:
     with pytest.raises(pg.SettingError, match="names of columns"):
         Flow(condition_on=("a", "a"))
     assert Flow(condition_on='"a, b", c').condition_on == ("a, b", "c")
+
+
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+@pytest.mark.parametrize("family", [Flow("maf", num_layers=1), Flow("realnvp", num_layers=2), pg.Autoregressive()])
+def test_a_condition_far_outside_says_no_more_than_one_at_the_limit(family: pg.Family, backend: str) -> None:
+    narrow = family.replace(hidden=(4,), condition_on=("dose",))
+    table = doses(60)
+    fit = pg.fit(narrow, table, engine=ENGINE.replace(max_steps=20), backend=backend, seed=0)
+    far = table.iloc[[0, 0, 0]].assign(dose=[1e3, 1e6, 1e12])  # the limit is 10 standard deviations of 3 from 10
+    log_prob = fit.score(far, p_values=False).log_predictive
+    np.testing.assert_array_equal(log_prob, log_prob[0])
+    drawn = fit.sample(3, given=far[["dose"]].iloc[2:], seed=0)
+    same = fit.sample(3, given=far[["dose"]].iloc[:1], seed=0)
+    np.testing.assert_array_equal(drawn["response"], same["response"])

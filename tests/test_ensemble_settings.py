@@ -23,8 +23,9 @@ def rows(number: int = 60) -> np.ndarray:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("family", [TINY, pg.Autoregressive(hidden=(4,), num_mixture_components=1)])
 def test_weights_without_a_prior_have_no_posterior_to_sample(family: pg.Family, backend: str) -> None:
-    with pytest.raises(pg.UnsupportedError, match=r"needs priors, .* fitted by svi\.$"):
+    with pytest.raises(pg.UnsupportedError, match=r"needs priors, .* fitted by svi\.$") as refused:
         pg.fit(family, rows(), engine="nuts", backend=backend)
+    assert ("bayesian=True" in str(refused.value)) == hasattr(family, "bayesian")  # no option that there is not
     with pytest.raises(pg.UnsupportedError):
         pg.fit(family, rows(), engine="em", backend=backend)
 

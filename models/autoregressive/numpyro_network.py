@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ppl_gen.backends import numpyro_columns as conditionals
 from ppl_gen.backends.numpyro_networks import Weights, perceptron
-from ppl_gen.conditionals import Group
+from ppl_gen.conditionals import REACH, Group
 from ppl_gen.models.autoregressive.architecture import Architecture
 
 
@@ -22,10 +22,18 @@ def encode(architecture: Architecture, weights: Weights, x: jax.Array) -> jax.Ar
     return jnp.concatenate([conditionals.encode(g, weights, x[..., g.where]) for g in architecture.groups], -1)
 
 
+def _bounded(architecture: Architecture, context: jax.Array | None) -> jax.Array | None:
+    """What is conditioned on, within +-REACH; what the layers of sequences and images hand on is left alone."""
+    if context is None or not architecture.family.condition_on:
+        return context
+    return jnp.clip(context, -REACH, REACH)
+
+
 def raw_parameters(
     architecture: Architecture, weights: Weights, encoded: jax.Array, context: jax.Array | None = None
 ) -> list[jax.Array]:
     """For each group (num_parameters, ..., columns): the parameters of the conditionals, each of the columns before."""
+    context = _bounded(architecture, context)
     if context is not None:
         encoded = jnp.concatenate([encoded, jnp.broadcast_to(context, (*encoded.shape[:-1], context.shape[-1]))], -1)
     masks = [jnp.asarray(mask, encoded.dtype) for mask in architecture.masks]
@@ -76,6 +84,7 @@ def from_uniform(
     dtype, last = u.dtype, architecture.num_dense - 1
     masked = [weights[f"weight_{i}"] * jnp.asarray(m, dtype) for i, m in enumerate(architecture.masks)]
     number = architecture.num_inputs
+    context = _bounded(architecture, context)
     sums = weights["bias_0"] if context is None else weights["bias_0"] + context @ masked[0][number:]
     sums = jnp.broadcast_to(sums, (*u.shape[:-1], sums.shape[-1]))
     inner = {f"weight_{i - 1}": masked[i] for i in range(1, last)}

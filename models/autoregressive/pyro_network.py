@@ -10,7 +10,7 @@ import torch
 
 from ppl_gen.backends import pyro_columns as conditionals
 from ppl_gen.backends.pyro_networks import Weights, perceptron
-from ppl_gen.conditionals import Group
+from ppl_gen.conditionals import REACH, Group
 from ppl_gen.models.autoregressive.architecture import Architecture
 
 
@@ -19,10 +19,18 @@ def encode(architecture: Architecture, weights: Weights, x: torch.Tensor) -> tor
     return torch.cat([conditionals.encode(g, weights, x[..., g.where]) for g in architecture.groups], -1)
 
 
+def _bounded(architecture: Architecture, context: torch.Tensor | None) -> torch.Tensor | None:
+    """What is conditioned on, within +-REACH; what the layers of sequences and images hand on is left alone."""
+    if context is None or not architecture.family.condition_on:
+        return context
+    return context.clamp(-REACH, REACH)
+
+
 def raw_parameters(
     architecture: Architecture, weights: Weights, encoded: torch.Tensor, context: torch.Tensor | None = None
 ) -> list[torch.Tensor]:
     """For each group (num_parameters, ..., columns): the parameters of the conditionals, each of the columns before."""
+    context = _bounded(architecture, context)
     if context is not None:
         encoded = torch.cat([encoded, context.expand(*encoded.shape[:-1], context.shape[-1])], -1)
     masks = [torch.as_tensor(mask, dtype=encoded.dtype) for mask in architecture.masks]
@@ -72,6 +80,7 @@ def from_uniform(
     """
     last, number = architecture.num_dense - 1, architecture.num_inputs
     masked = [weights[f"weight_{i}"] * torch.as_tensor(m, dtype=u.dtype) for i, m in enumerate(architecture.masks)]
+    context = _bounded(architecture, context)
     sums = weights["bias_0"] if context is None else weights["bias_0"] + context @ masked[0][number:]
     sums = sums.expand(*u.shape[:-1], sums.shape[-1])
     inner = {f"weight_{i - 1}": masked[i] for i in range(1, last)}

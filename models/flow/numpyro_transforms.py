@@ -120,8 +120,7 @@ def _parameters(
     architecture: Architecture, weights: Weights, masks: tuple[jax.Array, ...], x: jax.Array, context: jax.Array | None
 ) -> jax.Array:
     """(P, columns, n) what the conditioner says of x."""
-    x = jnp.clip(x, -REACH, REACH)
-    inputs = x if context is None else jnp.concatenate([x, context])
+    inputs = jnp.clip(x if context is None else jnp.concatenate([x, context]), -REACH, REACH)
     out = perceptron_of_columns(weights, inputs, architecture.num_dense, masks)
     return out.reshape(architecture.family.parameters_per_column, -1, out.shape[-1])
 

@@ -108,9 +108,9 @@ def _parameters(
     context: torch.Tensor | None,
 ) -> torch.Tensor:  # fmt: skip
     """(P, ..., columns) what the conditioner says of x."""
-    x = functional.hardtanh(x, -REACH, REACH)  # clamp, with one operation in the backward pass instead of four
     if context is not None:
         x = torch.cat([x, context.expand(*x.shape[:-1], context.shape[-1])], -1)
+    x = functional.hardtanh(x, -REACH, REACH)  # clamp, with one operation in the backward pass instead of four
     out = perceptron(weights, x, architecture.num_dense, masks)
     return out.reshape(*out.shape[:-1], architecture.family.parameters_per_column, -1).movedim(-2, 0)
 
