@@ -33,7 +33,8 @@ def no_codes(fit: Fit) -> str:
 
 def no_loss_parts(fit: Fit) -> str:
     """Why there is no picture of the loss's parts; an empty string where there is."""
-    return "" if "validation_parts" in fit.draws.parameters else NO_PARTS
+    has = "validation_parts" in fit.draws.parameters and fit.pair.beta  # with beta 0 the divergence is no part of it
+    return "" if has else NO_PARTS
 
 
 def _some(fit: Fit, limit: int, member: int) -> tuple[Data, dict[str, np.ndarray], np.ndarray]:

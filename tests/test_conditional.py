@@ -243,7 +243,9 @@ def test_what_is_given_to_a_model_of_no_conditions_is_refused() -> None:
 
 
 @pytest.mark.parametrize("backend", ["numpyro", "pyro"])
-@pytest.mark.parametrize("family", [Flow("maf", num_layers=1), Flow("realnvp", num_layers=2), pg.Autoregressive()])
+@pytest.mark.parametrize(
+    "family", [Flow("maf", num_layers=1), Flow("realnvp", num_layers=2), pg.Autoregressive(), pg.VAE(1)]
+)
 def test_a_condition_far_outside_says_no_more_than_one_at_the_limit(family: pg.Family, backend: str) -> None:
     narrow = family.replace(hidden=(4,), condition_on=("dose",))
     table = doses(60)

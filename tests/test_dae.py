@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.linalg import solve_discrete_lyapunov
 from scipy.special import logsumexp
 from scipy.stats import norm
 
 import ppl_gen as pg
 from ppl_gen import backends, denoising, importance
+from ppl_gen.cli import main
 from ppl_gen.engine import Draws
-from ppl_gen.models.dae import DenoisingAutoencoder
+from ppl_gen.models.dae import DenoisingAutoencoder, pyro_network
 
 BACKENDS = ("numpyro", "pyro")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -196,47 +199,33 @@ def test_both_backends_are_the_same_function(x64: None) -> None:
     assert (np.isnan(scores[0]) == np.array([True, False, True, True])).all()
 
 
-@each_backend
-def test_a_corruption_has_the_probabilities_that_it_says(backend: str, x64: None) -> None:
+def test_a_corruption_has_the_probabilities_that_it_says(x64: None) -> None:
     # Of evenly spaced quantiles the share that is kept is 1 - flip and that of each other label flip / 2, within the
-    # spacing; numbers are normal about where they stood. The density sums to 1 over the labels.
-    table, family = mixed(), DenoisingAutoencoder(flip=0.3, noise=0.7)
-    pair = family.pair(backend, table)
-    weights = {name: value[:1] for name, value in pair.initialize(pair.data, 0, 1).items()}
+    # spacing; numbers are normal about where they stood. The density sums to 1 over the labels. That the other backend
+    # has the same corruption is part of the test above.
+    pair = DenoisingAutoencoder(flip=0.3, noise=0.7).pair("pyro", mixed())
+    weights = {name: torch.as_tensor(value[0]) for name, value in pair.initialize(pair.data, 0, 1).items()}
     architecture = pair.model.args[0]
-    u = (np.arange(1000) + 0.5)[:, None] / 1000 + np.zeros(4)
-    if backend == "numpyro":
-        import jax.numpy as jnp
-
-        from ppl_gen.models.dae import numpyro_network as network
-
-        array = jnp.asarray
-    else:
-        import torch
-
-        from ppl_gen.models.dae import pyro_network as network
-
-        array = torch.as_tensor
-    one = {name: array(value[0]) for name, value in weights.items()}
-    centre = network.standard(architecture, one, pair.data.x[:1])
-    corruption = network.Corruption(architecture, centre)
-    drawn, at = np.asarray(corruption.icdf(array(u))), np.asarray(centre)[0]
+    u = torch.as_tensor((np.arange(1000) + 0.5)[:, None] / 1000 + np.zeros(4))
+    centre = pyro_network.standard(architecture, weights, pair.data.x[:1])
+    corruption = pyro_network.Corruption(architecture, centre)
+    drawn, at = corruption.icdf(u).numpy(), centre.numpy()[0]
     assert (drawn[:, 0] == at[0]).mean() == pytest.approx(0.7, abs=2e-3)
     for other in {0.0, 1.0, 2.0} - {at[0]}:
         assert (drawn[:, 0] == other).mean() == pytest.approx(0.15, abs=2e-3)
     assert (drawn[:, 3] == 1 - at[3]).mean() == pytest.approx(0.3, abs=2e-3)
     np.testing.assert_allclose(drawn[:, 1], norm(at[1], 0.7).ppf(u[:, 1]), rtol=1e-6)
-    labels = np.array([[sky, at[1], at[2], opened] for sky in range(3) for opened in range(2)])
-    density = np.exp(np.asarray(corruption.log_prob(array(labels)))) * (0.7 * np.sqrt(2 * np.pi)) ** 2
-    assert density.sum() == pytest.approx(1.0, abs=1e-9)
-    states = array(labels[None])  # a chain whose states, corrupted, are a mixture of such corruptions
-    mixture = np.asarray(network.Corrupted(architecture, states).log_prob(array(drawn[:9])))
-    each = (network.Corruption(architecture, state[None]) for state in states[0])
-    parts = [np.asarray(part.log_prob(array(drawn[:9]))) for part in each]
+    labels = torch.tensor([[sky, at[1], at[2], opened] for sky in range(3) for opened in range(2)])
+    density = corruption.log_prob(labels).exp() * (0.7 * np.sqrt(2 * np.pi)) ** 2
+    assert float(density.sum()) == pytest.approx(1.0, abs=1e-9)
+    # A chain whose states are those labels, corrupted, is a mixture of such corruptions.
+    some = torch.as_tensor(drawn[:9])
+    mixture = pyro_network.Corrupted(architecture, labels[None]).log_prob(some)
+    parts = [pyro_network.Corruption(architecture, state[None]).log_prob(some).numpy() for state in labels]
     np.testing.assert_allclose(mixture, logsumexp(parts, axis=0) - np.log(6), rtol=1e-9)
 
 
-def test_mixed_columns_are_drawn_and_scored() -> None:
+def test_mixed_columns_are_drawn_and_scored(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     table = mixed()
     family = DenoisingAutoencoder(hidden=(16,), num_states=20)
     engine = pg.SVI(num_members=1, max_steps=300, learning_rate=1e-2)
@@ -254,6 +243,9 @@ def test_mixed_columns_are_drawn_and_scored() -> None:
     # The direction to the data is back from far above them.
     high = table.head(3).assign(height=230.0)
     assert (fit.score_function(high)["height"] < 0).all()
+    assert main(["score-function", str(fit.save(tmp_path / "fit")), "--json"]) == 0
+    (rows,) = (value for value in json.loads(capsys.readouterr().out).values() if isinstance(value, list))
+    assert rows[0]["height"] == pytest.approx(frame["height"][0], rel=1e-4)
 
 
 def test_what_is_refused() -> None:

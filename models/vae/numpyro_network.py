@@ -14,7 +14,7 @@ from numpyro.distributions import constraints
 
 from ppl_gen.backends import numpyro_columns as conditionals
 from ppl_gen.backends.numpyro_networks import Weights, perceptron
-from ppl_gen.conditionals import UNIT, Group
+from ppl_gen.conditionals import REACH, UNIT, Group
 from ppl_gen.models.flow.numpyro_transforms import FlowTransform
 from ppl_gen.models.vae import numpyro_convolution as convolution
 from ppl_gen.models.vae.architecture import MIN_POSTERIOR, Architecture, Grouped, part
@@ -24,14 +24,15 @@ Raw = list[jax.Array]
 
 
 def inputs(architecture: Architecture, weights: Weights, view: View) -> jax.Array:
-    """(n, inputs): rows as the encoder reads them, 0 where an entry is missing, and the context."""
+    """(n, inputs): rows as the encoder reads them, 0 where an entry is missing, and the context, which the
+    decoder reads too, within +-REACH."""
     parts = []
     for group in architecture.groups:
         own = conditionals.encode(group, weights, view.x[:, group.where])
         if view.mask is not None:
             own = jnp.where(jnp.repeat(view.mask[:, group.where], group.num_inputs, axis=1), own, 0.0)
         parts.append(own)
-    return jnp.concatenate(parts if view.context is None else [*parts, view.context], -1)
+    return jnp.concatenate(parts if view.context is None else [*parts, jnp.clip(view.context, -REACH, REACH)], -1)
 
 
 def encode(
@@ -51,7 +52,8 @@ def decode(architecture: Architecture, weights: Weights, z: jax.Array, context: 
     """What the decoder says of rows with latents z (..., L)."""
     own = part(weights, "decoder_")
     if context is not None:
-        z = jnp.concatenate([z, jnp.broadcast_to(context, (*z.shape[:-1], context.shape[-1]))], -1)
+        read = jnp.clip(context, -REACH, REACH)
+        z = jnp.concatenate([z, jnp.broadcast_to(read, (*z.shape[:-1], read.shape[-1]))], -1)
     out = perceptron(own, z, architecture.num_dense)
     if architecture.image is not None:
         out = convolution.grow(architecture, own, out)

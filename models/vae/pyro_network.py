@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 
 from ppl_gen.backends import pyro_columns as conditionals
 from ppl_gen.backends.pyro_networks import Weights, perceptron
-from ppl_gen.conditionals import UNIT, Group
+from ppl_gen.conditionals import REACH, UNIT, Group
 from ppl_gen.models.flow.pyro_transforms import FlowTransform
 from ppl_gen.models.vae import pyro_convolution as convolution
 from ppl_gen.models.vae.architecture import MIN_POSTERIOR, Architecture, Grouped, part
@@ -25,14 +25,15 @@ Raw = list[torch.Tensor]
 
 
 def inputs(architecture: Architecture, weights: Weights, view: View) -> torch.Tensor:
-    """(n, inputs): rows as the encoder reads them, 0 where an entry is missing, and the context."""
+    """(n, inputs): rows as the encoder reads them, 0 where an entry is missing, and the context, which the
+    decoder reads too, within +-REACH."""
     parts = []
     for group in architecture.groups:
         own = conditionals.encode(group, weights, view.x[:, group.where])
         if view.mask is not None:
             own = torch.where(view.mask[:, group.where].repeat_interleave(group.num_inputs, 1), own, 0.0)
         parts.append(own)
-    return torch.cat(parts if view.context is None else [*parts, view.context], -1)
+    return torch.cat(parts if view.context is None else [*parts, view.context.clamp(-REACH, REACH)], -1)
 
 
 def encode(
@@ -52,7 +53,8 @@ def decode(architecture: Architecture, weights: Weights, z: torch.Tensor, contex
     """What the decoder says of rows with latents z (..., L)."""
     own = part(weights, "decoder_")
     if context is not None:
-        z = torch.cat([z, context.expand(*z.shape[:-1], context.shape[-1])], -1)
+        read = context.clamp(-REACH, REACH)
+        z = torch.cat([z, read.expand(*z.shape[:-1], read.shape[-1])], -1)
     out = perceptron(own, z.reshape(-1, z.shape[-1]), architecture.num_dense)
     if architecture.image is not None:
         out = convolution.grow(architecture, own, out)
