@@ -56,7 +56,11 @@ CASES = {
     ),
     "flow-nsf": Case(Flow("nsf", num_layers=2, hidden=(8,), num_bins=3), clusters, NETWORKS),
     "flow-realnvp": Case(Flow("realnvp", num_layers=4, hidden=(8,)), clusters, NETWORKS),
-    "dae": Case(DenoisingAutoencoder(noise=0.7, hidden=(16,), num_states=16, num_warmup=50), clusters, NETWORKS),
+    "dae": Case(
+        DenoisingAutoencoder(0.7, hidden=(16,), num_chains=2, num_states=16, num_warmup=50, thinning=5),
+        clusters,
+        NETWORKS,
+    ),
     "vae": Case(VAE(latent_dim=1, hidden=(8,)), clusters, NETWORKS),
     "autoregressive-made": Case(Autoregressive(hidden=(16,), num_mixture_components=2), clusters, NETWORKS),
 }
