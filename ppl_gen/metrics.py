@@ -166,7 +166,8 @@ def pareto_k(log_ratios: np.ndarray) -> np.ndarray:
     ordered = np.sort(log_ratios, axis=1)[:, -size - 1 :]
     ordered = np.exp(ordered - ordered[:, -1:])
     tail = ordered[:, 1:] - ordered[:, :1]
-    plain = (tail[:, 0] > 0) & (ordered[:, 0] > np.finfo(float).tiny)  # neither ties at the threshold nor underflow
+    # Neither ties at the threshold, nor underflow, nor a tail that is all alike.
+    plain = (tail[:, 0] > 0) & (ordered[:, 0] > np.finfo(float).tiny) & (tail[:, -1] > 1.001 * tail[:, 0])
     result = np.empty(rows)
     if not plain.all():
         result[~plain] = psis(log_ratios[~plain])[1]
