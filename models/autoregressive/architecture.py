@@ -162,13 +162,24 @@ def _groups(family: Autoregressive, columns: tuple[Column, ...], upper: int | No
 
 def _units(groups: tuple[Group, ...]) -> dict[str, Weight]:
     """Locations and log scales of columns of numbers; of counts also those of log(1 + count), as the network reads
-    (of counts with a greatest value those of the count)."""
-    names = {"real": ("real",), "count": ("count", "count_input")}
+    (of counts with a greatest value those of the count). Real columns come standardized, so 1 is a wide prior of
+    theirs; counts come as they are."""
     layout: dict[str, Weight] = {}
     for group in groups:
-        for name in names.get(group.kind, ()):
-            layout |= {f"{name}_shift": Weight((group.size,)), f"{name}_log_scale": Weight((group.size,))}
+        wide = float(group.upper or 100)
+        names = {
+            "real": {"real": (1.0, 1.0)},
+            "count": {"count": (wide, 3.0), "count_input": (3.0 if group.upper is None else wide, 3.0)},
+        }
+        for name, (shift, log_scale) in names.get(group.kind, {}).items():
+            layout[f"{name}_shift"] = Weight((group.size,), prior=shift)
+            layout[f"{name}_log_scale"] = Weight((group.size,), prior=log_scale)
     return layout
+
+
+def _weight(shape: tuple[int, ...], inputs: int) -> Weight:
+    """A weight of a sum over so many inputs: of variance 1 / inputs, at first and by its prior."""
+    return Weight(shape, inputs**-0.5, prior=inputs**-0.5)
 
 
 def _convolutions(family: Autoregressive, num_inputs: int) -> dict[str, Weight]:
@@ -176,11 +187,11 @@ def _convolutions(family: Autoregressive, num_inputs: int) -> dict[str, Weight]:
     size, layers, taps = family.channels, family.num_layers * family.num_stacks, family.kernel_size
     return {
         "start": Weight((size,), 1.0),
-        "embedding_weight": Weight((num_inputs, size), num_inputs**-0.5),
+        "embedding_weight": _weight((num_inputs, size), num_inputs),
         "embedding_bias": Weight((size,)),
-        "gate_weight": Weight((layers, taps * size, 2 * size), (taps * size) ** -0.5),
+        "gate_weight": _weight((layers, taps * size, 2 * size), taps * size),
         "gate_bias": Weight((layers, 2 * size)),
-        "mix_weight": Weight((layers, size, 2 * size), size**-0.5),
+        "mix_weight": _weight((layers, size, 2 * size), size),
         "mix_bias": Weight((layers, 2 * size)),
     }
 
@@ -190,14 +201,14 @@ def _masked_convolutions(family: Autoregressive, num_inputs: int) -> dict[str, W
     on."""
     size, layers, taps = family.channels, family.num_layers, family.kernel_size
     return {
-        "embedding_weight": Weight((num_inputs, size), num_inputs**-0.5),
+        "embedding_weight": _weight((num_inputs, size), num_inputs),
         "embedding_bias": Weight((size,), 1.0),
-        "vertical_weight": Weight((layers, taps, 2 * taps - 1, size, 2 * size), (taps * (2 * taps - 1) * size) ** -0.5),
+        "vertical_weight": _weight((layers, taps, 2 * taps - 1, size, 2 * size), taps * (2 * taps - 1) * size),
         "vertical_bias": Weight((layers, 2 * size)),
-        "horizontal_weight": Weight((layers, taps, size, 2 * size), (taps * size) ** -0.5),
+        "horizontal_weight": _weight((layers, taps, size, 2 * size), taps * size),
         "horizontal_bias": Weight((layers, 2 * size)),
-        "link_weight": Weight((layers, 2 * size, 2 * size), (2 * size) ** -0.5),
-        "mix_weight": Weight((layers, size, 2 * size), size**-0.5),
+        "link_weight": _weight((layers, 2 * size, 2 * size), 2 * size),
+        "mix_weight": _weight((layers, size, 2 * size), size),
         "mix_bias": Weight((layers, 2 * size)),
     }
 
