@@ -97,24 +97,31 @@ def psis(log_ratios: np.ndarray, r_eff: float = 1.0) -> tuple[np.ndarray, np.nda
     :param log_ratios: (..., draw), log of target over proposal, up to a constant.
     :param r_eff: relative efficiency of the draws (effective size over number), which sets the length of the tail.
     :returns: log weights (..., draw) that sum to 1, and Pareto k-hat (...). Ratios that are all alike (to rounding)
-        have weights 1/S and k-hat minus infinity: nothing is lost.
+        have weights 1/S and k-hat minus infinity: nothing is lost. So is k-hat where the largest are all alike, a tail
+        that has an end; the weights are then as they came.
     """
     log_ratios = np.asarray(log_ratios, np.float64)
     flat = log_ratios.reshape(-1, log_ratios.shape[-1])
-    weights, shapes = np.empty_like(flat), np.full(len(flat), -np.inf)
-    number = flat.shape[1]
+    number, shapes = flat.shape[1], np.full(len(flat), -np.inf)
+    weights, size = np.full_like(flat, -np.log(number)), tail_size(number, r_eff)
     varies = np.ptp(flat, axis=1) > 1e-10 if number > 1 else np.zeros(len(flat), bool)
-    if varies.any() and np.ceil(min(number / 5, 3 * np.sqrt(number / r_eff))) <= 4:
-        # Too few draws for a tail: 0.23 leaves such ratios as they are, 1.x raises.
-        weights = flat - np.logaddexp.reduce(flat, axis=1, keepdims=True)
-        shapes[varies] = np.inf
-        return weights.reshape(log_ratios.shape), shapes.reshape(log_ratios.shape[:-1])
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         if varies.any():
-            weights[varies], shapes[varies] = _psislw(flat[varies], r_eff)
-    weights[~varies] = -np.log(flat.shape[1])
+            weights[varies] = flat[varies] - np.logaddexp.reduce(flat[varies], axis=1, keepdims=True)
+        if size <= 4:  # too few draws for a tail: 0.23 leaves such ratios as they are, 1.x raises
+            shapes[varies] = np.inf
+        else:
+            largest = np.partition(flat, (number - size, number - 1), axis=1)
+            varies &= largest[:, -1] - largest[:, -size] > 1e-10
+            if varies.any():
+                weights[varies], shapes[varies] = _psislw(flat[varies], r_eff)
     return weights.reshape(log_ratios.shape), shapes.reshape(log_ratios.shape[:-1])
+
+
+def tail_size(number: int, r_eff: float = 1.0) -> int:
+    """How many of the largest ratios are the tail that k-hat is the shape of; 1.x rounds down."""
+    return int((np.ceil if is_classic() else np.floor)(min(number / 5, 3 * np.sqrt(number / r_eff))))
 
 
 def _psislw(log_ratios: np.ndarray, r_eff: float) -> tuple[np.ndarray, np.ndarray]:

@@ -82,12 +82,18 @@ def group_columns(
 
 def unit_layout(groups: Sequence[Group]) -> dict[str, Weight]:
     """Locations and log scales of columns of numbers; of counts also those of log(1 + count), as the network reads
-    (of counts with a greatest value those of the count)."""
-    names = {"real": ("real",), "count": ("count", "count_input")}
+    (of counts with a greatest value those of the count). Real columns come standardized, so 1 is a wide prior of
+    theirs; counts come as they are."""
     layout: dict[str, Weight] = {}
     for group in groups:
-        for name in names.get(group.kind, ()):
-            layout |= {f"{name}_shift": Weight((group.size,)), f"{name}_log_scale": Weight((group.size,))}
+        wide = float(group.upper or 100)
+        names = {
+            "real": {"real": (1.0, 1.0)},
+            "count": {"count": (wide, 3.0), "count_input": (3.0 if group.upper is None else wide, 3.0)},
+        }
+        for name, (shift, log_scale) in names.get(group.kind, {}).items():
+            layout[f"{name}_shift"] = Weight((group.size,), prior=shift)
+            layout[f"{name}_log_scale"] = Weight((group.size,), prior=log_scale)
     return layout
 
 

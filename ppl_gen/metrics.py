@@ -151,22 +151,23 @@ def pareto_k(log_ratios: np.ndarray) -> np.ndarray:
     r"""(rows,): Pareto k-hat of the importance ratios of each row, the shape of a generalized Pareto distribution of
     their upper tail, for many rows at once: what :func:`ppl_gen.arviz_bridge.psis` finds one row at a time.
 
-    The tail are the :math:`M = \lceil \min(K / 5, 3 \sqrt{K}) \rceil` largest of K ratios (Vehtari, Simpson, Gelman,
-    Yao & Gabry 2024, JMLR 25), their shape the posterior mean of Zhang & Stephens (2009, Technometrics 51), with a
-    prior worth 10 observations at 0.5.
+    The tail are the :math:`M = \min(K / 5, 3 \sqrt{K})` largest of K ratios, rounded as ArviZ does (Vehtari, Simpson,
+    Gelman, Yao & Gabry 2024, JMLR 25), their shape the posterior mean of Zhang & Stephens (2009, Technometrics 51),
+    with a prior worth 10 observations at 0.5.
 
     :param log_ratios: (rows, K).
     """
-    from ppl_gen.arviz_bridge import psis
+    from ppl_gen.arviz_bridge import psis, tail_size
 
     rows, number = log_ratios.shape
-    size = int(np.ceil(min(number / 5, 3 * np.sqrt(number))))
+    size = tail_size(number)
     if size <= 4 or not rows:
         return psis(log_ratios)[1] if rows else np.empty(0)
     ordered = np.sort(log_ratios, axis=1)[:, -size - 1 :]
     ordered = np.exp(ordered - ordered[:, -1:])
     tail = ordered[:, 1:] - ordered[:, :1]
-    plain = (tail[:, 0] > 0) & (ordered[:, 0] > np.finfo(float).tiny)  # neither ties at the threshold nor underflow
+    # Neither ties at the threshold, nor underflow, nor a tail that is all alike.
+    plain = (tail[:, 0] > 0) & (ordered[:, 0] > np.finfo(float).tiny) & (tail[:, -1] > 1.001 * tail[:, 0])
     result = np.empty(rows)
     if not plain.all():
         result[~plain] = psis(log_ratios[~plain])[1]

@@ -129,8 +129,8 @@ def draw_curve(fit: Fit, ax: Axes, column: int, values: np.ndarray, size: int) -
     edges = plots_style.bins(values, resolution(values), values.min(), values.max())
     ax.hist(values, edges, density=True, color=LIGHT, label="histogram of rows")
     if len(draws) > 1:
-        name = f"90 % of {plots_style.interval_name(fit)}"
-        ax.fill_between(xs, *np.quantile(draws, [0.05, 0.95], axis=0), color=MODEL, alpha=0.25, linewidth=0, label=name)
+        name = plots_style.score_interval(fit, 0.9)
+        ax.fill_between(xs, *plots_style.band(fit, draws), color=MODEL, alpha=0.25, linewidth=0, label=name)
     ax.plot(xs, mean, color=MODEL, label="predictive density")
     ax.set_xlim(xs[0], xs[-1])
     ax.set_ylim(0, None)

@@ -65,20 +65,22 @@ def plot_calibration(fit: Fit, *, fig: Figure | SubFigure | None = None, max_col
         failed = p_value < P_VALUE / width
         ax.axhspan(low, high, color=LIGHT, alpha=0.7, linewidth=0, label=f"{BAND:.0%} band")
         ax.axhline(1, color=SHADE, linewidth=0.8)
-        ax.stairs(heights, edges, color=ALARM if failed else MODEL, label="held-out rows", linewidth=1.4)
+        ax.stairs(heights, edges, color=ALARM if failed else MODEL, label=f"held-out {fit.train.unit}s", linewidth=1.4)
         ax.set_title(f"p {p_value:.2g}" + (": not calibrated" if failed else ""))
         ax.set_xlim(0, 1)
         ax.set_ylim(0, max(1.6, 1.05 * heights.max(), 1.05 * high))
         ax.yaxis.set_major_locator(MaxNLocator(3))
         ax.set_xlabel(f"u of {label(names[j])}")
         if j % across == 0:
-            ax.set_ylabel("density of rows")
+            ax.set_ylabel(f"density of {fit.train.unit}s")
     handles, texts = fig.axes[0].get_legend_handles_labels()
     handles[-1] = Line2D([], [], color=MODEL)
     fig.legend(handles, texts, loc="outside lower center", ncols=2)
     more = f"; first {number} of {width} columns" if number < width else ""
-    return plots_style.finish(fig, f"{fit.family.name} by {fit.engine.name}: {rows:,} rows as uniform numbers, under "
-                              f"members that held them out{more}")  # fmt: skip
+    title = (
+        f"{fit.family.name} by {fit.engine.name}: {rows:,} {fit.train.unit}s as uniform numbers, under members that "
+    )
+    return plots_style.finish(fig, f"{title}held them out{more}")
 
 
 def draw_losses(fit: Fit, fig: Figure | SubFigure | None) -> Figure:
@@ -110,10 +112,10 @@ def draw_losses(fit: Fit, fig: Figure | SubFigure | None) -> Figure:
     what = "minus ELBO" if fit.pair.local else "minus log likelihood"
     what = "minus log p(x | corrupted x)" if fit.pair.walk is not None else what
     fig.axes[0].set_ylabel(f"{what}, nats {fit.train.a_unit}")
-    handles = [Line2D([], [], color=INK, linestyle="--", linewidth=0.6, label="training rows")]
+    handles = [Line2D([], [], color=INK, linestyle="--", linewidth=0.6, label=f"training {fit.train.unit}s")]
     if has_validation:
         handles += [
-            Line2D([], [], color=INK, label="validation rows"),
+            Line2D([], [], color=INK, label=f"validation {fit.train.unit}s"),
             Line2D([], [], color=INK, marker="o", linestyle="", markersize=4, label="weights kept"),
         ]
     handles += [Line2D([], [], color=chain_colour(m), label=f"member {m}") for m in range(min(members, 6))]

@@ -192,7 +192,7 @@ def draw_margin(scene: _Scene, ax: Axes, j: int) -> None:
         _draw_counts(scene, ax, j, seen)
         return
     mean, draws = plots_data.density_draws(scene.fit, (j,), xs[:, None])
-    low, high = np.quantile(draws, [0.05, 0.95], axis=0)
+    low, high = plots_style.band(scene.fit, draws)
     if column.kind == "real":
         from ppl_gen.predictive import resolution
 
@@ -230,14 +230,14 @@ def _draw_counts(scene: _Scene, ax: Axes, j: int, seen: np.ndarray) -> None:
 
 
 def _legend(scene: _Scene, single: bool) -> list[Line2D | Patch]:
-    draws = plots_style.interval_name(scene.fit)
+    band = plots_style.score_interval(scene.fit, 0.9)
     if not scene.has_density(0):
         return _legend_of_draws(scene, single)
     handles: list[Line2D | Patch] = [
         Patch(color=LIGHT, label="histogram of rows"), Line2D([], [], color=MODEL, label="predictive density"),
     ]  # fmt: skip
     if scene.fit.uncertainty != "point":
-        handles.append(Patch(color=MODEL, alpha=0.25, linewidth=0, label=f"90 % of {draws}"))
+        handles.append(Patch(color=MODEL, alpha=0.25, linewidth=0, label=band))
     if single:
         return handles
     handles.append(Line2D([], [], color=SHADE, label="holds 50, 80, 95 % of the mass"))
@@ -248,7 +248,7 @@ def _legend(scene: _Scene, single: bool) -> list[Line2D | Patch]:
         if len(values) > MAX_LEGEND:
             handles.append(_dot(INK, f"... {len(values)} values of {scene.site} in all"))
     if scene.components is not None:
-        number = len(scene.components[0])
+        number, draws = len(scene.components[0]), plots_style.interval_name(scene.fit)
         what = f"{number} {draws}" if number > 1 else draws
         handles.append(_ring(f"2 sd of components, {what}"))
     return handles

@@ -107,10 +107,21 @@ def interval_name(fit: Any) -> str:
 
 def score_interval(fit: Any, hdi_prob: float) -> str:
     """What the interval of a score is, for a legend: of an ensemble of few members, the range of them all."""
-    number = len(next(iter(fit.posterior.values())))
-    if fit.uncertainty == "ensemble" and int(hdi_prob * number) >= number - 1:
-        return f"range of all {number} {interval_name(fit)}"
+    if few_members(fit, hdi_prob):
+        return f"range of all {len(next(iter(fit.posterior.values())))} {interval_name(fit)}"
     return f"{hdi_prob:.0%} interval over {interval_name(fit)}"
+
+
+def few_members(fit: Any, prob: float) -> bool:
+    """Whether the members of an ensemble are so few that an interval of this probability is the range of them all."""
+    number = len(next(iter(fit.posterior.values())))
+    return bool(fit.uncertainty == "ensemble" and int(prob * number) >= number - 1)
+
+
+def band(fit: Any, draws: np.ndarray, prob: float = 0.9) -> np.ndarray:
+    """(2, ...): the ends of an interval over draws (S, ...), as :func:`score_interval` names it."""
+    tail = 0.0 if few_members(fit, prob) else (1 - prob) / 2
+    return np.asarray(np.quantile(draws, [tail, 1 - tail], axis=0))
 
 
 def bins(values: np.ndarray, resolution: float, low: float, high: float, most: int = 60) -> np.ndarray:

@@ -275,6 +275,12 @@ class TestBridge:
         np.testing.assert_allclose(log_weights, -np.log(100))
         assert np.all(k == -np.inf)
 
+    def test_psis_of_a_tail_that_has_an_end_leaves_the_weights_as_they_are(self):
+        log_ratios = np.random.default_rng(0).normal(size=(1, 100)).clip(max=0.0)  # half of them are the largest
+        log_weights, k = az.psis(log_ratios)
+        np.testing.assert_allclose(log_weights, log_ratios - logsumexp(log_ratios))
+        assert np.all(k == -np.inf)
+
     def test_a_row_of_weight_two_is_left_out_twice(self):
         """Weight 2 in the likelihood is the row twice: leaving it out takes its density away squared."""
         values = np.random.default_rng(0).normal(size=(4, 500, 3)) * 0.1

@@ -146,6 +146,7 @@ def fit() -> pg.Fit:
         return pg.fit(Autoregressive("pixelcnn", **TINY), x, engine=QUICK, backend="pyro", seed=0)
 
 
+@pytest.mark.pyro
 def test_a_fit_draws_scores_and_keeps_images(fit: pg.Fit, tmp_path: Path) -> None:
     drawn = fit.sample(5, seed=1)
     assert drawn.shape == (5, 3, 3)
@@ -173,6 +174,7 @@ def test_training_learns_bars() -> None:
     assert -pg.fit(family, x, engine=engine, backend="pyro", seed=0).score(bars(500, seed=1)).total / 500 < 2.3
 
 
+@pytest.mark.pyro
 def test_the_picture_of_images(fit: pg.Fit) -> None:
     reasons = plots.applicable(fit)
     assert reasons["images"] == ""
@@ -271,6 +273,7 @@ def test_images_that_cannot_be_read(name: str) -> None:
         pg.Data.from_table(x, **options)
 
 
+@pytest.mark.pyro
 def test_what_new_images_must_be(fit: pg.Fit) -> None:
     for x, message in (
         (np.zeros((2, 4, 4)), r"These images are 4 x 4, the model was fitted to images of 3 x 3"),

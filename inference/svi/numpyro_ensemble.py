@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 CHUNK = 2048  # validation rows at once
 AVERAGE = 0.99  # of the running mean of the weights that is validated and kept
+SOON = 10  # at step t its share of the new weights is SOON / (t + SOON) or more: it forgets the start
 
 
 def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> Draws:
@@ -131,7 +132,7 @@ class _Program:
             (loss, _), gradient = both(state["weights"], now, view.take(rows), share)
             updates, moments = self.optimizer.update(gradient, state["moments"])
             weights = jax.tree.map(lambda w, u: w - rate * u, state["weights"], updates)
-            share = jnp.maximum(1 - AVERAGE, 1 / (state["count"] + 1))
+            share = jnp.maximum(1 - AVERAGE, SOON / (state["count"] + SOON))
             mean = jax.tree.map(lambda m, w: m + share * (w - m), state["mean"], weights)
             return {"weights": weights, "mean": mean, "moments": moments, "key": key, "count": state["count"] + 1}, loss
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CHUNK = 2048  # validation rows at once
 AVERAGE = 0.99  # of the running mean of the weights that is validated and kept
+SOON = 10  # at step t its share of the new weights is SOON / (t + SOON) or more: it forgets the start
 
 
 def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> Draws:
@@ -94,7 +95,7 @@ class _State:
             group["params"][0].grad = gradient
         self.adam.step()
         self.count += 1
-        self.mean.lerp_(self.weights, max(1 - AVERAGE, 1 / self.count))
+        self.mean.lerp_(self.weights, max(1 - AVERAGE, SOON / (self.count - 1 + SOON)))
 
     def keep(self, better: np.ndarray) -> None:
         self.best = torch.where(torch.as_tensor(better)[:, None], self.mean, self.best)

@@ -30,26 +30,22 @@ T D for sequences or pixels, of which a pass computes one column only. Scoring t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from ppl_gen.errors import DataError
-from ppl_gen.family import Family
+from ppl_gen.network_family import NetworkFamily
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from ppl_gen.data import Data, Schema
+    from ppl_gen.data import Data
 
 __all__ = ["Autoregressive"]
 
 NETWORKS = ("made", "causal_conv", "pixelcnn")
 REAL = ("logistic", "gaussian")
-MIN_ROWS = 50
 
 
 @dataclasses.dataclass(frozen=True)
-class Autoregressive(Family):
+class Autoregressive(NetworkFamily):
     """An autoregressive network.
 
     :param network: ``"made"`` for rows, ``"causal_conv"`` for sequences, ``"pixelcnn"`` for images; see above.
@@ -66,13 +62,16 @@ class Autoregressive(Family):
         ``1 + (kernel_size - 1) (2 ** num_layers - 1) num_stacks`` before it (by default 64). Of ``"pixelcnn"``: rows
         that it reads, and columns to either side, the pixel's own counted: 2 is a masked filter of 3 x 3, 3 one of
         5 x 5. A pixel depends on ``1 + (kernel_size - 1) num_layers`` rows above it, and so many pixels to its left.
+    :param bayesian: put priors on the weights, so that sgld draws them from their posterior, or svi fits a guide.
+    :param prior_scale: the prior of a bias is normal about 0 with this standard deviation, that of a weight is narrower
+        by the root of its layer's inputs; units of columns have wide ones.
     """
 
     name: ClassVar[str] = "autoregressive"
     title: ClassVar[str] = "Autoregressive network"
     density: ClassVar[str] = "exact"
     kinds: ClassVar[tuple[str, ...]] = ("real", "count", "binary", "categorical")
-    engines: ClassVar[tuple[str, ...]] = ("svi",)
+    engines: ClassVar[tuple[str, ...]] = ("svi", "sgld")
     allows_missing: ClassVar[bool] = False
 
     network: str = "made"
@@ -84,6 +83,8 @@ class Autoregressive(Family):
     num_layers: int = 6
     num_stacks: int = 1
     kernel_size: int = 2
+    bayesian: bool = False
+    prior_scale: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,6 +94,8 @@ class Autoregressive(Family):
         for name in ("num_mixture_components", "channels", "num_layers", "num_stacks"):
             self.require_integer(name, 1)
         self.require_integer("kernel_size", 2)
+        self.require("bayesian", isinstance(self.bayesian, bool), "true or false")
+        self.require_number("prior_scale", 0.0)
 
     @property
     def sequences(self) -> bool:  # type: ignore[override]
@@ -109,15 +112,4 @@ class Autoregressive(Family):
             from ppl_gen.models.autoregressive.architecture import NO_IMAGES
 
             raise DataError(NO_IMAGES)
-        number, what = (len(data), f"{data.unit}s") if data.lengths is None else (data.num_steps, "time steps")
-        if number < MIN_ROWS:
-            other = "hmm" if self.sequences else "gmm"
-            raise DataError(
-                f"autoregressive needs at least {MIN_ROWS} {what}, the table has {number}: fit a simpler family, such "
-                f"as {other}, instead."
-            )
         self.refuse_missing(data)
-
-    def to_original(self, posterior: Mapping[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:
-        """Nothing: weights of a network have no meaning of their own."""
-        return {}

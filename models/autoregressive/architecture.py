@@ -111,16 +111,21 @@ def _num_parameters(family: Autoregressive, kind: str, num_categories: int) -> i
     return {"binary": 1, "categorical": num_categories}.get(kind, 3 * family.num_mixture_components)
 
 
+def _weight(shape: tuple[int, ...], inputs: int) -> Weight:
+    """A weight of a sum over so many inputs: of variance 1 / inputs, at first and by its prior."""
+    return Weight(shape, inputs**-0.5, prior=inputs**-0.5)
+
+
 def _convolutions(family: Autoregressive, num_inputs: int) -> dict[str, Weight]:
     """An embedding of a time step, one of the start, and of each layer the gate and what goes on from it."""
     size, layers, taps = family.channels, family.num_layers * family.num_stacks, family.kernel_size
     return {
         "start": Weight((size,), 1.0),
-        "embedding_weight": Weight((num_inputs, size), num_inputs**-0.5),
+        "embedding_weight": _weight((num_inputs, size), num_inputs),
         "embedding_bias": Weight((size,)),
-        "gate_weight": Weight((layers, taps * size, 2 * size), (taps * size) ** -0.5),
+        "gate_weight": _weight((layers, taps * size, 2 * size), taps * size),
         "gate_bias": Weight((layers, 2 * size)),
-        "mix_weight": Weight((layers, size, 2 * size), size**-0.5),
+        "mix_weight": _weight((layers, size, 2 * size), size),
         "mix_bias": Weight((layers, 2 * size)),
     }
 
@@ -130,14 +135,14 @@ def _masked_convolutions(family: Autoregressive, num_inputs: int) -> dict[str, W
     on."""
     size, layers, taps = family.channels, family.num_layers, family.kernel_size
     return {
-        "embedding_weight": Weight((num_inputs, size), num_inputs**-0.5),
+        "embedding_weight": _weight((num_inputs, size), num_inputs),
         "embedding_bias": Weight((size,), 1.0),
-        "vertical_weight": Weight((layers, taps, 2 * taps - 1, size, 2 * size), (taps * (2 * taps - 1) * size) ** -0.5),
+        "vertical_weight": _weight((layers, taps, 2 * taps - 1, size, 2 * size), taps * (2 * taps - 1) * size),
         "vertical_bias": Weight((layers, 2 * size)),
-        "horizontal_weight": Weight((layers, taps, size, 2 * size), (taps * size) ** -0.5),
+        "horizontal_weight": _weight((layers, taps, size, 2 * size), taps * size),
         "horizontal_bias": Weight((layers, 2 * size)),
-        "link_weight": Weight((layers, 2 * size, 2 * size), (2 * size) ** -0.5),
-        "mix_weight": Weight((layers, size, 2 * size), size**-0.5),
+        "link_weight": _weight((layers, 2 * size, 2 * size), 2 * size),
+        "mix_weight": _weight((layers, size, 2 * size), size),
         "mix_bias": Weight((layers, 2 * size)),
     }
 

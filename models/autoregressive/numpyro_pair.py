@@ -11,7 +11,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
-from ppl_gen.backends.numpyro_networks import Weights, weight_sites
+from ppl_gen.backends.numpyro_networks import Weights, weight_guide, weight_sites
 from ppl_gen.backends.numpyro_pairs import row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.autoregressive import numpyro_convolution as convolution
@@ -26,15 +26,18 @@ if TYPE_CHECKING:
 
 
 def build_pair(family: Autoregressive, schema: Schema, num_obs: int) -> Pair:
-    """The pair for tables, or sequences, of this schema; there is nothing to guide."""
+    """The pair for tables, or sequences, of this schema. Without priors on the weights there is nothing to guide."""
     architecture = resolve(family, schema)
     hooks: dict[str, Any] = {"from_uniform": partial(from_uniform, architecture)}
     hooks |= {"to_uniform": partial(to_uniform, architecture)}
     if family.sequences:
         hooks |= {"step_log_prob": partial(step_log_prob, architecture), "forecast": partial(forecast, architecture)}
+    start = partial(initialize, architecture)
+    make = partial(weight_guide, architecture.layout, partial(model, architecture), start)
     return Pair(
-        family=family, backend="numpyro", has_weights=True, model=partial(model, architecture), guide=guide,
-        collapsed=partial(model, architecture), initialize=partial(initialize, architecture), **hooks,
+        family=family, backend="numpyro", has_weights=True, bayesian=family.bayesian, initialize=start,
+        model=partial(model, architecture), collapsed=partial(model, architecture),
+        guide=make("mean_field") if family.bayesian else guide, make_guide=make if family.bayesian else None, **hooks,
     )  # fmt: skip
 
 
@@ -42,8 +45,10 @@ def model(
     architecture: Architecture, data: View | None, *, num_obs: int | None = None, num_steps: int | None = None,
     subsample_size: int | None = None,
 ) -> None:  # fmt: skip
-    """Rows, images or sequences are drawn column by column; the weights are parameters."""
-    weights = weight_sites(architecture.layout)
+    """Rows, images or sequences are drawn column by column; the weights are parameters, or latent variables with
+    priors."""
+    family = architecture.family
+    weights = weight_sites(architecture.layout, family.prior_scale if family.bayesian else None)
     with numpyro.plate("obs", num_rows(data, num_obs), subsample_size, dim=-1) as rows:
         view = batch_of(data, rows, subsample_size)
         fn = Chain(architecture, weights, num_steps or 1, view)

@@ -39,24 +39,18 @@ theorem 1; Miyasawa 1961, Bull. Int. Stat. Inst. 38).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from ppl_gen.errors import DataError
-from ppl_gen.family import Family
+from ppl_gen.network_family import NetworkFamily
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from ppl_gen.data import Data, Schema
+    from ppl_gen.data import Data
 
 __all__ = ["DenoisingAutoencoder"]
 
-MIN_ROWS = 50
-
 
 @dataclasses.dataclass(frozen=True)
-class DenoisingAutoencoder(Family):
+class DenoisingAutoencoder(NetworkFamily):
     """A denoising autoencoder.
 
     :param noise: standard deviation of the normal noise in real and count columns, in standard deviations of the column
@@ -104,10 +98,3 @@ class DenoisingAutoencoder(Family):
         """
         super().check(data)
         self.refuse_missing(data)
-        if len(data) < MIN_ROWS:
-            raise DataError(f"dae needs at least {MIN_ROWS} {data.unit}s, the table has {len(data)}: fit a simpler "
-                            "family, such as gmm, instead.")  # fmt: skip
-
-    def to_original(self, posterior: Mapping[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:
-        """Nothing: weights of a network have no meaning of their own."""
-        return {}

@@ -35,13 +35,10 @@ draw falls outside of a column's range it is moved to the nearest value; that ma
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from ppl_gen.errors import DataError
-from ppl_gen.family import Family
+from ppl_gen.network_family import NetworkFamily
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data, Schema
@@ -51,11 +48,10 @@ __all__ = ["Flow"]
 TRANSFORMS = ("realnvp", "nsf", "maf", "nsf_ar", "iaf", "cnf")
 BASES = ("normal", "student_t", "mixture")
 LAYERS = {"realnvp": 8, "nsf": 4, "maf": 5, "nsf_ar": 3, "iaf": 5, "cnf": 8}
-MIN_ROWS = 50
 
 
 @dataclasses.dataclass(frozen=True)
-class Flow(Family):
+class Flow(NetworkFamily):
     """A normalizing flow.
 
     :param transform: the kind of layer: ``"realnvp"`` (affine coupling), ``"nsf"`` (spline coupling), ``"maf"`` (masked
@@ -134,8 +130,6 @@ class Flow(Family):
         :raises DataError: they are not.
         """
         super().check(data)
-        if len(data) < MIN_ROWS:
-            raise DataError(f"flow needs at least {MIN_ROWS} rows, the table has {len(data)}: fit a gmm instead.")
         self.refuse_missing(data)
         whole = [column.name for column in data.schema.target_columns if column.kind != "real"]
         if self.bayesian and whole:
@@ -149,13 +143,3 @@ class Flow(Family):
                 f"transform={self.transform!r} needs at least two columns, as one half of them transforms the other: "
                 "use transform='nsf_ar' (or 'maf') for a single column."
             )
-
-    def default_engine(self, data: Data) -> tuple[str, str]:
-        """SVI: an ensemble fitted by maximum likelihood; SGLD where the weights have priors."""
-        if self.bayesian:
-            return "sgld", "bayesian=True: draws of the weights from their posterior"
-        return "svi", "an ensemble of members fitted by maximum likelihood"
-
-    def to_original(self, posterior: Mapping[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:
-        """Nothing: weights of a network have no meaning of their own."""
-        return {}

@@ -149,14 +149,14 @@ def _sequential(
     change: maps.Map, architecture: Architecture, weights: Weights, masks: Any, _: Any, order: jax.Array, x: jax.Array,
     context: jax.Array | None,
 ) -> Pairs:  # fmt: skip
-    """The inverse of :func:`_at_once`: the columns before one must be known before it can be, so D passes."""
+    """The inverse of :func:`_at_once`: the columns before one must be known before it can be, so D passes; what the
+    last of them says of all columns holds."""
 
-    def step(known: jax.Array, place: jax.Array) -> tuple[jax.Array, None]:
-        changed, _ = change(_parameters(architecture, weights, masks, known, context), x)
-        return jnp.where((order == place)[:, None], changed, known), None
+    def step(known: Pairs, place: jax.Array) -> tuple[Pairs, None]:
+        changed, log_slopes = change(_parameters(architecture, weights, masks, known[0], context), x)
+        return (jnp.where((order == place)[:, None], changed, known[0]), log_slopes), None
 
-    known, _ = jax.lax.scan(step, jnp.zeros_like(x), jnp.arange(len(x)))
-    return known, change(_parameters(architecture, weights, masks, known, context), x)[1]
+    return jax.lax.scan(step, (jnp.zeros_like(x), jnp.zeros_like(x)), jnp.arange(len(x)))[0]
 
 
 class FlowTransform(Transform):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +10,14 @@ import pyro.distributions as dist
 import torch
 from torch.distributions import AffineTransform
 
-from ppl_gen.backends.pyro_networks import Weights, weight_sites
-from ppl_gen.backends.pyro_pairs import make_guide, row_weights
+from ppl_gen.backends.pyro_networks import Weights, weight_guide, weight_sites
+from ppl_gen.backends.pyro_pairs import row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.flow import pyro_cnf
 from ppl_gen.models.flow.architecture import Architecture, initialize, resolve
 from ppl_gen.models.flow.pyro_base import base, base_cdf, base_quantile
 from ppl_gen.models.flow.pyro_cells import noise, quantize
 from ppl_gen.models.flow.pyro_transforms import FlowTransform, from_base, to_base
-from ppl_gen.networks import GUIDE_SCALE, check_guide
 from ppl_gen.view import batch_of, num_rows
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ def build_pair(family: Flow, schema: Schema, num_obs: int) -> Pair:
             family=family, backend="pyro", has_weights=True, model=partial(dequantized_model, architecture),
             guide=partial(dequantized_guide, architecture), local=("u",), **hooks,
         )  # fmt: skip
-    make = partial(make_weight_guide, architecture)
+    make = partial(weight_guide, architecture.layout, partial(model, architecture), partial(initialize, architecture))
     return Pair(
         family=family, backend="pyro", has_weights=True, bayesian=family.bayesian,
         model=partial(model, architecture), collapsed=partial(model, architecture),
@@ -98,15 +96,6 @@ def flow(architecture: Architecture, weights: Weights, view: View | None) -> dis
     """The distribution of the continuous row, given the context if there is one."""
     transform = FlowTransform(architecture, weights, None if view is None else view.context)
     return dist.TransformedDistribution(base(architecture, weights), [transform])
-
-
-def make_weight_guide(
-    architecture: Architecture, kind: str, values: Mapping[str, Any] | None = None
-) -> Callable[..., Any]:
-    """A guide over weights that have priors; see :func:`ppl_gen.backends.pyro_pairs.make_guide`."""
-    check_guide(kind, architecture.layout)
-    start = partial(initialize, architecture)
-    return make_guide(partial(model, architecture), start, kind, values, scale=GUIDE_SCALE)
 
 
 def log_prob_error(architecture: Architecture, weights: Weights, view: View) -> torch.Tensor:

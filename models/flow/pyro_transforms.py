@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Pairs = tuple[torch.Tensor, torch.Tensor]
 Layer = tuple[Weights, tuple[torch.Tensor, ...], np.ndarray]
 
-BLOCK = 4096  # rows
+BLOCK = 12_288  # rows; larger tensors get fresh memory from the system each time
 
 
 def to_base(architecture: Architecture, weights: Weights, x: torch.Tensor, context: torch.Tensor | None) -> Pairs:
@@ -141,12 +141,13 @@ def _sequential(
     change: maps.Map, architecture: Architecture, weights: Weights, masks: tuple[torch.Tensor, ...], order: np.ndarray,
     x: torch.Tensor, context: torch.Tensor | None,
 ) -> Pairs:  # fmt: skip
-    """The inverse of :func:`_at_once`: the columns before one must be known before it can be, so D passes."""
-    known = torch.zeros_like(x)
+    """The inverse of :func:`_at_once`: the columns before one must be known before it can be, so D passes; what the
+    last of them says of all columns holds."""
+    known = log_slopes = torch.zeros_like(x)
     for place in range(x.shape[-1]):
-        changed, _ = change(_parameters(architecture, weights, masks, known, context), x)
+        changed, log_slopes = change(_parameters(architecture, weights, masks, known, context), x)
         known = torch.where(torch.as_tensor(order == place), changed, known)
-    return known, change(_parameters(architecture, weights, masks, known, context), x)[1].sum(-1)
+    return known, log_slopes.sum(-1)
 
 
 class FlowTransform(Transform):

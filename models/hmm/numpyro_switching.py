@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ppl_gen.models.hmm.numpyro_chain import exact_log, log_sum, safe_log, steps_inside
+from ppl_gen.models.hmm.numpyro_walks import best_path
 
 
 def log_transitions(matrix: jax.Array, coefs: jax.Array, context: jax.Array, exact: bool = False) -> jax.Array:
@@ -76,24 +77,7 @@ def most_probable_path(
     initial: jax.Array, transition: jax.Array, log_emission: jax.Array, lengths: jax.Array | None = None
 ) -> jax.Array:
     """(N, T): the path of largest joint density (Viterbi). Past the end it stays in its last state."""
-    emission, steps = jnp.swapaxes(log_emission, 0, 1), jnp.swapaxes(transition, 0, 1)
-    num_sequences, num_steps, k = log_emission.shape
-    inside = steps_inside(jnp.full(num_sequences, num_steps) if lengths is None else lengths, num_steps)
-
-    def step(last: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
-        now, log_step, go_on = inputs
-        scores = last[:, :, None] + log_step
-        best = jnp.where(go_on[:, None], scores.argmax(1), jnp.arange(k))
-        return jnp.where(go_on[:, None], scores.max(1) + now, last), best
-
-    def back(state: jax.Array, pointers: jax.Array) -> tuple[jax.Array, jax.Array]:
-        before = jnp.take_along_axis(pointers, state[:, None], axis=1)[:, 0]
-        return before, before
-
-    final, pointers = jax.lax.scan(step, exact_log(initial) + emission[0], (emission[1:], steps, inside[1:]))
-    last = final.argmax(-1)
-    _, path = jax.lax.scan(back, last, pointers, reverse=True)
-    return jnp.concatenate([path, last[None]]).T
+    return best_path(initial, jnp.swapaxes(transition, 0, 1), log_emission, lengths)
 
 
 def sample_paths(key: jax.Array, transition: jax.Array, filtered: jax.Array) -> jax.Array:

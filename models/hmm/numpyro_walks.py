@@ -14,13 +14,20 @@ def most_probable_path(
     initial: jax.Array, transition: jax.Array, log_emission: jax.Array, lengths: jax.Array | None = None
 ) -> jax.Array:
     """(N, T): the path of largest joint density (Viterbi). Past the end it stays in its last state."""
-    log_transition, emission = exact_log(transition), jnp.swapaxes(log_emission, 0, 1)
+    return best_path(initial, exact_log(transition), log_emission, lengths)
+
+
+def best_path(
+    initial: jax.Array, log_steps: jax.Array, log_emission: jax.Array, lengths: jax.Array | None
+) -> jax.Array:
+    """:func:`most_probable_path` by log transitions, (K, K), or (T - 1, N, K, K) where steps differ."""
+    emission, own = jnp.swapaxes(log_emission, 0, 1), log_steps if log_steps.ndim == 4 else None
     num_sequences, num_steps, k = log_emission.shape
     inside = steps_inside(jnp.full(num_sequences, num_steps) if lengths is None else lengths, num_steps)
 
     def step(last: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
-        now, go_on = inputs[0], inputs[1][:, None]
-        scores = last[:, :, None] + log_transition
+        now, go_on, log_step = inputs[0], inputs[1][:, None], inputs[2]
+        scores = last[:, :, None] + (log_steps if log_step is None else log_step)
         best = jnp.where(go_on, scores.argmax(1), jnp.arange(k))
         return jnp.where(go_on, scores.max(1) + now, last), best
 
@@ -28,7 +35,7 @@ def most_probable_path(
         before = jnp.take_along_axis(pointers, state[:, None], axis=1)[:, 0]
         return before, before
 
-    final, pointers = jax.lax.scan(step, exact_log(initial) + emission[0], (emission[1:], inside[1:]))
+    final, pointers = jax.lax.scan(step, exact_log(initial) + emission[0], (emission[1:], inside[1:], own))
     last = final.argmax(-1)
     _, path = jax.lax.scan(back, last, pointers, reverse=True)
     return jnp.concatenate([path, last[None]]).T

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from ppl_gen.models.hmm.pyro_chain import MAX_TREE, exact_log, least, log_prob_tree, log_sum, safe_log
-from ppl_gen.models.hmm.pyro_walks import gumbel
+from ppl_gen.models.hmm.pyro_walks import best_path, gumbel
 
 
 def log_transitions(
@@ -83,20 +83,7 @@ def most_probable_path(
     initial: torch.Tensor, transition: torch.Tensor, log_emission: torch.Tensor, lengths: torch.Tensor | None = None
 ) -> torch.Tensor:
     """(N, T): the path of largest joint density (Viterbi). Past the end it stays in its last state."""
-    emission, states = log_emission.unbind(1), torch.arange(log_emission.shape[-1])
-    last, pointers = exact_log(initial) + emission[0], []
-    for t, now in enumerate(emission[1:], 1):
-        score, best = (last[:, :, None] + transition[:, t - 1]).max(1)
-        if lengths is None:
-            last = score + now
-        else:
-            inside = (t < lengths)[:, None]
-            last, best = torch.where(inside, score + now, last), torch.where(inside, best, states)
-        pointers.append(best)
-    path = [last.argmax(-1)]
-    for best in reversed(pointers):
-        path.append(best.gather(1, path[-1][:, None])[:, 0])
-    return torch.stack(path[::-1], 1)
+    return best_path(initial, transition.unbind(1), log_emission, lengths)
 
 
 def sample_paths(transition: torch.Tensor, filtered: torch.Tensor) -> torch.Tensor:

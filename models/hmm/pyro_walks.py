@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 
 import torch
 
@@ -14,11 +15,17 @@ def most_probable_path(
     initial: torch.Tensor, transition: torch.Tensor, log_emission: torch.Tensor, lengths: torch.Tensor | None = None
 ) -> torch.Tensor:
     """(N, T): the path of largest joint density (Viterbi). Past the end it stays in its last state."""
-    log_transition, emission = exact_log(transition), log_emission.unbind(1)
-    states = torch.arange(len(transition))
+    return best_path(initial, repeat(exact_log(transition)), log_emission, lengths)
+
+
+def best_path(
+    initial: torch.Tensor, log_steps: Iterable[torch.Tensor], log_emission: torch.Tensor, lengths: torch.Tensor | None
+) -> torch.Tensor:
+    """:func:`most_probable_path` by the log transitions of each step from the first on, (K, K) or (N, K, K) each."""
+    emission, states = log_emission.unbind(1), torch.arange(log_emission.shape[-1])
     last, pointers = exact_log(initial) + emission[0], []
-    for t, now in enumerate(emission[1:], 1):
-        score, best = (last[:, :, None] + log_transition).max(1)
+    for t, (now, log_step) in enumerate(zip(emission[1:], log_steps, strict=False), 1):
+        score, best = (last[:, :, None] + log_step).max(1)
         if lengths is None:
             last = score + now
         else:

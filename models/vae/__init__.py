@@ -30,16 +30,13 @@ way (``hidden=()``) and ``scale="shared"``, this is probabilistic PCA (Tipping &
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from ppl_gen.errors import DataError, SettingError
-from ppl_gen.family import Family
+from ppl_gen.network_family import NetworkFamily
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from ppl_gen.data import Data, Schema
+    from ppl_gen.data import Data
 
 __all__ = ["VAE"]
 
@@ -50,7 +47,6 @@ LIKELIHOODS = {
 PRIORS = ("normal", "vamp", "flow")
 NETWORKS = ("mlp", "conv")
 SCALES = ("column", "shared")
-MIN_ROWS = 50
 NO_IMAGES = (
     "network='conv' models images, arrays (n, h, w) or (n, h, w, c), and this is a table: reshape it, as in "
     "x.reshape(-1, 28, 28), or choose network='mlp'."
@@ -58,7 +54,7 @@ NO_IMAGES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class VAE(Family):
+class VAE(NetworkFamily):
     """A variational autoencoder.
 
     :param latent_dim: L, the length of a latent vector z.
@@ -130,10 +126,3 @@ class VAE(Family):
         super().check(data)
         if self.network == "conv" and data.schema.image is None:
             raise DataError(NO_IMAGES)
-        if len(data) < MIN_ROWS:
-            raise DataError(f"vae needs at least {MIN_ROWS} {data.unit}s, the table has {len(data)}: fit a simpler "
-                            "family, such as gmm, instead.")  # fmt: skip
-
-    def to_original(self, posterior: Mapping[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:
-        """Nothing: weights of a network have no meaning of their own."""
-        return {}

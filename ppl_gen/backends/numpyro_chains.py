@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,6 +11,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.infer.util import constrain_fn, unconstrain_fn
+
+from ppl_gen.backends.numpyro_programs import one_per_core
 
 if TYPE_CHECKING:
     from ppl_gen.data import View
@@ -44,16 +44,11 @@ def unconstrained_starts(pair: Pair, view: View, starts: Mapping[str, np.ndarray
 def over_chains(advance: Callable, states: list, keys: list, *shared: Any) -> tuple[list, Any]:
     """``advance(state, key, *shared) -> (state, output)`` of every chain; outputs are stacked with the chain first.
 
-    One chain per core at a time on a CPU (threads; XLA releases the interpreter lock), where a vmapped chain loses
+    One chain per core at a time on a CPU (:func:`one_per_core`), where a vmapped chain loses
     XLA's fusion of small loops; side by side on a GPU.
     """
-
-    def one(state: Any, key: Any) -> Any:
-        return jax.block_until_ready(advance(state, key, *shared))
-
     if jax.default_backend() == "cpu":
-        with ThreadPoolExecutor(min(len(states), os.cpu_count() or 1)) as pool:
-            results = list(pool.map(one, states, keys))
+        results = one_per_core(lambda state, key: advance(state, key, *shared), states, keys)
         states, outputs = [state for state, _ in results], [output for _, output in results]
         return states, jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *outputs)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)

@@ -17,7 +17,7 @@ from numpyro.infer.util import potential_energy
 
 from ppl_gen import importance
 from ppl_gen.backends import numpyro_local
-from ppl_gen.backends.numpyro_programs import Program, small
+from ppl_gen.backends.numpyro_programs import PIECE, Program, one_per_core, rows_over_cores, small
 from ppl_gen.view import View
 
 if TYPE_CHECKING:
@@ -146,7 +146,10 @@ def log_prob(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> np.
     if pair.local:
         return importance.log_prob(pair, posterior, jax.tree.map(np.asarray, view))
     size = _num_draws(posterior) * len(view.x) * max(view.x.shape[-1] // 64, 1)  # a row of an image is more work
-    return np.asarray(_programs(pair).log_prob(size, as_jax(posterior), view._replace(weights=None)))
+    draws, program = as_jax(posterior), _programs(pair).log_prob
+    if pair.has_weights:
+        return rows_over_cores(lambda rows: program(size, draws, rows), view._replace(weights=None))
+    return np.asarray(program(size, draws, view._replace(weights=None)))
 
 
 def local_size(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> int:
@@ -208,26 +211,27 @@ def _sample_by_draw(
     pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarray, seed: int, context: np.ndarray | None,
     options: dict[str, int],
 ) -> np.ndarray:  # fmt: skip
-    """The same where a draw is a whole network: rows that share one are drawn together, never a network per row."""
+    """The same where a draw is a whole network: rows that share one are drawn together, never a network per row; many
+    in pieces, of which each core draws one at a time."""
     used, whose, counts = np.unique(index, return_inverse=True, return_counts=True)
-    size = -(-int(counts.max()) // 256) * 256  # of few sizes, so that few programs are compiled
+    pieces = -(-int(counts.max()) // PIECE)
+    size = -(-int(counts.max()) // (256 * pieces)) * 256  # of few sizes, so that few programs are compiled
     place = np.empty(len(index), int)  # the how-manieth row of its draw each is
     order = np.argsort(whose, kind="stable")
     place[order] = np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)
-    given: Any = [None] * len(used)
+    given: Any = [None] * (len(used) * pieces)
     if context is not None:
-        given = np.zeros((len(used), size, context.shape[1]), jnp.result_type(float))
+        given = np.zeros((len(used), pieces * size, context.shape[1]), jnp.result_type(float))
         given[whose, place] = context
+        given = given.reshape(-1, size, context.shape[1])
     program = pair.cached(
         ("sample_by_draw", size, *options.values()),
         lambda: jax.jit(lambda parameters, key, given: _draw(pair, parameters, key, size, given, options)),
     )
-    keys = jax.random.split(jax.random.key(seed), len(used))
-    drawn = [
-        np.asarray(program({name: value[draw] for name, value in posterior.items()}, key, rows))
-        for draw, key, rows in zip(used, keys, given, strict=True)
-    ]
-    return np.stack(drawn)[whose, place]
+    keys = jax.random.split(jax.random.key(seed), len(given))
+    networks = [{name: value[draw] for name, value in posterior.items()} for draw in used for _ in range(pieces)]
+    drawn = np.stack([np.asarray(piece) for piece in one_per_core(program, networks, keys, given)])
+    return drawn.reshape(len(used), -1, *drawn.shape[2:])[whose, place]
 
 
 def sample_table(

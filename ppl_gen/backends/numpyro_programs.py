@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 if TYPE_CHECKING:
     from ppl_gen.family import Pair
+    from ppl_gen.view import View
 
 # Compiling costs more than running a small job once, and the compiler's own optimizations are half of it.
 QUICK = {"xla_backend_optimization_level": 0}
+PIECE = 8192  # rows that are worth a thread
 
 
 def small(pair: Pair) -> int:
@@ -45,3 +48,19 @@ def one_per_core(program: Callable[..., Any], *arguments: Iterable[Any]) -> list
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(finished, *arguments))
+
+
+def rows_over_cores(program: Callable[[View], Any], view: View) -> np.ndarray:
+    """``program(view)``, (..., n): of many rows in parts of one length, a core each, so that one program is compiled.
+    XLA alone leaves a core idle for a good part of such a job."""
+    number = len(view.x)
+    parts = min(os.cpu_count() or 1, number // PIECE) if jax.default_backend() == "cpu" else 1
+    if parts < 2:
+        return np.asarray(program(view))
+    size = -(-number // parts)
+    starts = [min(part * size, number - size) for part in range(parts)]
+    found = one_per_core(program, [view.take(slice(start, start + size)) for start in starts])
+    found = [
+        np.asarray(part)[..., at * size - start :] for at, (start, part) in enumerate(zip(starts, found, strict=True))
+    ]
+    return np.concatenate(found, axis=-1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 
-from ppl_gen.networks import Layout, Weight
+from ppl_gen.backends.pyro_pairs import make_guide
+from ppl_gen.networks import GUIDE_SCALE, Layout, Weight, check_guide
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -24,6 +26,18 @@ def weight_sites(layout: Layout, prior_scale: float | None = None) -> dict[str, 
         return pyro.sample(name, prior.to_event(len(weight.shape)))
 
     return {name: site(name, weight) for name, weight in layout.items()}
+
+
+def weight_guide(
+    layout: Layout, model: Callable[..., Any], initialize: Callable[..., Mapping[str, Any]], kind: str,
+    values: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:  # fmt: skip
+    """A guide over weights that have priors; see :func:`ppl_gen.backends.pyro_pairs.make_guide`.
+
+    :raises SettingError: it would not fit into memory.
+    """
+    check_guide(kind, layout)
+    return make_guide(model, initialize, kind, values, scale=GUIDE_SCALE)
 
 
 def perceptron(weights: Weights, x: torch.Tensor, num_dense: int, masks: Sequence[torch.Tensor] = ()) -> torch.Tensor:
