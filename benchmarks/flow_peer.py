@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from common import gaussian_clusters, seconds
+from common import gaussian_clusters
+from training import BACKENDS, Job, in_turn, windows
 
 from ppl_gen.backends import ops
 
@@ -21,8 +22,6 @@ LAYERS = {"realnvp": 8, "nsf": 4, "maf": 5, "nsf_ar": 3, "iaf": 5}
 HIDDEN = {"realnvp": (64,)}  # others (64, 64)
 TRAIN, HELD_OUT, ROWS, BATCH, RATE, TURNS = 20_480, 10_000, 100_000, 512, 2e-3, 12
 BOUND, BINS = 5.0, 8
-BACKENDS = {"jax": "numpyro", "torch": "pyro"}
-Job = Callable[[], Any]
 
 
 def by_flowjax(transform: str, columns: int, key: int = 0) -> tuple[Any, Callable[[Any], Any]]:
@@ -76,51 +75,6 @@ def ours(backend: str, transform: str, x: np.ndarray, members: int, steps: int =
     return pair, pg.SVI(num_members=members, batch_size=steps, validation=0.0, learning_rate=RATE)
 
 
-def windows(backend: str, transform: str, x: np.ndarray, members: int) -> tuple[Job, Callable[[], dict], int, Any]:
-    """A call that trains on by one window, the members' weights, the steps of a window, and the pair."""
-    from ppl_gen.inference.svi.ensemble import Split
-
-    pair, settings = ours(backend, transform, x, members)
-    split = Split.of(len(x), settings, 0)
-    start = pair.initialize(pair.data, 0, members)
-    if backend == "numpyro":
-        import jax
-        import jax.numpy as jnp
-
-        from ppl_gen.backends.numpyro_programs import one_per_core
-        from ppl_gen.inference.svi.numpyro_ensemble import _Program
-
-        program = _Program(pair, settings, split)
-        keys = jax.random.split(jax.random.key(0), members)
-        states = [program.begin({n: jnp.asarray(v[i], float) for n, v in start.items()}, keys[i])
-                  for i in range(members)]  # fmt: skip
-        train, none, rates = jnp.asarray(split.train), jnp.asarray(split.validation), [jnp.asarray(RATE)] * members
-
-        def window() -> None:
-            found = one_per_core(program.window, states, rates, train, none, [pair.data] * members)
-            states[:] = [state for state, _ in jax.block_until_ready(found)]
-
-        def kept() -> dict:
-            return {name: np.stack([np.asarray(state["mean"][name]) for state in states]) for name in start}
-
-        return window, kept, split.steps, pair
-    import torch
-
-    from ppl_gen.backends.pyro_programs import sandbox
-    from ppl_gen.inference.svi import pyro_ensemble
-
-    program = pyro_ensemble._Program(pair, settings, start)
-    state, train = pyro_ensemble._State(program.flatten(start), settings), torch.as_tensor(split.train)
-
-    def torch_window() -> None:
-        with sandbox(0, threads=1):
-            pyro_ensemble._window(program, state, np.full(members, RATE), split, train, pair.data)
-
-    return (
-        torch_window, lambda: {n: v.numpy() for n, v in program.unflatten(state.mean).items()}, split.steps, pair
-    )  # fmt: skip
-
-
 def flowjax_loop(transform: str, x: np.ndarray, steps: int) -> tuple[Job, Callable[[], tuple[Any, Any]]]:
     """A call that trains on by so many steps of a scanned loop by hand, with optax; and what it has trained."""
     import jax
@@ -167,17 +121,6 @@ def zuko_loop(flow: Any, x: np.ndarray, steps: int, batch: int = BATCH) -> Job:
     return job
 
 
-def in_turn(jobs: dict[str, Job], turns: int) -> dict[str, float]:
-    """Median seconds of each job, after one run of each that is not counted."""
-    for job in jobs.values():
-        job()
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(turns):
-        for name, job in jobs.items():
-            times[name].append(seconds(job)[0])
-    return {name: float(np.median(taken)) for name, taken in times.items()}
-
-
 def clusters(columns: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on, and held-out ones."""
     x = gaussian_clusters(TRAIN + HELD_OUT, columns, 8).astype(np.float32)
@@ -187,7 +130,8 @@ def clusters(columns: int) -> tuple[np.ndarray, np.ndarray]:
 def run_step(library: str, transform: str, columns: int) -> dict[str, float]:
     x, held_out = clusters(columns)
     backend = BACKENDS[library]
-    window, kept, steps, pair = windows(backend, transform, x, 1)
+    pair, settings = ours(backend, transform, x, 1)
+    window, kept, steps = windows(pair, settings)
     if library == "jax":
         theirs, trained = flowjax_loop(transform, x, steps)
     else:
@@ -210,7 +154,7 @@ def run_ensemble(library: str, transform: str, columns: int) -> dict[str, float]
     backend = BACKENDS[library]
     jobs, steps = {}, 0
     for members in (1, 4):
-        jobs[str(members)], _, steps, _ = windows(backend, transform, x, members)
+        jobs[str(members)], _, steps = windows(*ours(backend, transform, x, members))
     return {name: 1e3 * value / steps for name, value in in_turn(jobs, 5).items()}
 
 

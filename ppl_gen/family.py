@@ -53,6 +53,7 @@ class Pair:
     ``to_uniform``     ``(parameters, view) -> (*x.shape, 2)``: between which numbers each entry's u lies, F(x-) and
                        F(x) given the entries before it; equal of real columns
     ``local``          sites inside ``obs`` that the guide proposes: log p(x) is then estimated by importance sampling
+    ``idle``           ``(view) -> names`` of the weights that this view does not read: training leaves them out
     ``beta``           weight of the terms of ``local`` in the training objective of weights; scores ignore it
     ``decode``         ``(parameters, View(latents (n, L), context=y)) -> {"typical": x, "expected": x}``, each (n, D):
                        rows with these values of ``local``, as they would stand in a table, and with probabilities in
@@ -92,6 +93,7 @@ class Pair:
     from_uniform: Callable[..., Any] | None = None
     to_uniform: Callable[..., Any] | None = None
     local: tuple[str, ...] = ()
+    idle: Callable[[Any], tuple[str, ...]] | None = None
     beta: float = 1.0
     decode: Callable[..., Any] | None = None
     walk: Callable[..., Any] | None = None

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from ppl_gen.progress import Monitor
 
 MIN_STEPS = 50  # per window: passes over a small table are joined until they have as many steps
+EVERY = 10  # steps between two looks of the running mean at the weights: each is a pass over all of them
+LOOKS = (
+    10  # that the mean is over in the end; before it has had 100, over a tenth of them, so that the start is forgotten
+)
+PART_ROWS = 512  # that the parts of a bound are found from where there are no validation rows
 DECAYS = 2  # times that a member's learning rate is lowered before it is stopped
 DECAY = 0.2
 MAX_VALIDATION = 10_000  # rows
@@ -142,6 +147,15 @@ class Record:
                 "validation_loss": float(validation[best, members].mean()),
             },
         )  # fmt: skip
+
+
+def without_idle(
+    pair: Pair, start: Mapping[str, np.ndarray], view: View
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The starts of the weights that are trained on this view, and those that it does not read, which would take their
+    share of each step for nothing."""
+    idle = pair.idle(view) if pair.idle is not None else ()
+    return {n: v for n, v in start.items() if n not in idle}, {n: v for n, v in start.items() if n in idle}
 
 
 def with_chain(

@@ -21,7 +21,18 @@ from ppl_gen.backends import numpyro_ops
 from ppl_gen.backends.numpyro_programs import one_per_core
 from ppl_gen.errors import FitError
 from ppl_gen.inference.svi import numpyro_objective
-from ppl_gen.inference.svi.ensemble import Plateau, Record, Split, checkpoint, grace_windows, with_chain
+from ppl_gen.inference.svi.ensemble import (
+    EVERY,
+    LOOKS,
+    PART_ROWS,
+    Plateau,
+    Record,
+    Split,
+    checkpoint,
+    grace_windows,
+    with_chain,
+    without_idle,
+)
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data, View
@@ -31,8 +42,6 @@ if TYPE_CHECKING:
     from ppl_gen.progress import Monitor
 
 CHUNK = 2048  # validation rows at once
-AVERAGE = 0.99  # of the running mean of the weights that is validated and kept
-SOON = 10  # at step t its share of the new weights is SOON / (t + SOON) or more: it forgets the start
 
 
 def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> Draws:
@@ -40,11 +49,11 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
     view = pair.data if pair.data is not None else data.view("numpyro")
     split, members = Split.of(len(data), settings, seed), range(settings.num_members)
     assert pair.initialize is not None
-    start = pair.initialize(view, seed, settings.num_members)
+    start, idle = without_idle(pair, pair.initialize(view, seed, settings.num_members), view)
     # Pairs of one family and schema share their programs, and a compiled one takes one structure of a view only.
     key = ("ensemble", settings, split.train.shape, split.validation.shape, jax.tree.structure(view),
            jnp.result_type(float))  # fmt: skip
-    program = pair.cached(key, lambda: _Program(pair, settings, split))
+    program = pair.cached(key, lambda: _Program(pair, settings, split, idle))
     keys = jax.random.split(jax.random.key(seed), settings.num_members)
     weights = [{name: jnp.asarray(value[i], dtype=float) for name, value in start.items()} for i in members]
     states = [program.begin(weights[i], keys[i]) for i in members]
@@ -78,7 +87,7 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
         if not record.train:
             raise
         interrupted = True
-    kept = {name: np.stack([np.asarray(member[name]) for member in best]) for name in start}
+    kept = {name: np.stack([np.asarray(member[name]) for member in best]) for name in start} | idle
     kept = with_chain(pair, numpyro_ops.hook_over_draws, kept, view, seed)
     return record.result(
         kept, partial(numpyro_ops.log_prob, pair, view=view), split, plateau, settings, len(data), interrupted
@@ -88,7 +97,8 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
 class _Program:
     """The compiled pieces of training for one pair and one size of data."""
 
-    def __init__(self, pair: Pair, settings: SVI, split: Split) -> None:
+    def __init__(self, pair: Pair, settings: SVI, split: Split, idle: Mapping[str, np.ndarray]) -> None:
+        self.idle = {name: value[0] for name, value in idle.items()}
         self.pair, self.settings, self.split, self.elbo = pair, settings, split, Trace_ELBO()
         self.optimizer = optax.chain(optax.clip_by_global_norm(settings.clip), optax.scale_by_adam())
         self.begin = jax.jit(self._begin)
@@ -113,6 +123,7 @@ class _Program:
 
         :param share: of beta that holds yet.
         """
+        weights = {**weights, **self.idle}
         if self.pair.local:
             return numpyro_objective.loss(self.pair, self.settings, weights, key, rows, share)
         found = self.elbo.loss(key, weights, self.pair.density, self.pair.guide, rows) / len(rows.x)
@@ -132,9 +143,15 @@ class _Program:
             (loss, _), gradient = both(state["weights"], now, view.take(rows), share)
             updates, moments = self.optimizer.update(gradient, state["moments"])
             weights = jax.tree.map(lambda w, u: w - rate * u, state["weights"], updates)
-            share = jnp.maximum(1 - AVERAGE, SOON / (state["count"] + SOON))
-            mean = jax.tree.map(lambda m, w: m + share * (w - m), state["mean"], weights)
-            return {"weights": weights, "mean": mean, "moments": moments, "key": key, "count": state["count"] + 1}, loss
+            count = state["count"] + 1
+            look = LOOKS / jnp.clip(count // EVERY, LOOKS, LOOKS**2)
+            mean = jax.lax.cond(
+                count % EVERY == 0,
+                lambda mean: jax.tree.map(lambda m, w: m + look * (w - m), mean, weights),
+                lambda mean: mean,
+                state["mean"],
+            )
+            return {"weights": weights, "mean": mean, "moments": moments, "key": key, "count": count}, loss
 
         def epoch(state: dict[str, Any], _: None) -> tuple[dict[str, Any], jax.Array]:
             key, now = jax.random.split(state["key"])
@@ -145,7 +162,7 @@ class _Program:
         state, losses = jax.lax.scan(epoch, state, None, length=self.split.passes)
         loss = losses.mean()
         if not len(validation):
-            return state, (loss, loss, self._validate(state, train[:CHUNK], view)[1])
+            return state, (loss, loss, self._validate(state, train[:PART_ROWS], view)[1])
         return state, (loss, *self._validate(state, validation, view))
 
     def _validate(self, state: dict[str, Any], rows: jax.Array, view: View) -> tuple[jax.Array, jax.Array]:

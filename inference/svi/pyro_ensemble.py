@@ -20,7 +20,18 @@ from ppl_gen.backends import pyro_ops
 from ppl_gen.backends.pyro_programs import Tensors, recorded, sandbox
 from ppl_gen.errors import FitError
 from ppl_gen.inference.svi import pyro_objective
-from ppl_gen.inference.svi.ensemble import Plateau, Record, Split, checkpoint, grace_windows, with_chain
+from ppl_gen.inference.svi.ensemble import (
+    EVERY,
+    LOOKS,
+    PART_ROWS,
+    Plateau,
+    Record,
+    Split,
+    checkpoint,
+    grace_windows,
+    with_chain,
+    without_idle,
+)
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data, View
@@ -29,9 +40,8 @@ if TYPE_CHECKING:
     from ppl_gen.inference.svi import SVI
     from ppl_gen.progress import Monitor
 
+BIG = 8_000_000  # multiplications in the largest layer of a step from which threads pay
 CHUNK = 2048  # validation rows at once
-AVERAGE = 0.99  # of the running mean of the weights that is validated and kept
-SOON = 10  # at step t its share of the new weights is SOON / (t + SOON) or more: it forgets the start
 
 
 def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> Draws:
@@ -42,13 +52,13 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
     view = pair.data if pair.data is not None else data.view("pyro")
     split = Split.of(len(data), settings, seed)
     assert pair.initialize is not None
-    start = pair.initialize(view, seed, settings.num_members)
+    start, idle = without_idle(pair, pair.initialize(view, seed, settings.num_members), view)
     plateau = Plateau(settings.num_members, settings.patience, grace_windows(settings, split))
     record, interrupted = Record(), False
     total = -(-settings.max_steps // split.steps)
-    with sandbox(seed, threads=1):
+    with sandbox(seed, threads=threads_for(pair, start, split.batch_size)):
         key = ("ensemble", settings, split.batch_size, torch.get_default_dtype(), view.weights is None)
-        program = pair.cached(key, lambda: _Program(pair, settings, start))
+        program = pair.cached(key, lambda: _Program(pair, settings, start, idle))
         state = _State(program.flatten(start), settings)
         state.restore(monitor, record, plateau)
         train, validation = torch.as_tensor(split.train), torch.as_tensor(split.validation)
@@ -56,7 +66,7 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
             while len(record.train) < total and not plateau.stopped.all():
                 losses = _window(program, state, plateau.rate * settings.rate_of_weights, split, train, view)
                 validated, parts = program.validate(
-                    state.mean, validation if split.validation.size else train[:, :CHUNK], view
+                    state.mean, validation if split.validation.size else train[:, :PART_ROWS], view
                 )
                 validated = validated if split.validation.size else losses
                 if pair.local:
@@ -75,11 +85,21 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
             if not record.train:
                 raise
             interrupted = True
-        kept = {name: value.numpy() for name, value in program.unflatten(state.best).items()}
+        kept = {name: value.numpy() for name, value in program.unflatten(state.best).items()} | idle
     kept = with_chain(pair, pyro_ops.hook_over_draws, kept, view, seed)
     return record.result(
         kept, partial(pyro_ops.log_prob, pair, view=view), split, plateau, settings, len(data), interrupted
     )
+
+
+def threads_for(pair: Pair, start: Mapping[str, np.ndarray], batch_size: int) -> int:
+    """torch's threads for training: one where layers are small, or where members have a core each as it is."""
+    members = len(next(iter(start.values())))
+    largest = max(int(np.prod(value.shape[1:])) for value in start.values())
+    cores = os.cpu_count() or 1
+    if largest * batch_size < BIG:
+        return 1
+    return cores if pair.local else max(1, cores // members)
 
 
 class _State:
@@ -95,7 +115,8 @@ class _State:
             group["params"][0].grad = gradient
         self.adam.step()
         self.count += 1
-        self.mean.lerp_(self.weights, max(1 - AVERAGE, SOON / (self.count - 1 + SOON)))
+        if self.count % EVERY == 0:
+            self.mean.lerp_(self.weights, LOOKS / min(max(self.count // EVERY, LOOKS), LOOKS**2))
 
     def keep(self, better: np.ndarray) -> None:
         self.best = torch.where(torch.as_tensor(better)[:, None], self.mean, self.best)
@@ -134,7 +155,10 @@ class _State:
 class _Program:
     """The recorded pieces of training for one pair and one size of mini-batch."""
 
-    def __init__(self, pair: Pair, settings: SVI, start: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, pair: Pair, settings: SVI, start: Mapping[str, np.ndarray], idle: Mapping[str, np.ndarray]
+    ) -> None:
+        self.idle = {n: torch.as_tensor(v[0], dtype=torch.get_default_dtype()) for n, v in idle.items()}
         self.pair, self.settings = pair, settings
         self.shapes = {name: value.shape[1:] for name, value in start.items()}
         self.sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
@@ -158,7 +182,7 @@ class _Program:
 
         :param share: of beta that holds yet.
         """
-        weights = self.unflatten(vector)
+        weights = {**self.unflatten(vector), **self.idle}
         if self.pair.local:
             return pyro_objective.loss(self.pair, self.settings, weights, rows, share)
         model = poutine.substitute(self.pair.density, data=weights)
@@ -180,7 +204,11 @@ class _Program:
             batch = view._replace(**dict(zip(arrays, leaves, strict=True))).take(rows)
             both = torch.func.grad_and_value(self._loss, has_aux=True)
             axes = (0, _axes(batch), None)
-            gradient, (loss, _) = torch.func.vmap(both, in_dims=axes, randomness="different")(weights, batch, share)
+            if size == 1:  # a product of two matrices is faster than a batch of one such
+                found, (loss, _) = both(weights[0], view_of_first(batch), share)
+                gradient, loss = found[None], loss[None]
+            else:
+                gradient, (loss, _) = torch.func.vmap(both, in_dims=axes, randomness="different")(weights, batch, share)
             norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
             return gradient * (self.settings.clip / norm.clamp(min=self.settings.clip)), loss
 
@@ -231,6 +259,12 @@ def _window(
                 state.step(gradients)
                 total += losses
     return (total / split.steps).numpy()
+
+
+def view_of_first(batch: View) -> View:
+    """The mini-batch of the first member."""
+    leaves = {name: leaf for name, leaf in batch._asdict().items() if leaf is not None and name != "patterns"}
+    return batch._replace(**{name: leaf[0] for name, leaf in leaves.items()})
 
 
 def _axes(batch: View) -> Any:

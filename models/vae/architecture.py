@@ -208,6 +208,11 @@ def initialize(architecture: Architecture, view: View, seed: int, num_starts: in
     return values
 
 
+def idle(view: View) -> tuple[str, ...]:
+    """What only rows with missing entries read."""
+    return () if view.mask is not None else ("encoder_missing_weight",)
+
+
 def start_outputs(
     architecture: Grouped,
     values: dict[str, np.ndarray],

@@ -12,7 +12,7 @@ from ppl_gen.backends.pyro_networks import Weights, weight_sites
 from ppl_gen.backends.pyro_pairs import row_weights
 from ppl_gen.family import Pair
 from ppl_gen.models.vae import pyro_network as network
-from ppl_gen.models.vae.architecture import Architecture, initialize, resolve
+from ppl_gen.models.vae.architecture import Architecture, idle, initialize, resolve
 from ppl_gen.view import batch_of, num_rows
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def build_pair(family: VAE, schema: Schema, num_obs: int) -> Pair:
     """The pair for tables of this schema: the model has the decoder, the guide the encoder."""
     architecture = resolve(family, schema)
     return Pair(
-        family=family, backend="pyro", has_weights=True, local=("z",), beta=family.beta,
+        family=family, backend="pyro", has_weights=True, local=("z",), beta=family.beta, idle=idle,
         model=partial(model, architecture), collapsed=partial(model, architecture),
         guide=partial(guide, architecture), initialize=partial(initialize, architecture),
         decode=partial(decode, architecture),

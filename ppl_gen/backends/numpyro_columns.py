@@ -32,7 +32,7 @@ def encode(group: Group, weights: Weights, x: jax.Array) -> jax.Array:
 def log_prob(group: Group, weights: Weights, raw: jax.Array, x: jax.Array, real: str) -> jax.Array:
     """(..., columns), nats in model space."""
     if group.kind == "binary":
-        return -jax.nn.softplus(jnp.where(x > 0.5, -raw[0], raw[0]))
+        return -jax.nn.softplus((1 - 2 * x) * raw[0])
     if group.kind == "categorical":
         number = jnp.arange(len(raw)).reshape(-1, *[1] * x.ndim)
         return jnp.where(x == number, jax.nn.log_softmax(raw, axis=0), 0.0).sum(0)
