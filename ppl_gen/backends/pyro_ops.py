@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # The plate over observations is the rightmost batch dimension, so enumerated latents start one to its left.
 _FIRST_AVAILABLE_DIM = -2
+MANY = 10_000  # rows drawn from one network from which threads pay
 
 
 def as_tensor(value: Any) -> torch.Tensor:
@@ -195,8 +196,9 @@ def sample_rows(
     given: Any = [None] * len(used)
     if context is not None:
         given = [View(None, context=rows) for rows in as_tensor(context[order]).split(counts.tolist())]
-    # A network is drawn from in many small steps, for which two threads are slower than one, on busy cores 25 times.
-    with sandbox(seed, threads=1 if pair.has_weights else None), torch.no_grad():
+    # Few rows are drawn in small steps, for which two threads are slower than one, on busy cores 25 times.
+    small = pair.has_weights and counts.max() < MANY
+    with sandbox(seed, threads=1 if small else None), torch.no_grad():
         parts = [
             _trace(pair.density, {k: v[s] for k, v in draws.items()}, view, num_obs=int(count), **options)
             for s, count, view in zip(used, counts, given, strict=True)
