@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_gen import conditions, images
+from ppl_gen import conditions, images, labels
 from ppl_gen.blocks import Block, choose_kind, fit_column, float_dtype, tell_constant
 from ppl_gen.columns import KINDS, Column
 from ppl_gen.errors import DataError, SettingError
@@ -56,7 +56,7 @@ class Data:
     def from_table(cls, table: Any, *, columns: Any = None, drop: Any = None, kinds: Mapping[Any, str] | None = None,
                    standardize: bool = True, weights: Any = None, accept: Iterable[str] = KINDS,
                    accept_for: str = "", sequence: Any = None, order: Any = None,
-                   as_sequence: bool = False, condition_on: Any = None) -> Data:  # fmt: skip
+                   as_sequence: bool = False, condition_on: Any = None, label: Any = None) -> Data:  # fmt: skip
         """Read a training table.
 
         Kinds are inferred unless given in ``kinds``: whole numbers >= 0 are counts, binary if all are 0 or 1 (as are
@@ -80,6 +80,7 @@ class Data:
             tables (or an (N, T, d) array) is several.
         :param condition_on: columns that are conditioned on, not modelled; they may be of any kind, and of these counts
             are read as real numbers.
+        :param label: a column of labels, of kind binary or categorical whatever ``accept`` says.
         :raises DataError: the table can't be used; the message names column, row and value.
         """
         is_sequence = as_sequence or sequence is not None or order is not None
@@ -94,14 +95,16 @@ class Data:
             return cls(Schema(pixels, "array", standardize, image=source.image), x, None, each)
         positions, chosen = select(source, columns, drop, others), check_kinds(source, kinds, others)
         positions, given = conditions.add_conditions(source, positions, condition_on, drop)
+        labelled = labels.name_of(source, positions, given, label)
         if len(source) == 1:
             raise DataError("The table has a single row: nothing varies in it, so there is nothing to fit.")
         if sequences is not None:
             sequences.check_training()
         entries = {source.names[j]: source.column(j) for j in positions}  # these share the table's memory
         kind_of = {
-            name: choose_kind(name, series, chosen.get(name), conditions.KINDS if name in given else accept, accept_for,
-                              source.where)
+            name: labels.choose_kind(name, series, chosen.get(name), source.where) if name == labelled
+            else choose_kind(name, series, chosen.get(name), conditions.KINDS if name in given else accept, accept_for,
+                             source.where)
             for name, series in entries.items()
         }  # fmt: skip
         block = Block(len(source), len(entries), float_dtype(entries.values(), kind_of.values()))
@@ -139,14 +142,14 @@ class Data:
     def num_columns(self) -> int:
         return self.x.shape[1]
 
-    def promote(self, accept: Iterable[str], accept_for: str = "") -> Data:
-        """The same rows with every column of a kind that is accepted; itself where all are.
+    def promote(self, accept: Iterable[str], accept_for: str = "", label: Any = None) -> Data:
+        """The same rows with every column (but the ``label``) of a kind that is accepted; itself where all are.
 
         :raises DataError: a column's kind is not accepted, nor is a wider one.
         """
         from ppl_gen.widening import promote
 
-        return promote(self, tuple(accept), accept_for)
+        return promote(self, tuple(accept), accept_for, label)
 
     def take(self, rows: Any) -> Data:
         """Some of the rows or sequences, by a slice (shares memory) or an array of positions or of truth values."""

@@ -16,6 +16,7 @@ from ppl_gen.settings import Settings
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data, Schema, View
+    from ppl_gen.labels import Label
 
 BACKENDS = ("numpyro", "pyro")
 
@@ -53,11 +54,12 @@ class Pair:
     ``to_uniform``     ``(parameters, view) -> (*x.shape, 2)``: between which numbers each entry's u lies, F(x-) and
                        F(x) given the entries before it; equal of real columns
     ``local``          sites inside ``obs`` that the guide proposes: log p(x) is then estimated by importance sampling
+    ``label``          a discrete site beside ``local`` that is summed out: ``local`` is proposed for each of its values
     ``idle``           ``(view) -> names`` of the weights that this view does not read: training leaves them out
     ``beta``           weight of the terms of ``local`` in the training objective of weights; scores ignore it
     ``decode``         ``(parameters, View(latents (n, L), context=y)) -> {"typical": x, "expected": x}``, each (n, D):
                        rows with these values of ``local``, as they would stand in a table, and with probabilities in
-                       binary columns. A family that has it has codes as local latents
+                       binary columns; after a latent stand shares of a ``label``. Who has it has codes as local latents
     ``walk``           ``(parameters, view, key) -> (C, T, *row)``: the states of C Markov chains, which the site
                        ``chain`` holds after training
     ``score_function``  ``(parameters, view) -> (n, D)``: gradient of log densities by x, NaN where there is none
@@ -93,6 +95,7 @@ class Pair:
     from_uniform: Callable[..., Any] | None = None
     to_uniform: Callable[..., Any] | None = None
     local: tuple[str, ...] = ()
+    label: Label | None = None
     idle: Callable[[Any], tuple[str, ...]] | None = None
     beta: float = 1.0
     decode: Callable[..., Any] | None = None
@@ -160,6 +163,11 @@ class Family(Settings):
         return ()
 
     @property
+    def label(self) -> str | int | None:
+        """The column that labels some of the rows: a semi-supervised family has a field of this name."""
+        return None
+
+    @property
     def num_labels(self) -> int:
         """How many values a discrete local latent has; 0 where there is none."""
         return 0
@@ -204,13 +212,13 @@ class Family(Settings):
                 given, wanted = ("sequences", "rows")[:: -1 if self.sequences else 1]
                 how = f"pass the table itself, or Data.from_table(..., as_sequence={self.sequences})"
                 raise DataError(f"{self.name} models {wanted}, but these data were read as {given}: {how}.")
-            data = condition(table, self.condition_on).promote(self.accepts, self.name)
+            data = condition(table, self.condition_on).promote(self.accepts, self.name, self.label)
         else:
             for name in ("sequence", "order", "as_sequence"):
                 if not self.sequences and data_options.get(name):
                     raise SettingError(f"{name}= is for families that model sequences; {self.name} models rows.")
-            options = {**data_options, "as_sequence": self.sequences, "condition_on": self.condition_on}
-            data = Data.from_table(table, accept=self.accepts, accept_for=self.name, **options)
+            own = {"as_sequence": self.sequences, "condition_on": self.condition_on, "label": self.label}
+            data = Data.from_table(table, accept=self.accepts, accept_for=self.name, **{**data_options, **own})
         self.check(data)
         return data
 
@@ -221,18 +229,10 @@ class Family(Settings):
 
     def refuse_missing(self, data: Data) -> None:
         """Raise a :class:`DataError` where an entry is missing and this family can't integrate it out."""
-        if self.allows_missing or data.mask is None or data.mask.all():
-            return
-        from ppl_gen import registry
+        if not (self.allows_missing or data.mask is None or data.mask.all()):
+            from ppl_gen.selection import missing_refused
 
-        row, column = np.argwhere(~np.asarray(data.mask))[0]
-        able = ", ".join(name for name in registry.families() if registry.family(name).allows_missing)
-        others = int((~data.mask).sum()) - 1
-        where = f"row {row}, column {data.schema.names[column]!r}" + (f", and {others:,} more" if others else "")
-        raise DataError(
-            f"{self.name} has no density of a row with missing values ({where}); families that have: {able}; or drop "
-            "or fill those rows."
-        )
+            raise missing_refused(self.name, data)
 
     def default_engine(self, data: Data) -> tuple[str, str]:
         """The name of the engine to use on this data, and the reason in a few words."""

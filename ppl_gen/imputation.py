@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_gen import backends, latents
+from ppl_gen import backends, labelled, latents
 from ppl_gen.conditions import join
 from ppl_gen.errors import DataError
 from ppl_gen.scoring import check_seed, encode, sliceable
@@ -65,7 +65,7 @@ def draw_missing(fit: Fit, data: Data, num_draws: int, seed: int) -> np.ndarray:
         share = np.exp(pooled - pooled.max(0))
         chosen = latents.resample(share / share.sum(0), num_draws, seed + part.rows.start)
         values = part.values.reshape(len(pooled), *part.values.shape[2:])
-        codes.append(np.take_along_axis(values, chosen[..., None], axis=0))
+        codes.append(labelled.placed(fit, np.take_along_axis(values, chosen[..., None], axis=0), chosen))
         whose.append(chosen // part.values.shape[1])
     z, member = np.concatenate(codes, 1), np.concatenate(whose, 1)
     flat, of = z.reshape(-1, z.shape[-1]), member.ravel()

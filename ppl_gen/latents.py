@@ -67,6 +67,13 @@ def codes(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> tuple[np.nd
     return mean, sd
 
 
+def points(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> np.ndarray:
+    """(n, L) codes to decode, the means of the guide under one draw; with a label (n, L + C), the likeliest."""
+    from ppl_gen import labelled
+
+    return labelled.placed(fit, codes(fit, data, posterior)[0][0], labelled.likeliest(fit, data, posterior))
+
+
 def parts(fit: Fit, data: Data, size: int = ROWS) -> Iterator[tuple[slice, View, slice]]:
     """The rows some at a time, all as many, so that one program serves them: which they are, their view, and which of
     its rows are new."""
@@ -79,30 +86,37 @@ def latents(fit: Fit, table: Any, method: str | None, num_draws: int, seed: int,
     """See :meth:`ppl_gen.result.Fit.latents`."""
     import pandas as pd
 
+    from ppl_gen import labelled
+
     method = method or METHODS[0]
     if method not in METHODS:
         raise SettingError(f"method must be one of {', '.join(METHODS)} for {fit.family.name}, not {method!r}.")
     check_count("num_draws", num_draws)
     check_seed(seed)
     data, posterior = encode(fit, table), member_of(fit, member)
+    first: dict[str, Any] = {"row": np.arange(len(data))}
+    if fit.pair.label is not None and method != "draws":
+        first |= labelled.table(fit, data, seed)
     if method == "guide":
         mean, sd = codes(fit, data, posterior)
-        return _frame({"row": np.arange(len(data))}, mean[0], sd[0])
+        return _frame(first, mean[0], sd[0])
     rows, found = np.arange(len(data)), list[tuple[np.ndarray, ...]]()
     for part in particles(fit, data, posterior, seed):
         share = _shares(part.log_weights)[0]
         if method == "draws":
-            found.append((resample(share, num_draws, seed + part.rows.start, part.values[0]),))
+            chosen = resample(share, num_draws, seed + part.rows.start)
+            found.append((np.take_along_axis(part.values[0], chosen[..., None], axis=0), chosen))
             continue
         mean = np.einsum("kn,knl->nl", share, part.values[0])
         variance = np.einsum("kn,knl->nl", share, (part.values[0] - mean) ** 2)
         found.append((mean, np.sqrt(variance), importance.pareto_k(part.log_weights[0].T)))
     if method == "draws":  # (num_draws, n, L)
-        values = np.concatenate([part[0] for part in found], axis=1).transpose(1, 0, 2)
+        values, chosen = (np.concatenate(each, axis=1).swapaxes(0, 1) for each in zip(*found, strict=True))
         frame = pd.DataFrame({"row": rows.repeat(num_draws), "draw": np.tile(np.arange(num_draws), len(rows))})
+        frame = frame.assign(**labelled.drawn(fit, chosen.ravel()))
         return frame.assign(**{f"z{j}": values[..., j].ravel() for j in range(values.shape[-1])})
     mean, sd, k_hat = (np.concatenate(each) for each in zip(*found, strict=True))
-    return _frame({"row": rows}, mean, sd).assign(k_hat=k_hat)
+    return _frame(first, mean, sd).assign(k_hat=k_hat)
 
 
 def _frame(first: dict[str, np.ndarray], mean: np.ndarray, sd: np.ndarray) -> pd.DataFrame:
@@ -114,7 +128,8 @@ def _frame(first: dict[str, np.ndarray], mean: np.ndarray, sd: np.ndarray) -> pd
 
 
 class Particles:
-    """Some rows' particles and log importance weights: ``values`` (draws, K, n, L), ``log_weights`` (draws, K, n)."""
+    """Some rows' particles and log importance weights: ``values`` (draws, K, n, L), ``log_weights`` (draws, K, n). With
+    a label K are those of all C labels, particle k being of label k modulo C."""
 
     def __init__(self, rows: slice, values: np.ndarray, log_weights: np.ndarray) -> None:
         self.rows, self.values, self.log_weights = rows, values, log_weights
@@ -126,11 +141,11 @@ def particles(
     """Particles of each row under each draw, with weights in model space; the same points of the unit cube for all."""
     ops, local = backends.ops(fit.backend), backends.codes(fit.backend)
     uniforms = None
-    draws = len(next(iter(posterior.values())))
+    draws = len(next(iter(posterior.values()))) * (1 if fit.pair.label is None else fit.pair.label.size)
     for rows, view, kept in parts(fit, data, max(1, importance.CHUNK_VALUES // (number * draws))):
         if uniforms is None:
             uniforms = importance.points(number, ops.local_size(fit.pair, posterior, view.take(slice(0, 1))), seed)
-        log_weights = ops.log_weights(fit.pair, posterior, view, uniforms, seed)[..., kept]
+        log_weights = ops.log_weights(fit.pair, posterior, view, uniforms, seed, by_label=True)[..., kept]
         values = local.particles(fit.pair, posterior, view, uniforms, seed)[:, :, kept]
         yield Particles(rows, values.astype(np.float64), log_weights.astype(np.float64))
 
@@ -141,30 +156,28 @@ def _shares(log_weights: np.ndarray) -> np.ndarray:
     return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
-def resample(share: np.ndarray, number: int, seed: int, values: np.ndarray | None = None) -> np.ndarray:
+def resample(share: np.ndarray, number: int, seed: int) -> np.ndarray:
     """Sampling-importance-resampling (Rubin 1988, Bayesian Statistics 3): of particles with weights ``share`` (K, n)
-    that sum to 1, those that ``number`` draws for each row fall on (number, n), or their ``values`` (K, n, L)."""
+    that sum to 1, those that ``number`` draws for each row fall on (number, n)."""
     rng = np.random.default_rng(seed)
     chosen = np.empty((number, share.shape[1]), np.intp)
     for i, column in enumerate(np.cumsum(share, axis=0).T):
         chosen[:, i] = np.searchsorted(column, rng.random(number) * column[-1], side="right")
-    chosen = np.minimum(chosen, len(share) - 1)
-    return chosen if values is None else np.take_along_axis(values, chosen[..., None], axis=0)
+    return np.minimum(chosen, len(share) - 1)
 
 
 def reconstruct(fit: Fit, table: Any, member: int) -> Any:
     """See :meth:`ppl_gen.result.Fit.reconstruct`."""
     require(fit, "reconstruct")
     data, posterior = encode(fit, table), member_of(fit, member)
-    mean, _ = codes(fit, data, posterior)
-    found = decoded(fit, posterior, mean[0], sliceable(fit, data).context)["typical"]
+    found = decoded(fit, posterior, points(fit, data, posterior), sliceable(fit, data).context)["typical"]
     return to_table(fit, found, data)
 
 
 def decoded(
     fit: Fit, posterior: dict[str, np.ndarray], values: np.ndarray, context: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    """{name: (n, D)}: the pair's ``decode`` of codes (n, L) under one member."""
+    """{name: (n, D)}: the pair's ``decode`` of codes (n, L), or those of :func:`points`, under one member."""
     ops, one = backends.codes(fit.backend), {name: value[0] for name, value in posterior.items()}
     found: list[dict[str, np.ndarray]] = []
     for rows, window in importance.windows(len(values), ROWS):
@@ -198,7 +211,7 @@ def interpolate(fit: Fit, first: Any, second: Any, num_steps: int, member: int) 
     if differ.any():
         name = fit.schema.names[int(np.flatnonzero(kept)[differ][0])]
         raise DataError(f"Column {name!r} is conditioned on, and differs between the ends: give both the same value.")
-    (one,), (other,) = (codes(fit, end, posterior)[0] for end in ends)
+    one, other = (points(fit, end, posterior) for end in ends)
     share = np.linspace(0, 1, num_steps)[None, :, None]
     line = (one[:, None] * (1 - share) + other[:, None] * share).reshape(-1, one.shape[1])
     whole = ends[0].take(np.repeat(np.arange(len(one)), num_steps))

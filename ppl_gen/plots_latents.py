@@ -128,8 +128,8 @@ def plot_reconstructions(
     from ppl_gen.scoring import sliceable
 
     images = fit.schema.image is not None
-    data, posterior, mean = _some(fit, 3 * SIDE if images else MAX_ROWS, member)
-    found = latents.decoded(fit, posterior, mean, sliceable(fit, data).context)
+    data, posterior, _ = _some(fit, 3 * SIDE if images else MAX_ROWS, member)
+    found = latents.decoded(fit, posterior, latents.points(fit, data, posterior), sliceable(fit, data).context)
     title = f"{fit.family.name} by {fit.engine.name}: {fit.train.unit}s and their reconstructions, member {member}"
     if images:
         return _draw_pairs(fit, fig, data.x, found["expected"], title)
@@ -189,12 +189,12 @@ def plot_traversals(
 ) -> Figure:
     """What is decoded along each dimension of the latent space, from 2 standard deviations of the rows' codes below
     their mean to 2 above, the other dimensions at their means: those 6 that vary most over the rows. What is
-    conditioned on is that of one training row.
+    conditioned on, and the label, are those of one training row.
 
     :param max_columns: of a wider table, the first so many columns.
     :raises UnsupportedError: rows have no codes.
     """
-    from ppl_gen import latents
+    from ppl_gen import labelled, latents
     from ppl_gen.scoring import sliceable
 
     images = fit.schema.image is not None
@@ -205,7 +205,9 @@ def plot_traversals(
         lines[i, :, j] += steps * mean[:, j].std()
     flat = lines.reshape(-1, mean.shape[1])
     context = sliceable(fit, data.take(np.zeros(len(flat), int))).context
-    values = latents.decoded(fit, posterior, flat, context)["expected"].astype(np.float64)
+    given = labelled.likeliest(fit, data.take(np.zeros(1, int)), posterior).repeat(len(flat))
+    placed = labelled.placed(fit, flat, given)
+    values = latents.decoded(fit, posterior, placed, context)["expected"].astype(np.float64)
     title = f"{fit.family.name}: decoded along dimensions of the latent space, member {member}"
     if images:
         fig = plots_style.figure_of(fig, 7.0, 0.8 * len(chosen) + 0.8)

@@ -93,7 +93,8 @@ class Fit:
         member: int | None = None,
     ) -> pd.DataFrame:  # fmt: skip
         """Local latents of each row. Discrete ones: p(z = k | x), its sd over draws, the hard label and how sure it is.
-        Codes, vectors z of real numbers: mean and sd of each of their dimensions, ``z0``, ``z0_sd``, ``z1``, ...
+        Codes, vectors z of real numbers: mean and sd of each of their dimensions, ``z0``, ``z0_sd``, ``z1``, ... Of a
+        ``label`` y that some rows lack, p(y | x) as of other discrete ones, under the label's own names.
 
         :param method: for sequences, how the state of each time step is told: ``"smoothing"`` (given the whole
             sequence, the default), ``"filtering"`` (given what came so far), ``"viterbi"`` (the most probable path) or

@@ -15,6 +15,7 @@ from ppl_gen.readers import Source, read_source
 from ppl_gen.sequences import Sequences
 
 if TYPE_CHECKING:
+    from ppl_gen.data import Data
     from ppl_gen.schema import Schema
 
 
@@ -142,3 +143,17 @@ def _array_positions(schema: Schema, given: int) -> list[int]:
     if given != total:
         raise DataError(f"The table has {given} columns, the array that the model was fitted to had {total}.")
     return [int(name[1:]) for name in schema.names]
+
+
+def missing_refused(name: str, data: Data) -> DataError:
+    """The error for a family that can't integrate missing entries out."""
+    from ppl_gen import registry
+
+    row, column = np.argwhere(~np.asarray(data.mask))[0]
+    able = ", ".join(each for each in registry.families() if registry.family(each).allows_missing)
+    others = int((~np.asarray(data.mask)).sum()) - 1
+    where = f"row {row}, column {data.schema.names[column]!r}" + (f", and {others:,} more" if others else "")
+    return DataError(
+        f"{name} has no density of a row with missing values ({where}); families that have: {able}; or drop or fill "
+        "those rows."
+    )

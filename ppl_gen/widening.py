@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_gen import conditions, images
+from ppl_gen import conditions, images, labels
 from ppl_gen.blocks import is_constant, widen
 from ppl_gen.parsing import moments
 
@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from ppl_gen.data import Data
 
 
-def promote(data: Data, accept: tuple[str, ...], accept_for: str) -> Data:
+def promote(data: Data, accept: tuple[str, ...], accept_for: str, label: Any = None) -> Data:
     """See :meth:`ppl_gen.data.Data.promote`."""
     accepted = (conditions.KINDS if c.name in data.schema.conditions else accept for c in data.schema.columns)
-    wide = [widen(c.name, c.kind, each, accept_for) for c, each in zip(data.schema.columns, accepted, strict=True)]
+    labelled = None if label is None or data.schema.image is not None else labels.position(data.schema, label)
+    wide = []
+    for j, (c, each) in enumerate(zip(data.schema.columns, accepted, strict=True)):
+        if j == labelled:
+            labels.check_kind(c)
+        wide.append(c.kind if j == labelled else widen(c.name, c.kind, each, accept_for))
     if tuple(wide) == data.schema.kinds:
         return data
     if data.schema.image is not None:

@@ -166,4 +166,7 @@ class SVI(Engine):
                         f"SVI: {name} is for families with a guide over local latents, such as vae (and flow over "
                         f"whole-number columns); {pair.family.name} has none here: leave it out."
                     )
+        if pair.label is not None and self.objective == "iwae":
+            raise SettingError("SVI: objective='iwae' sums a label out by importance sampling, which leaves its "
+                               "classifier q(y | x) without a gradient: with label= use objective='elbo'.")  # fmt: skip
         return super().run(pair, data, seed=seed, monitor=monitor)

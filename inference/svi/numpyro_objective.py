@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from ppl_gen.backends.numpyro_local import terms
+from ppl_gen.backends.numpyro_local import Terms, terms
 
 if TYPE_CHECKING:
     from ppl_gen.data import View
@@ -23,6 +23,18 @@ def loss(
 
     :param share: of beta that holds yet.
     """
+    bound, parts, found = _bound(pair, settings, weights, key, rows, share)
+    if pair.label is None:
+        return bound, parts
+    scale = 1.0 if rows.weights is None else rows.weights
+    alpha = jax.lax.stop_gradient(pair.label.alpha(weights))
+    return bound - alpha * (scale * found.log_guide).sum() / len(rows.x), parts
+
+
+def _bound(
+    pair: Pair, settings: SVI, weights: Any, key: Any, rows: View, share: jax.Array | float
+) -> tuple[jax.Array, jax.Array, Terms]:
+    """:func:`loss` without the classifier's own, and the terms that it is made of."""
     number = settings.num_particles_of_weights
     found = terms(pair, weights, rows, key, number)
     scale = jnp.ones(len(rows.x), found.log_ratio.dtype) if rows.weights is None else rows.weights
@@ -32,12 +44,12 @@ def loss(
     mismatch = -(scale * found.log_likelihood.mean(0)).sum() * each
     parts = jnp.stack([mismatch, divergence.sum()])
     if settings.objective == "elbo" and not pair.beta:
-        return mismatch, parts
+        return mismatch, parts, found
     if settings.objective == "iwae":
         log_weights = found.log_likelihood + beta * found.log_ratio
         bound = jax.nn.logsumexp(log_weights, axis=0) - jnp.log(number)
-        return -(scale * bound).sum() * each, parts
+        return -(scale * bound).sum() * each, parts, found
     if settings.free_bits:
         free = settings.free_bits * (found.size if found.kl is None else 1)  # of each number in divergence
         divergence = jnp.maximum(divergence, free * scale.sum() * each)
-    return mismatch + beta * divergence.sum(), parts
+    return mismatch + beta * divergence.sum(), parts, found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppl_gen.backends.pyro_local import terms
+from ppl_gen.backends.pyro_local import Terms, terms
 from ppl_gen.backends.pyro_programs import Tensors
 
 if TYPE_CHECKING:
@@ -24,6 +24,18 @@ def loss(
 
     :param share: of beta that holds yet.
     """
+    bound, parts, found = _bound(pair, settings, weights, rows, share)
+    if pair.label is None:
+        return bound, parts
+    alpha = torch.as_tensor(pair.label.alpha(weights)).detach()
+    scale = 1.0 if rows.weights is None else rows.weights
+    return bound - alpha * (scale * found.log_guide).sum() / len(rows.x), parts
+
+
+def _bound(
+    pair: Pair, settings: SVI, weights: Tensors, rows: View, share: torch.Tensor | float
+) -> tuple[torch.Tensor, torch.Tensor, Terms]:
+    """:func:`loss` without the classifier's own, and the terms that it is made of."""
     number = settings.num_particles_of_weights
     found = terms(pair, weights, rows, number)
     scale = torch.ones(len(rows.x)) if rows.weights is None else rows.weights
@@ -33,12 +45,12 @@ def loss(
     mismatch = -(scale * found.log_likelihood.mean(0)).sum() * each
     parts = torch.stack([mismatch, divergence.sum()])
     if settings.objective == "elbo" and not pair.beta:
-        return mismatch, parts
+        return mismatch, parts, found
     if settings.objective == "iwae":
         log_weights = found.log_likelihood + beta * found.log_ratio
         bound = torch.logsumexp(log_weights, 0) - math.log(number)
-        return -(scale * bound).sum() * each, parts
+        return -(scale * bound).sum() * each, parts, found
     if settings.free_bits:
         free = settings.free_bits * (found.size if found.kl is None else 1)  # of each number in divergence
         divergence = torch.maximum(divergence, free * scale.sum() * each)
-    return mismatch + beta * divergence.sum(), parts
+    return mismatch + beta * divergence.sum(), parts, found

@@ -23,6 +23,17 @@ The training objective is :math:`\mathrm{E}_q \log p(x \mid z) + \beta\, (\log p
 :math:`\beta = 1` (Higgins et al. 2017, beta-VAE); importance-weighted bounds, annealing of beta and free bits are
 settings of svi. Scores are importance-sampled estimates of log p(x) (:mod:`ppl_gen.importance`), whatever beta was.
 
+``label`` makes it semi-supervised, the model M2 of Kingma, Mohamed, Rezende & Welling 2014 (arXiv:1406.5298):
+
+.. math::
+    y_i \sim \mathrm{Categorical}(\pi), \quad z_i \sim p(z), \quad
+    x_{ij} \mid y_i, z_i \sim p_j(x_{ij} \mid f_j(z_i, y_i)), \qquad q(y, z \mid x) = q(y \mid x)\, q(z \mid x, y)
+
+With :math:`L(x, y) = \mathrm{E}_{q(z \mid x, y)} [\log p(x \mid y, z) + \log p(y) + \log p(z) - \log q(z \mid x, y)]`
+the objective of a row with a label is :math:`L(x, y) + \alpha \log q(y \mid x)`, that of one without
+:math:`\sum_y q(y \mid x) (L(x, y) - \log q(y \mid x))` (eq. 6 to 9). Scores are of log p(x) or log p(x, y), with
+y summed out exactly where it is missing: :math:`w_k = \sum_y p(x, y, z_{ky}) / q(z_{ky} \mid x, y)`.
+
 A missing entry is left out of the likelihood; the encoder sees a 0 and that it is missing. With one linear layer each
 way (``hidden=()``) and ``scale="shared"``, this is probabilistic PCA (Tipping & Bishop 1999, J. R. Stat. Soc. B 61).
 """
@@ -32,11 +43,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
+from ppl_gen import labels
 from ppl_gen.errors import DataError, SettingError
 from ppl_gen.network_family import NetworkFamily
 
 if TYPE_CHECKING:
-    from ppl_gen.data import Data
+    from ppl_gen.data import Data, Schema, View
+    from ppl_gen.family import Pair
 
 __all__ = ["VAE"]
 
@@ -73,6 +86,9 @@ class VAE(NetworkFamily):
     :param num_pseudo_inputs: K, of the ``"vamp"`` prior.
     :param prior_layers: coupling layers of the ``"flow"`` prior.
     :param channels: of ``"conv"``: channels of each convolution; each halves height and width.
+    :param label: a binary or categorical column that some rows lack: it is a discrete latent y of those; see above.
+    :param classification_weight: alpha, the weight of log q(y | x) of a row with a label in the training objective.
+        None: 0.1 over the share of rows that have a label (Kingma et al. 2014, sec. 3.1.2).
     """
 
     name: ClassVar[str] = "vae"
@@ -93,6 +109,8 @@ class VAE(NetworkFamily):
     num_pseudo_inputs: int = 100
     prior_layers: int = 4
     channels: tuple[int, ...] = (32, 64)
+    label: str | int | None = None
+    classification_weight: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,6 +130,30 @@ class VAE(NetworkFamily):
                 "VAE: prior='flow' needs latent_dim of at least 2, as one half of z transforms the other: use "
                 "prior='vamp' or 'normal'."
             )
+        self._check_label()
+
+    def _check_label(self) -> None:
+        """
+        :raises SettingError: the label is no name, is conditioned on, or does not go with another option.
+        """
+        name, weight = self.label, self.classification_weight
+        self.require("label", name is None or (isinstance(name, str | int) and name != "" and name is not True
+                                               and name is not False), "the name of a column")  # fmt: skip
+        if weight is not None:
+            ok = isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight < float("inf")
+            self.require("classification_weight", ok, "a number of at least 0")
+        if name is None:
+            if weight is not None:
+                raise SettingError("VAE: classification_weight is of a label, and there is none: set label=.")
+            return
+        if str(name) in map(str, self.condition_on):
+            raise SettingError(f"VAE: column {name!r} is the label and in condition_on: leave it out of one of them.")
+        if self.network == "conv":
+            raise SettingError("VAE: label= is for tables, and network='conv' for images, which have no column of "
+                               "labels: pass a table of pixels with network='mlp'.")  # fmt: skip
+        if self.prior == "vamp":
+            raise SettingError("VAE: prior='vamp' encodes pseudo-inputs, which have no label: with label= use "
+                               "prior='normal' or 'flow'.")  # fmt: skip
 
     @property
     def accepts(self) -> tuple[str, ...]:
@@ -119,10 +161,19 @@ class VAE(NetworkFamily):
         return LIKELIHOODS[self.likelihood]
 
     def check(self, data: Data) -> None:
-        """The data must have at least 50 rows; of ``"conv"`` images.
+        """The data must have at least 50 rows; of ``"conv"`` images; of a label both rows with and without it.
 
         :raises DataError: they do not.
         """
         super().check(data)
         if self.network == "conv" and data.schema.image is None:
             raise DataError(NO_IMAGES)
+        if self.label is not None:
+            labels.check(data, self.label)
+
+    def build(self, backend: str, schema: Schema, num_obs: int, view: View | None = None) -> Pair:
+        """The pair for a schema. It knows the label by its place, as pairs know no names."""
+        if self.label is None:
+            return super().build(backend, schema, num_obs, view)
+        placed = self.replace(label=f"x{labels.position(schema, self.label)}", condition_on=())
+        return super(VAE, placed).build(backend, schema, num_obs, view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from ppl_gen.conditionals import REACH, Group, group_columns, logits, start_units, unit_layout
 from ppl_gen.data import Column, Schema
 from ppl_gen.errors import DataError
+from ppl_gen.labels import SHARE, Label, position, starting_logits
 from ppl_gen.models.flow import Flow
 from ppl_gen.models.flow import architecture as flow_architecture
 from ppl_gen.models.vae import NO_IMAGES
@@ -58,6 +59,7 @@ class Architecture(Grouped):
     ``encoder``  that of the encoder's own weights, ``decoder`` that of the decoder's, ``prior`` that of the prior's
     ``image``    (h, w, c) where the networks are convolutions, else None
     ``flow``     the flow that is the prior, if one is
+    ``label``    which column is a label, whose values stand after z in what the decoder reads; it is in no group
     """
 
     family: VAE
@@ -68,6 +70,7 @@ class Architecture(Grouped):
     prior: Layout
     image: tuple[int, int, int] | None = None
     flow: flow_architecture.Architecture | None = None
+    label: Label | None = None
 
     @property
     def model_layout(self) -> Layout:
@@ -89,6 +92,11 @@ class Architecture(Grouped):
     def num_dense(self) -> int:
         """Dense layers of the encoder, and of the decoder."""
         return len(self.family.hidden) + 1
+
+    @property
+    def num_labels(self) -> int:
+        """How many values the label has, 0 without one."""
+        return 0 if self.label is None else self.label.size
 
     @property
     def num_inputs(self) -> int:
@@ -123,25 +131,28 @@ def resolve(family: VAE, schema: Schema) -> Architecture:
             raise DataError(NO_IMAGES)
         height, width, *channels = schema.image
         image = (height, width, channels[0] if channels else 1)
-    groups = group_columns(columns, num_outputs, schema.greatest_count)
+    label = _label(family, schema)
+    groups = group_columns(columns, num_outputs, schema.greatest_count) if label is None else _without(label, columns)
     context = schema.num_context
     flow = prior_flow(family) if family.prior == "flow" else None
     units = unit_layout(groups)
     if family.scale == "shared" and "real_log_scale" in units:
         units["real_log_scale"] = Weight((1,))
-    bare = Architecture(len(columns), groups, family, context, units, {}, {}, {}, image, flow)
+    bare = Architecture(len(columns), groups, family, context, units, {}, {}, {}, image, flow, label)
     encoder, decoder = _networks(bare) if image is None else _convolutions(bare)
     if schema.image is None:  # images are complete
         width = encoder["encoder_weight_0"].shape[1]
         encoder["encoder_missing_weight"] = Weight((len(columns), width))
+    if label is not None:
+        encoder |= _label_networks(bare)
     for group in groups:
         if group.kind == "real":
             decoder["real_raw_scale"] = Weight((group.size if family.scale == "column" else 1,))
-    prior: dict[str, Weight] = {}
+    prior: dict[str, Weight] = {} if label is None else {"label_logits": Weight((label.size,))}
     if family.prior == "vamp":
         prior["pseudo_inputs"] = Weight((family.num_pseudo_inputs, bare.num_inputs + context), 0.1)
     elif flow is not None:
-        prior = {f"prior_{name}": weight for name, weight in flow.layout.items()}
+        prior |= {f"prior_{name}": weight for name, weight in flow.layout.items()}
     return dataclasses.replace(bare, encoder=encoder, decoder=decoder, prior=prior)
 
 
@@ -152,8 +163,35 @@ def num_outputs(kind: str, num_categories: int) -> int:
 def _networks(bare: Architecture) -> tuple[dict[str, Weight], dict[str, Weight]]:
     hidden, dim = bare.family.hidden, bare.family.latent_dim
     there = perceptron_layout([bare.num_inputs + bare.num_context, *hidden, 2 * dim], last=1.0)
-    back = perceptron_layout([dim + bare.num_context, *hidden[::-1], bare.num_outputs], last=0.5)
+    back = perceptron_layout([dim + bare.num_context + bare.num_labels, *hidden[::-1], bare.num_outputs], last=0.5)
     return _named("encoder", there), _named("decoder", back)
+
+
+def _label(family: VAE, schema: Schema) -> Label | None:
+    if family.label is None:
+        return None
+    column = schema.columns[position(schema, family.label)]
+    place = schema.target_columns.index(column)
+    return Label(len(column.categories or ()) or 2, place, family.classification_weight)
+
+
+def _without(label: Label, columns: Sequence[Column]) -> tuple[Group, ...]:
+    """The groups of all columns but the label's."""
+    kept = [j for j in range(len(columns)) if j != label.column]
+    groups = group_columns([columns[j] for j in kept], num_outputs)
+    return tuple(dataclasses.replace(g, columns=tuple(kept[j] for j in g.columns)) for g in groups)
+
+
+def _label_networks(bare: Architecture) -> dict[str, Weight]:
+    """The classifier, a perceptron like the encoder; what the encoder's first layer makes of a label; and the share of
+    the rows that have one, which is not trained."""
+    hidden, number = bare.family.hidden, bare.num_inputs + bare.num_context
+    layout = perceptron_layout([number, *hidden, bare.num_labels], last=1.0)
+    width = layout["weight_0"].shape[1]
+    layout["missing_weight"] = Weight((bare.num_columns, width))
+    first = (hidden or (2 * bare.family.latent_dim,))[0]
+    reads = Weight((bare.num_labels, first), (2 / number) ** 0.5)
+    return {**_named("classifier", layout), "encoder_label_weight": reads, SHARE: Weight((1,))}
 
 
 def _convolutions(bare: Architecture) -> tuple[dict[str, Weight], dict[str, Weight]]:
@@ -197,6 +235,10 @@ def initialize(architecture: Architecture, view: View, seed: int, num_starts: in
     convolutions = architecture.image is not None
     bias = values["decoder_conv_0_bias" if convolutions else f"decoder_bias_{architecture.num_dense - 1}"]
     start_outputs(architecture, values, bias, x, mask)
+    if architecture.label is not None:
+        logits_of_labels, share = starting_logits(view, architecture.label.column, architecture.label.size)
+        values["label_logits"] += logits_of_labels
+        values[SHARE] += share
     if architecture.family.prior == "vamp":
         rng = np.random.default_rng([seed, 1])
         shape = values["pseudo_inputs"].shape[:2]

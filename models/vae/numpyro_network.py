@@ -36,24 +36,31 @@ def inputs(architecture: Architecture, weights: Weights, view: View) -> jax.Arra
 
 
 def encode(
-    architecture: Architecture, weights: Weights, rows: jax.Array, mask: jax.Array | None = None
-) -> dist.Distribution:
-    """q(z | x), a normal with diagonal covariance, of rows as :func:`inputs` has them."""
+    architecture: Architecture, weights: Weights, rows: jax.Array, mask: jax.Array | None = None,
+    label: jax.Array | None = None,
+) -> dist.Distribution:  # fmt: skip
+    """q(z | x), a normal with diagonal covariance, of rows as :func:`inputs` has them, and the indicator of their
+    labels (..., C)."""
     own = part(weights, "encoder_")
     if mask is not None:
         own["bias_0"] = own["bias_0"] + (~mask).astype(rows.dtype) @ own["missing_weight"]
+    if label is not None:
+        own["bias_0"] = own["bias_0"] + label @ own["label_weight"]
     if architecture.image is not None:
         rows = convolution.shrink(architecture, own, rows)
     loc, raw_scale = jnp.split(perceptron(own, rows, architecture.num_dense), 2, axis=-1)
     return dist.Normal(loc, MIN_POSTERIOR + jax.nn.softplus(raw_scale + UNIT)).to_event(1)
 
 
-def decode(architecture: Architecture, weights: Weights, z: jax.Array, context: jax.Array | None) -> Raw:
-    """What the decoder says of rows with latents z (..., L)."""
+def decode(
+    architecture: Architecture, weights: Weights, z: jax.Array, context: jax.Array | None,
+    label: jax.Array | None = None,
+) -> Raw:  # fmt: skip
+    """What the decoder says of rows with latents z (..., L), and the indicator of their labels (..., C)."""
     own = part(weights, "decoder_")
-    if context is not None:
-        read = jnp.clip(context, -REACH, REACH)
-        z = jnp.concatenate([z, jnp.broadcast_to(read, (*z.shape[:-1], read.shape[-1]))], -1)
+    parts = [z, *([] if context is None else [jnp.clip(context, -REACH, REACH)]), *([] if label is None else [label])]
+    lead = jnp.broadcast_shapes(*(each.shape[:-1] for each in parts))
+    z = jnp.concatenate([jnp.broadcast_to(each, (*lead, each.shape[-1])) for each in parts], -1)
     out = perceptron(own, z, architecture.num_dense)
     if architecture.image is not None:
         out = convolution.grow(architecture, own, out)
@@ -95,7 +102,7 @@ class Columns(dist.Distribution):
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
     support = constraints.independent(constraints.real, 1)  # kinds differ by column
-    pytree_data_fields = ("weights", "raw", "mask")
+    pytree_data_fields: tuple[str, ...] = ("weights", "raw", "mask")
     pytree_aux_fields = ("architecture",)
 
     def __init__(

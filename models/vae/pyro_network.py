@@ -37,24 +37,31 @@ def inputs(architecture: Architecture, weights: Weights, view: View) -> torch.Te
 
 
 def encode(
-    architecture: Architecture, weights: Weights, rows: torch.Tensor, mask: torch.Tensor | None = None
-) -> TorchDistribution:
-    """q(z | x), a normal with diagonal covariance, of rows as :func:`inputs` has them."""
+    architecture: Architecture, weights: Weights, rows: torch.Tensor, mask: torch.Tensor | None = None,
+    label: torch.Tensor | None = None,
+) -> TorchDistribution:  # fmt: skip
+    """q(z | x), a normal with diagonal covariance, of rows as :func:`inputs` has them, and the indicator of their
+    labels (..., C)."""
     own = part(weights, "encoder_")
     if mask is not None:
         own["bias_0"] = own["bias_0"] + (~mask).to(rows.dtype) @ own["missing_weight"]
+    if label is not None:
+        own["bias_0"] = own["bias_0"] + label @ own["label_weight"]
     if architecture.image is not None:
         rows = convolution.shrink(architecture, own, rows)
     loc, raw_scale = perceptron(own, rows, architecture.num_dense).chunk(2, -1)
     return dist.Normal(loc, MIN_POSTERIOR + softplus(raw_scale + UNIT)).to_event(1)
 
 
-def decode(architecture: Architecture, weights: Weights, z: torch.Tensor, context: torch.Tensor | None) -> Raw:
-    """What the decoder says of rows with latents z (..., L)."""
+def decode(
+    architecture: Architecture, weights: Weights, z: torch.Tensor, context: torch.Tensor | None,
+    label: torch.Tensor | None = None,
+) -> Raw:  # fmt: skip
+    """What the decoder says of rows with latents z (..., L), and the indicator of their labels (..., C)."""
     own = part(weights, "decoder_")
-    if context is not None:
-        read = context.clamp(-REACH, REACH)
-        z = torch.cat([z, read.expand(*z.shape[:-1], read.shape[-1])], -1)
+    parts = [z, *([] if context is None else [context.clamp(-REACH, REACH)]), *([] if label is None else [label])]
+    lead = torch.broadcast_shapes(*(each.shape[:-1] for each in parts))
+    z = torch.cat([each.expand(*lead, each.shape[-1]) for each in parts], -1)
     out = perceptron(own, z.reshape(-1, z.shape[-1]), architecture.num_dense)
     if architecture.image is not None:
         out = convolution.grow(architecture, own, out)

@@ -11,6 +11,7 @@ import torch
 from ppl_gen.backends.pyro_networks import Weights, weight_sites
 from ppl_gen.backends.pyro_pairs import row_weights
 from ppl_gen.family import Pair
+from ppl_gen.models.vae import pyro_label as labels
 from ppl_gen.models.vae import pyro_network as network
 from ppl_gen.models.vae.architecture import Architecture, idle, initialize, resolve
 from ppl_gen.view import batch_of, num_rows
@@ -25,7 +26,8 @@ def build_pair(family: VAE, schema: Schema, num_obs: int) -> Pair:
     architecture = resolve(family, schema)
     return Pair(
         family=family, backend="pyro", has_weights=True, local=("z",), beta=family.beta, idle=idle,
-        model=partial(model, architecture), collapsed=partial(model, architecture),
+        model=partial(model, architecture), label=architecture.label,
+        collapsed=partial(model, architecture) if architecture.label is None else None,
         guide=partial(guide, architecture), initialize=partial(initialize, architecture),
         decode=partial(decode, architecture),
     )  # fmt: skip
@@ -34,21 +36,22 @@ def build_pair(family: VAE, schema: Schema, num_obs: int) -> Pair:
 def model(
     architecture: Architecture, data: View | None, *, num_obs: int | None = None, subsample_size: int | None = None
 ) -> None:
-    """Rows are decoded from latents z (L,); the weights are parameters."""
+    """Rows are decoded from latents z (L,), and from a label y where there is one; the weights are parameters."""
     weights = weight_sites(architecture.model_layout)
     with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
         view = batch_of(data, rows, subsample_size)
         context, mask, x = (None, None, None) if view is None else (view.context, view.mask, view.x)
         with row_weights(view):
+            y = labels.site(architecture, weights.get("label_logits"))
             z = pyro.sample("z", network.prior(architecture, weights))
-            raw = network.decode(architecture, weights, z, context)
-            pyro.sample("x", network.Columns(architecture, weights, raw, mask), obs=x)
+            raw = network.decode(architecture, weights, z, context, labels.indicator(architecture, y))
+            pyro.sample("x", labels.rows(architecture, weights, raw, mask, y), obs=x)
 
 
 def guide(
     architecture: Architecture, data: View | None, *, num_obs: int | None = None, subsample_size: int | None = None
 ) -> None:
-    """The encoder proposes the latents of each row.
+    """The encoder proposes the latents of each row, given the label that a classifier proposes, if there is one.
 
     :raises ValueError: without data there is nothing to encode.
     """
@@ -59,12 +62,21 @@ def guide(
             raise ValueError("The guide encodes rows: give it the data.")
         with row_weights(view):
             read = network.inputs(architecture, weights, view)
-            pyro.sample("z", network.encode(architecture, weights, read, view.mask))
+            mask, y = labels.readable(architecture, view.mask), None
+            if architecture.label is not None:
+                y = labels.site(architecture, labels.classify(architecture, weights, read, mask))
+            indicator = labels.indicator(architecture, y)
+            pyro.sample("z", network.encode(architecture, weights, read, mask, indicator))
 
 
 def decode(architecture: Architecture, parameters: Weights, view: View) -> dict[str, torch.Tensor]:
     """Rows with the latents ``view.x`` (n, L), given ``view.context``: (n, D) each in model space, ``typical`` as they
-    would stand in a table, ``expected`` with the probabilities of binary columns."""
-    raw = network.decode(architecture, parameters, view.x, view.context)
-    rows = network.Columns(architecture, parameters, raw)
+    would stand in a table, ``expected`` with the probabilities of binary columns. With a label ``view.x`` is
+    (n, L + C): after z stand shares of the labels, of which the greatest is the row's own."""
+    z, label, y = view.x, None, None
+    if architecture.label is not None:
+        z, label = z[:, : architecture.family.latent_dim], z[:, architecture.family.latent_dim :]
+        y = label.argmax(-1)
+    raw = network.decode(architecture, parameters, z, view.context, label)
+    rows = labels.rows(architecture, parameters, raw, None, y)
     return {"typical": rows.typical, "expected": rows.expected}

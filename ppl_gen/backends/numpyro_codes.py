@@ -37,7 +37,7 @@ def moments(pair: Pair, posterior: Posterior, view: View) -> tuple[np.ndarray, n
 
 
 def particles(pair: Pair, posterior: Posterior, view: View, uniforms: np.ndarray, seed: int) -> np.ndarray:
-    """(draws, K, obs, L): the particles whose weights ``log_weights`` of the same arguments gives."""
+    """(draws, K, obs, L): the particles whose weights ``log_weights`` of the same arguments gives, ``by_label``."""
 
     def run(draws: Any, uniforms: jax.Array, keys: jax.Array, view: View) -> jax.Array:
         found = numpyro_local.local_values_fn(pair)(draws, uniforms, keys, view)
@@ -55,7 +55,7 @@ def divergences(pair: Pair, posterior: Posterior, view: View, num_particles: int
 
     def one(parameters: Mapping[str, Any], view: View) -> jax.Array:
         found = numpyro_local.terms(pair, parameters, view, jax.random.key(seed), num_particles)
-        return -found.log_ratio.mean(0)[:, None] if found.kl is None else found.kl
+        return -found.log_ratio.mean(0)[:, None] if found.kl is None else found.kl[:, : found.size]
 
     program = pair.cached(
         ("divergences", num_particles, seed),
@@ -86,17 +86,25 @@ def decoded(pair: Pair, parameters: Posterior, codes: np.ndarray, context: np.nd
 
 
 def drawn(pair: Pair, parameters: Posterior, codes: np.ndarray, context: np.ndarray | None, seed: int) -> np.ndarray:
-    """(n, D): a row drawn for each of the codes (n, L) of the only site of ``local``, under one set of parameters."""
-    (name,) = pair.local
+    """(n, D): a row drawn for each of the codes (n, L) of the only site of ``local``, under one set of parameters; with
+    a label the codes are those of ``decode``, (n, L + C)."""
 
     def one(parameters: Mapping[str, Any], view: View, key: jax.Array) -> jax.Array:
-        given = {**parameters, name: view.x}
+        given = {**parameters, **_sites(pair, view.x)}
         model = handlers.seed(handlers.substitute(pair.density, data=given), key)
         data = None if view.context is None else View(None, context=view.context)
         return handlers.trace(model).get_trace(data, num_obs=len(view.x))["x"]["value"]
 
     program = pair.cached("drawn", lambda: jax.jit(one))
     return np.asarray(program(as_jax(parameters), _codes_view(codes, context), jax.random.key(seed)))
+
+
+def _sites(pair: Pair, codes: jax.Array) -> dict[str, jax.Array]:
+    """The local latents that codes are."""
+    (name,), label = pair.local, pair.label
+    if label is None:
+        return {name: codes}
+    return {name: codes[:, : -label.size], label.site: codes[:, -label.size :].argmax(-1)}
 
 
 def _codes_view(codes: np.ndarray, context: np.ndarray | None) -> View:

@@ -34,7 +34,7 @@ def log_prob(group: Group, weights: Weights, raw: jax.Array, x: jax.Array, real:
     if group.kind == "binary":
         return -jax.nn.softplus((1 - 2 * x) * raw[0])
     if group.kind == "categorical":
-        number = jnp.arange(len(raw)).reshape(-1, *[1] * x.ndim)
+        number = jnp.arange(len(raw)).reshape(-1, *[1] * (raw.ndim - 1))
         return jnp.where(x == number, jax.nn.log_softmax(raw, axis=0), 0.0).sum(0)
     log_share, loc, scale = _mixture(group, weights, raw)
     z = (x - loc) / scale
@@ -52,7 +52,7 @@ def cdf(group: Group, weights: Weights, raw: jax.Array, x: jax.Array, real: str)
         return jnp.where(x > 0.5, none, 0.0), jnp.where(x > 0.5, 1.0, none)
     if group.kind == "categorical":
         steps = _steps(raw)
-        number = jnp.arange(len(raw)).reshape(-1, *[1] * x.ndim)
+        number = jnp.arange(len(raw)).reshape(-1, *[1] * (raw.ndim - 1))
         low, high = (jnp.where(x == number, ends, 0.0).sum(0) for ends in (steps[:-1], steps[1:]))
         return low, high
     mixture = _mixture(group, weights, raw)

@@ -13,6 +13,8 @@ from jax.scipy.special import ndtri
 from numpyro import handlers
 from numpyro.primitives import Messenger
 
+from ppl_gen.backends import numpyro_labels
+
 if TYPE_CHECKING:
     from ppl_gen.family import Pair
     from ppl_gen.view import View
@@ -53,7 +55,8 @@ def _quantile(fn: Any, u: jax.Array) -> jax.Array | None:
 
 def _guide_trace(pair: Pair, parameters: Mapping[str, Any], view: View, key: Any, uniforms: jax.Array) -> Any:
     assert pair.guide is not None
-    guide = _FromUniforms(handlers.substitute(pair.guide, data=parameters), pair.local, uniforms)
+    given = {**parameters, **numpyro_labels.values(pair)}
+    guide = _FromUniforms(handlers.substitute(pair.guide, data=given), pair.local, uniforms)
     return handlers.trace(handlers.seed(guide, key)).get_trace(view)
 
 
@@ -64,10 +67,11 @@ def local_size(pair: Pair, parameters: Mapping[str, Any], view: View) -> int:
     return sum(int(np.prod(sites[name]["fn"].event_shape)) for name in pair.local)
 
 
-def log_weights_fn(pair: Pair, row_log_prob: Row) -> Callable[..., jax.Array]:
+def log_weights_fn(pair: Pair, row_log_prob: Row, by_label: bool = False) -> Callable[..., jax.Array]:
     """``f(draws, uniforms (K, size), keys (K,), view)``: (draws, K, obs), log p(x, z_k | theta) - log q(z_k | x,
-    theta).
+    theta). A label y is summed out, log sum_y p(x, y, z_ky) / q(z_ky | x, y), the z_ky at the same quantiles.
 
+    :param by_label: (draws, K * C, obs) instead: the terms of that sum, of each particle one after the other.
     :param row_log_prob: ``(pair, sites, view) -> (obs,)``, the log joint of each observation's sites.
     """
 
@@ -76,23 +80,25 @@ def log_weights_fn(pair: Pair, row_log_prob: Row) -> Callable[..., jax.Array]:
         sites = _guide_trace(pair, parameters, view, key, uniforms)
         values = {name: sites[name]["value"] for name in pair.local}
         log_q = sum(sites[name]["fn"].log_prob(sites[name]["value"]) for name in pair.local)
-        return row_log_prob(pair, {**parameters, **values}, view) - log_q
+        found = row_log_prob(pair, {**parameters, **numpyro_labels.values(pair), **values}, view) - log_q
+        return found if pair.label is None or by_label else jax.nn.logsumexp(found, axis=0)
 
     def run(draws: Mapping[str, Any], uniforms: jax.Array, keys: jax.Array, view: View) -> jax.Array:
         tiny = jnp.finfo(uniforms.dtype).eps
         inside = jnp.clip(uniforms, tiny, 1 - tiny)
-        batch = max(1, min(len(uniforms), BATCH // len(view.x)))
-        return jax.lax.map(
+        batch = max(1, min(len(uniforms), BATCH // (len(view.x) * (1 if pair.label is None else pair.label.size))))
+        found = jax.lax.map(
             lambda parameters: jax.lax.map(lambda part: one(parameters, part, view), (inside, keys), batch_size=batch),
             draws,
         )
+        return found.reshape(len(found), -1, len(view.x))
 
     return run
 
 
 def local_values_fn(pair: Pair) -> Callable[..., dict[str, jax.Array]]:
     """``f(draws, uniforms, keys, view)``: {site: (draws, K, obs, *event)}, the particles whose log weights
-    :func:`log_weights_fn` gives for the same arguments."""
+    :func:`log_weights_fn` gives for the same arguments; with a label K * C, those of its ``by_label``."""
 
     def run(draws: Mapping[str, Any], uniforms: jax.Array, keys: jax.Array, view: View) -> dict[str, jax.Array]:
         tiny = jnp.finfo(uniforms.dtype).eps
@@ -102,9 +108,11 @@ def local_values_fn(pair: Pair) -> Callable[..., dict[str, jax.Array]]:
             sites = _guide_trace(pair, parameters, view, particle[1], particle[0])
             return {name: sites[name]["value"] for name in pair.local}
 
-        return jax.lax.map(
+        found = jax.lax.map(
             lambda parameters: jax.vmap(lambda part: one(parameters, part))((inside, keys)), draws
         )  # fmt: skip
+        flat = 1 if pair.label is None else 2  # axes before the observations'
+        return {name: v.reshape(len(v), -1, *v.shape[1 + flat :]) for name, v in found.items()}
 
     return run
 
@@ -112,20 +120,28 @@ def local_values_fn(pair: Pair) -> Callable[..., dict[str, jax.Array]]:
 def local_moments(pair: Pair, parameters: Mapping[str, Any], view: View) -> dict[str, tuple[jax.Array, jax.Array]]:
     """{site: (mean, sd)}, each (obs, *event), of what the guide proposes."""
     assert pair.guide is not None
-    guide = handlers.seed(handlers.substitute(pair.guide, data=parameters), jax.random.key(0))
+    given = {**parameters, **numpyro_labels.values(pair)}
+    guide = handlers.seed(handlers.substitute(pair.guide, data=given), jax.random.key(0))
     sites = handlers.trace(guide).get_trace(view)
-    return {name: (sites[name]["fn"].mean, jnp.sqrt(sites[name]["fn"].variance)) for name in pair.local}
+    found = {name: (sites[name]["fn"].mean, sites[name]["fn"].variance) for name in pair.local}
+    if pair.label is not None:
+        site = sites[pair.label.site]
+        shares = numpyro_labels.log_shares(pair.label, view, site["fn"].log_prob(site["value"]))
+        found = {name: numpyro_labels.moments(shares, *both) for name, both in found.items()}
+    return {name: (mean, jnp.sqrt(variance)) for name, (mean, variance) in found.items()}
 
 
 class Terms(NamedTuple):
     """The terms of the ELBO of each row, of K particles: ``log_likelihood`` (K, obs) log p(x | z), ``log_ratio`` (K,
     obs) log p(z) - log q(z | x), and ``kl`` (obs, J) the divergence of q from p(z) in each dimension of z, or None
-    where it has no closed form; ``size`` is the number of dimensions."""
+    where it has no closed form; ``size`` is the number of dimensions. With a label y they are expectations over it,
+    ``kl`` has one number more, the label's, and ``log_guide`` (obs,) is log q(y | x) of rows with a label, else 0."""
 
     log_likelihood: Any
     log_ratio: Any
     kl: Any
     size: int
+    log_guide: Any = None
 
 
 def terms(pair: Pair, parameters: Mapping[str, Any], view: View, key: Any, num_particles: int) -> Terms:
@@ -133,43 +149,47 @@ def terms(pair: Pair, parameters: Mapping[str, Any], view: View, key: Any, num_p
 
     size = 0
 
-    def one(key: Any) -> tuple[Any, Any, Any]:
+    given, label = {**parameters, **numpyro_labels.values(pair)}, pair.label
+
+    def one(key: Any) -> tuple[Any, Any, Any, Any]:
         nonlocal size
         key_guide, key_model = jax.random.split(key)
         assert pair.guide is not None
-        guide = handlers.seed(handlers.substitute(pair.guide, data=parameters), key_guide)
+        guide = handlers.seed(handlers.substitute(pair.guide, data=given), key_guide)
         drawn = handlers.trace(guide).get_trace(view)
         values = {name: drawn[name]["value"] for name in pair.local}
-        model = handlers.seed(handlers.substitute(pair.density, data={**parameters, **values}), key_model)
+        model = handlers.seed(handlers.substitute(pair.density, data={**given, **values}), key_model)
         sites = {name: s for name, s in handlers.trace(model).get_trace(view).items() if s["type"] == "sample"}
         log_prob = {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
         log_q = sum(drawn[name]["fn"].log_prob(value) for name, value in values.items())
         log_p = sum(log_prob[name] for name in values)
-        log_likelihood = sum(value for name, value in log_prob.items() if name not in values)
+        log_likelihood = sum(value for name, value in log_prob.items() if name not in (*values, label and label.site))
         found = [_divergence(drawn[name]["fn"], sites[name]["fn"], len(view.x)) for name in values]
+        kl = None if any(part is None for part in found) else jnp.concatenate(found, -1)
         size = sum(int(np.prod(drawn[name]["fn"].event_shape)) for name in values)
-        return (
-            log_likelihood,
-            log_p - log_q,
-            None if any(part is None for part in found) else jnp.concatenate(found, -1),
-        )
+        if label is None:
+            return log_likelihood, log_p - log_q, kl, None
+        log_guide = drawn[label.site]["fn"].log_prob(given[label.site])
+        return numpyro_labels.mixed(label, view, log_guide, log_prob[label.site], log_likelihood, log_p - log_q, kl)
 
     if num_particles == 1:
-        log_likelihood, log_ratio, kl = one(key)
-        return Terms(log_likelihood[None], log_ratio[None], kl, size)
-    log_likelihood, log_ratio, kl = jax.vmap(one)(jax.random.split(key, num_particles))
-    return Terms(log_likelihood, log_ratio, None if kl is None else kl[0], size)
+        log_likelihood, log_ratio, kl, log_guide = one(key)
+        return Terms(log_likelihood[None], log_ratio[None], kl, size, log_guide)
+    log_likelihood, log_ratio, kl, log_guide = jax.vmap(one)(jax.random.split(key, num_particles))
+    return Terms(log_likelihood, log_ratio, None if kl is None else kl[0], size,
+                 None if log_guide is None else log_guide[0])  # fmt: skip
 
 
 def _divergence(q: Any, p: Any, num_rows: int) -> jax.Array | None:
-    """(obs, J): KL(q || p) in each dimension of independent normals; None of others."""
+    """(..., obs, J): KL(q || p) in each dimension of independent normals; None of others."""
     ours, theirs = _normal(q), _normal(p)
     if ours is None or theirs is None:
         return None
     (loc, scale), (centre, width) = ours, theirs
     ratio = scale / width
     found = 0.5 * (ratio**2 + ((loc - centre) / width) ** 2 - 1) - jnp.log(ratio)
-    return jnp.broadcast_to(found, (num_rows, *q.event_shape)).reshape(num_rows, -1)
+    lead = q.batch_shape[:-1]  # the values of a label
+    return jnp.broadcast_to(found, (*lead, num_rows, *q.event_shape)).reshape(*lead, num_rows, -1)
 
 
 def _normal(fn: Any) -> tuple[jax.Array, jax.Array] | None:

@@ -18,6 +18,7 @@ from numpyro.infer.util import potential_energy
 from ppl_gen import importance
 from ppl_gen.backends import numpyro_local
 from ppl_gen.backends.numpyro_programs import PIECE, Program, one_per_core, rows_over_cores, small
+from ppl_gen.labels import joint_sites
 from ppl_gen.view import View
 
 if TYPE_CHECKING:
@@ -60,9 +61,9 @@ def log_joint(pair: Pair, parameters: Mapping[str, Any], view: View, enumerated:
 
 
 def _collapsed_row_log_prob(pair: Pair, parameters: Mapping[str, Any], view: View) -> jax.Array:
-    conditioned = handlers.seed(handlers.substitute(pair.collapsed, data=parameters), jax.random.key(0))
+    conditioned = handlers.seed(handlers.substitute(pair.density, data=parameters), jax.random.key(0))
     sites = handlers.trace(conditioned).get_trace(view)
-    return sum(sites[name]["fn"].log_prob(sites[name]["value"]) for name in (*pair.local, "x"))
+    return sum(sites[name]["fn"].log_prob(sites[name]["value"]) for name in joint_sites(pair))
 
 
 def _local_factors(pair: Pair, parameters: Mapping[str, Any], view: View) -> tuple[Any, frozenset[str]]:
@@ -159,17 +160,19 @@ def local_size(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> i
 
 
 def log_weights(
-    pair: Pair, posterior: Mapping[str, np.ndarray], view: View, uniforms: np.ndarray, seed: int
-) -> np.ndarray:
+    pair: Pair, posterior: Mapping[str, np.ndarray], view: View, uniforms: np.ndarray, seed: int,
+    by_label: bool = False,
+) -> np.ndarray:  # fmt: skip
     """(draws, particles, obs): log importance weights of local latents at quantiles ``uniforms`` (particles, size).
 
     :param seed: of latents whose distributions have no quantile function.
+    :param by_label: (draws, particles * C, obs), before a label is summed out.
     """
     program = pair.cached(
-        "log_weights",
+        ("log_weights", by_label),
         lambda: jax.jit(
             numpyro_local.log_weights_fn(
-                pair, _collapsed_row_log_prob if pair.collapsed is not None else _enumerated_row_log_prob
+                pair, _collapsed_row_log_prob if pair.collapsed or pair.label else _enumerated_row_log_prob, by_label
             )
         ),
     )

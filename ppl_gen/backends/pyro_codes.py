@@ -38,7 +38,7 @@ def moments(pair: Pair, posterior: Posterior, view: View) -> tuple[np.ndarray, n
 
 
 def particles(pair: Pair, posterior: Posterior, view: View, uniforms: np.ndarray, seed: int) -> np.ndarray:
-    """(draws, K, obs, L): the particles whose weights ``log_weights`` of the same arguments gives."""
+    """(draws, K, obs, L): the particles whose weights ``log_weights`` of the same arguments gives, ``by_label``."""
     draws = {name: as_tensor(value) for name, value in posterior.items()}
     with sandbox(seed), torch.no_grad():
         found = pyro_local.local_values(pair, draws, as_tensor(uniforms), _arrays(view))
@@ -52,7 +52,7 @@ def divergences(pair: Pair, posterior: Posterior, view: View, num_particles: int
     with sandbox(seed), torch.no_grad():
         for one in _draws(posterior):
             terms = pyro_local.terms(pair, one, view, num_particles)
-            found.append(-terms.log_ratio.mean(0)[:, None] if terms.kl is None else terms.kl)
+            found.append(-terms.log_ratio.mean(0)[:, None] if terms.kl is None else terms.kl[:, : terms.size])
     return torch.stack(found).numpy()
 
 
@@ -74,11 +74,12 @@ def decoded(pair: Pair, parameters: Posterior, codes: np.ndarray, context: np.nd
 
 
 def drawn(pair: Pair, parameters: Posterior, codes: np.ndarray, context: np.ndarray | None, seed: int) -> np.ndarray:
-    """(n, D): a row drawn for each of the codes (n, L) of the only site of ``local``, under one set of parameters."""
-    (name,), view = pair.local, _codes_view(codes, context)
+    """(n, D): a row drawn for each of the codes (n, L) of the only site of ``local``, under one set of parameters; with
+    a label the codes are those of ``decode``, (n, L + C)."""
+    view = _codes_view(codes, context)
     data = None if view.context is None else View(None, context=view.context)
     with sandbox(seed), torch.no_grad():
-        model = given(pair.density, {**_tensors(parameters), name: view.x})
+        model = given(pair.density, {**_tensors(parameters), **_sites(pair, view.x)})
         return poutine.trace(model).get_trace(data, num_obs=len(codes)).nodes["x"]["value"].numpy()
 
 
@@ -90,6 +91,14 @@ def _draws(posterior: Posterior) -> list[Tensors]:
     """Each draw by itself."""
     whole = _tensors(posterior)
     return [{name: value[s] for name, value in whole.items()} for s in range(len(next(iter(whole.values()))))]
+
+
+def _sites(pair: Pair, codes: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The local latents that codes are."""
+    (name,), label = pair.local, pair.label
+    if label is None:
+        return {name: codes}
+    return {name: codes[:, : -label.size], label.site: codes[:, -label.size :].argmax(-1)}
 
 
 def _codes_view(codes: np.ndarray, context: np.ndarray | None) -> View:

@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
+from ppl_gen.backends import pyro_labels
 from ppl_gen.backends.pyro_programs import Tensors, over_draws
 
 if TYPE_CHECKING:
@@ -63,41 +64,48 @@ def local_size(pair: Pair, parameters: Tensors, view: View) -> int:
     return sum(sites[name]["fn"].event_shape.numel() for name in pair.local)
 
 
-def log_weights(pair: Pair, row_log_prob: Row, draws: Tensors, uniforms: torch.Tensor, view: View) -> torch.Tensor:
-    """(draws, K, obs): log p(x, z_k | theta) - log q(z_k | x, theta), for uniforms (K, size).
+def log_weights(
+    pair: Pair, row_log_prob: Row, draws: Tensors, uniforms: torch.Tensor, view: View, by_label: bool = False
+) -> torch.Tensor:
+    """(draws, K, obs): log p(x, z_k | theta) - log q(z_k | x, theta), for uniforms (K, size). A label y is summed out,
+    log sum_y p(x, y, z_ky) / q(z_ky | x, y), the z_ky at the same quantiles.
 
+    :param by_label: (draws, K * C, obs) instead: the terms of that sum, of each particle one after the other.
     :param row_log_prob: ``(pair, sites, view) -> (obs,)``, the log joint of each observation's sites.
     """
     guide = pair.guide
     assert guide is not None
     tiny = torch.finfo(uniforms.dtype).eps
-    inside = {"uniforms": uniforms.clamp(tiny, 1 - tiny)}
+    inside, labels = {"uniforms": uniforms.clamp(tiny, 1 - tiny)}, pyro_labels.values(pair)
+    cost = view.x.numel() * (1 if pair.label is None else pair.label.size)
 
     def one(parameters: Tensors, uniforms: torch.Tensor) -> torch.Tensor:
         with _FromUniforms(pair.local, uniforms):
-            sites = poutine.trace(given(guide, parameters)).get_trace(view).nodes
+            sites = poutine.trace(given(guide, {**parameters, **labels})).get_trace(view).nodes
         values = {name: sites[name]["value"] for name in pair.local}
         log_q = sum(sites[name]["fn"].log_prob(sites[name]["value"]) for name in pair.local)
-        return row_log_prob(pair, {**parameters, **values}, view) - log_q
+        found = row_log_prob(pair, {**parameters, **labels, **values}, view) - log_q
+        return found if pair.label is None or by_label else torch.logsumexp(found, 0)
 
     def of_draw(parameters: Tensors) -> torch.Tensor:
-        return over_draws(lambda part: one(parameters, part["uniforms"]), inside, view.x.numel())
+        return over_draws(lambda part: one(parameters, part["uniforms"]), inside, cost)
 
-    return torch.stack([of_draw({name: value[s] for name, value in draws.items()})
-                        for s in range(len(next(iter(draws.values()))))])  # fmt: skip
+    found = torch.stack([of_draw({name: value[s] for name, value in draws.items()})
+                         for s in range(len(next(iter(draws.values()))))])  # fmt: skip
+    return found.reshape(len(found), -1, len(view.x))
 
 
 def local_values(pair: Pair, draws: Tensors, uniforms: torch.Tensor, view: View) -> Tensors:
     """{site: (draws, K, obs, *event)}: the particles whose log weights :func:`log_weights` gives for the same
-    arguments."""
+    arguments; with a label K * C, those of its ``by_label``."""
     guide = pair.guide
     assert guide is not None
     tiny = torch.finfo(uniforms.dtype).eps
-    inside = {"uniforms": uniforms.clamp(tiny, 1 - tiny)}
+    inside, labels = {"uniforms": uniforms.clamp(tiny, 1 - tiny)}, pyro_labels.values(pair)
 
     def one(parameters: Tensors, uniforms: torch.Tensor) -> Tensors:
         with _FromUniforms(pair.local, uniforms):
-            sites = poutine.trace(given(guide, parameters)).get_trace(view).nodes
+            sites = poutine.trace(given(guide, {**parameters, **labels})).get_trace(view).nodes
         return {name: sites[name]["value"] for name in pair.local}
 
     def of_draw(parameters: Tensors) -> Tensors:
@@ -105,15 +113,21 @@ def local_values(pair: Pair, draws: Tensors, uniforms: torch.Tensor, view: View)
 
     number = len(next(iter(draws.values())))
     found = [of_draw({name: value[s] for name, value in draws.items()}) for s in range(number)]
-    return {name: torch.stack([part[name] for part in found]) for name in pair.local}
+    stacked = {name: torch.stack([part[name] for part in found]) for name in pair.local}
+    return stacked if pair.label is None else {name: value.flatten(1, 2) for name, value in stacked.items()}
 
 
 def local_moments(pair: Pair, parameters: Tensors, view: View) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """{site: (mean, sd)}, each (obs, *event), of what the guide proposes."""
     assert pair.guide is not None
     with _Reparametrized(pair.local):
-        sites = poutine.trace(given(pair.guide, parameters)).get_trace(view).nodes
-    return {name: (sites[name]["fn"].mean, sites[name]["fn"].variance.sqrt()) for name in pair.local}
+        sites = poutine.trace(given(pair.guide, {**parameters, **pyro_labels.values(pair)})).get_trace(view).nodes
+    found = {name: (sites[name]["fn"].mean, sites[name]["fn"].variance) for name in pair.local}
+    if pair.label is not None:
+        site = sites[pair.label.site]
+        shares = pyro_labels.log_shares(pair.label, view, site["fn"].log_prob(site["value"]))
+        found = {name: pyro_labels.moments(shares, *both) for name, both in found.items()}
+    return {name: (mean, variance.sqrt()) for name, (mean, variance) in found.items()}
 
 
 class _Reparametrized(Messenger):
@@ -133,18 +147,21 @@ class _Reparametrized(Messenger):
 class Terms(NamedTuple):
     """The terms of the ELBO of each row, of K particles: ``log_likelihood`` (K, obs) log p(x | z), ``log_ratio`` (K,
     obs) log p(z) - log q(z | x), and ``kl`` (obs, J) the divergence of q from p(z) in each dimension of z, or None
-    where it has no closed form; ``size`` is the number of dimensions."""
+    where it has no closed form; ``size`` is the number of dimensions. With a label y they are expectations over it,
+    ``kl`` has one number more, the label's, and ``log_guide`` (obs,) is log q(y | x) of rows with a label, else 0."""
 
     log_likelihood: Any
     log_ratio: Any
     kl: Any
     size: int
+    log_guide: Any = None
 
 
 def terms(pair: Pair, parameters: Tensors, view: View, num_particles: int) -> Terms:
     """The terms at particles drawn at random, so that gradients pass through them; row weights are not in them."""
     assert pair.guide is not None
-    guide, model = pair.guide, pair.density
+    guide, model, label = pair.guide, pair.density, pair.label
+    parameters = {**parameters, **pyro_labels.values(pair, 1 if num_particles == 1 else 2)}
     if num_particles > 1:
         particles = pyro.plate("particles", num_particles, dim=-2)
         guide, model = particles(guide), particles(model)
@@ -156,26 +173,33 @@ def terms(pair: Pair, parameters: Tensors, view: View, num_particles: int) -> Te
     log_prob = {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
     log_q = sum(drawn[name]["fn"].log_prob(value) for name, value in values.items())
     log_p = sum(log_prob[name] for name in values)
-    log_likelihood = sum(value for name, value in log_prob.items() if name not in values)
-    found = [_divergence(drawn[name]["fn"], sites[name]["fn"], len(view.x)) for name in values]
+    log_likelihood = sum(value for name, value in log_prob.items() if name not in (*values, label and label.site))
+    found = [_divergence(drawn[name]["fn"], sites[name]["fn"], len(view.x), num_particles) for name in values]
     kl = None if any(part is None for part in found) else torch.cat(found, -1)
-    log_ratio = log_p - log_q
+    log_ratio, log_guide = log_p - log_q, None
+    if label is not None:
+        own = drawn[label.site]["fn"].log_prob(parameters[label.site])
+        own, log_prior = (part[:, 0] if part.ndim > 2 else part for part in (own, log_prob[label.site]))
+        log_likelihood, log_ratio, kl, log_guide = pyro_labels.mixed(
+            label, view, own, log_prior, log_likelihood, log_ratio, kl
+        )
     if num_particles == 1:
         log_likelihood, log_ratio = log_likelihood[None], log_ratio[None]
     size = sum(drawn[name]["fn"].event_shape.numel() for name in values)
-    return Terms(log_likelihood, log_ratio, kl, size)
+    return Terms(log_likelihood, log_ratio, kl, size, log_guide)
 
 
-def _divergence(q: Any, p: Any, num_rows: int) -> torch.Tensor | None:
-    """(obs, J): KL(q || p) in each dimension of independent normals; None of others."""
+def _divergence(q: Any, p: Any, num_rows: int, num_particles: int) -> torch.Tensor | None:
+    """(..., obs, J): KL(q || p) in each dimension of independent normals; None of others."""
     ours, theirs = _normal(q), _normal(p)
     if ours is None or theirs is None:
         return None
     (loc, scale), (centre, width) = ours, theirs
     ratio = scale / width
     found = 0.5 * (ratio**2 + ((loc - centre) / width) ** 2 - 1) - ratio.log()
-    found = found[0] if found.ndim > 1 + len(q.event_shape) else found  # the same for every particle
-    return found.expand(num_rows, *q.event_shape).reshape(num_rows, -1)
+    lead = q.batch_shape[:-1]  # the values of a label, and the particles, for each of which it is the same
+    found = found.expand(*lead, num_rows, *q.event_shape).reshape(*lead, num_rows, -1)
+    return found if num_particles == 1 else found[..., 0, :, :]
 
 
 def _normal(fn: Any) -> tuple[torch.Tensor, torch.Tensor] | None:

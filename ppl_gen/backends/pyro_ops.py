@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from ppl_gen import importance
 from ppl_gen.backends import pyro_local
 from ppl_gen.backends.pyro_programs import Tensors, over_draws, sandbox
+from ppl_gen.labels import joint_sites
 from ppl_gen.view import View
 
 if TYPE_CHECKING:
@@ -120,10 +121,10 @@ def log_density(
 
 
 def _row_log_prob(pair: Pair, parameters: Mapping[str, torch.Tensor], view: View) -> torch.Tensor:
-    if pair.collapsed is None:
+    if pair.collapsed is None and pair.label is None:
         return _sum_out(*_local_factors(_enumerated_trace(pair, parameters, view)))
-    sites = _trace(pair.collapsed, parameters, view).nodes
-    return sum(sites[name]["fn"].log_prob(sites[name]["value"]) for name in (*pair.local, "x"))
+    sites = _trace(pair.density, parameters, view).nodes
+    return sum(sites[name]["fn"].log_prob(sites[name]["value"]) for name in joint_sites(pair))
 
 
 def _local_posterior(pair: Pair, parameters: Mapping[str, torch.Tensor], view: View) -> Tensors:
@@ -159,15 +160,17 @@ def local_size(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> i
 
 
 def log_weights(
-    pair: Pair, posterior: Mapping[str, np.ndarray], view: View, uniforms: np.ndarray, seed: int
-) -> np.ndarray:
+    pair: Pair, posterior: Mapping[str, np.ndarray], view: View, uniforms: np.ndarray, seed: int,
+    by_label: bool = False,
+) -> np.ndarray:  # fmt: skip
     """(draws, particles, obs): log importance weights of local latents at quantiles ``uniforms`` (particles, size).
 
     :param seed: of latents whose distributions have no quantile function.
+    :param by_label: (draws, particles * C, obs), before a label is summed out.
     """
     with sandbox(seed), torch.no_grad():
         return pyro_local.log_weights(
-            pair, _row_log_prob, _as_tensors(posterior), as_tensor(uniforms), view._replace(weights=None)
+            pair, _row_log_prob, _as_tensors(posterior), as_tensor(uniforms), view._replace(weights=None), by_label
         ).numpy()
 
 

@@ -1,0 +1,74 @@
+"""A discrete latent beside the local ones of a Pyro pair, summed out: each of its C values along an axis of its own, on
+the left of the others. The twin of ``numpyro_labels``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from ppl_gen.family import Pair
+    from ppl_gen.labels import Label
+    from ppl_gen.view import View
+
+NEVER = -1e30  # a log probability whose exponential is 0, and whose derivatives are numbers
+
+
+def values(pair: Pair, num_axes: int = 1) -> dict[str, torch.Tensor]:
+    """{site: (C, 1)}: all values of the label; {} where there is none.
+
+    :param num_axes: how many axes stand on the right of it, each of size 1 here.
+    """
+    if pair.label is None:
+        return {}
+    return {pair.label.site: torch.arange(pair.label.size).reshape(-1, *[1] * num_axes)}
+
+
+def allowed(label: Label, view: View) -> tuple[torch.Tensor, torch.Tensor]:
+    """(C, n): which values each row may have; (n,): whether it has a label."""
+    equal = view.x[:, label.column] == torch.arange(label.size)[:, None]
+    seen = torch.ones(len(view.x), dtype=torch.bool) if view.mask is None else view.mask[:, label.column]
+    return equal | ~seen, seen
+
+
+def log_shares(label: Label, view: View, log_guide: torch.Tensor) -> torch.Tensor:
+    """(C, n): log q(y | x), of rows with a label 0 at it."""
+    return torch.log_softmax(torch.where(allowed(label, view)[0], log_guide, NEVER), 0)
+
+
+def moments(log_share: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance (n, *event) of the mixture of C distributions of these (C, n, *event)."""
+    share = log_share.exp().reshape(*log_share.shape, *[1] * (mean.ndim - 2))
+    centre = (share * mean).sum(0)
+    return centre, (share * (variance + (mean - centre) ** 2)).sum(0)
+
+
+class Mixed(NamedTuple):
+    """Terms of the ELBO (see ``pyro_local``) as expectations over the label: ``log_likelihood`` and ``log_ratio``
+    (..., n), ``kl`` (n, J + 1), the label's last, or None; ``log_guide`` (n,) log q(y | x) of rows with a label, else
+    0."""
+
+    log_likelihood: Any
+    log_ratio: Any
+    kl: Any
+    log_guide: Any
+
+
+def mixed(
+    label: Label, view: View, log_guide: Any, log_prior: Any, log_likelihood: Any, log_ratio: Any, kl: Any
+) -> Mixed:
+    """The terms under each value, (C, ..., n) and (C, n, J), and log q(y | x) and log p(y) of it, as expectations.
+    log p(y) of a row with a label is part of its log likelihood, of others log p(y) - log q(y | x) is part of the
+    ratio."""
+    may, seen = allowed(label, view)
+    log_share = log_shares(label, view, log_guide)
+    share = log_share.exp()
+    wide = (label.size, *[1] * (log_ratio.ndim - 2), len(view.x))  # with an axis of particles, if there is one
+    likelihood = (share.reshape(wide) * torch.where(may.reshape(wide), log_likelihood, 0.0)).sum(0)
+    ratio = (share.reshape(wide) * log_ratio).sum(0)
+    own = (share * torch.where(may, log_prior - log_share, 0.0)).sum(0)
+    if kl is not None:
+        kl = torch.cat([(share[..., None] * kl).sum(0), torch.where(seen, 0.0, -own)[:, None]], -1)
+    known = torch.where(may & seen, log_guide, 0.0).sum(0)
+    return Mixed(likelihood + torch.where(seen, own, 0.0), ratio + torch.where(seen, 0.0, own), kl, known)
