@@ -188,6 +188,29 @@ class TestParity:
             assert np.abs(gradient["classifier_weight_0"]).max() > 1e-6
 
 
+@each_backend
+def test_the_pair_has_an_enumerating_elbo_of_its_ppl(backend: str) -> None:
+    data = SMALL.prepare(clusters(60)[0])
+    pair, view = SMALL.build(backend, data.schema, len(data)), data.view(backend)
+    if backend == "numpyro":
+        import jax
+        import numpyro
+
+        svi = numpyro.infer.SVI(pair.model, pair.guide, numpyro.optim.Adam(0.01), numpyro.infer.TraceEnum_ELBO())
+        losses = svi.evaluate(svi.init(jax.random.key(0), view), view)
+    else:
+        import pyro
+
+        from ppl_gen.backends.pyro_programs import sandbox
+
+        with sandbox(0):
+            elbo = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)
+            svi = pyro.infer.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.01}), elbo)
+            losses = [svi.step(view) for _ in range(5)]
+    assert np.isfinite(losses).all()
+    assert np.max(losses) < 1e4  # no label that a row can't have is proposed for it
+
+
 def loss_and_gradient(
     family: VAE, data: pg.Data, weights: dict[str, np.ndarray], backend: str, settings: pg.SVI
 ) -> tuple[float, dict[str, np.ndarray]]:

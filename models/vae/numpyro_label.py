@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
+from ppl_gen.backends import numpyro_labels as labels
 from ppl_gen.backends.numpyro_networks import Weights, perceptron
 from ppl_gen.models.vae.architecture import Architecture, part
 from ppl_gen.models.vae.numpyro_network import Columns, Raw
+from ppl_gen.view import View
 
 
 def site(architecture: Architecture, logits: jax.Array) -> jax.Array | None:
@@ -20,6 +22,16 @@ def site(architecture: Architecture, logits: jax.Array) -> jax.Array | None:
         return None
     fn = dist.Categorical(logits=logits)
     return numpyro.sample(architecture.label.site, fn, infer={"enumerate": "parallel"})
+
+
+def proposed(architecture: Architecture, logits: jax.Array, view: View) -> jax.Array:
+    """The site of the label in the guide: where the column has one, no other is proposed. The classifier's own logits
+    (n, C), which it learns from there, are kept with the site."""
+    label = architecture.label
+    assert label is not None
+    possible = labels.allowed(label, view)[0]
+    fn = dist.Categorical(logits=jnp.where(possible.T, logits, labels.NEVER))
+    return numpyro.sample(label.site, fn, infer={"enumerate": "parallel", "logits": logits})
 
 
 def indicator(architecture: Architecture, y: jax.Array | None) -> jax.Array | None:
@@ -63,7 +75,7 @@ class Labelled(Columns):
         agrees = value[..., self.place] == self.y
         if self.mask is not None:
             agrees = agrees | ~self.mask[..., self.place]
-        return super().log_prob(value) + jnp.where(agrees, 0.0, -jnp.inf)
+        return super().log_prob(value) + jnp.where(agrees, 0.0, labels.NEVER)
 
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         return self._with_label(super().sample(key, sample_shape))

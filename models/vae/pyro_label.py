@@ -9,9 +9,11 @@ import pyro
 import pyro.distributions as dist
 import torch
 
+from ppl_gen.backends import pyro_labels as labels
 from ppl_gen.backends.pyro_networks import Weights, perceptron
 from ppl_gen.models.vae.architecture import Architecture, part
 from ppl_gen.models.vae.pyro_network import Columns, Raw
+from ppl_gen.view import View
 
 
 def site(architecture: Architecture, logits: torch.Tensor) -> torch.Tensor | None:
@@ -19,6 +21,16 @@ def site(architecture: Architecture, logits: torch.Tensor) -> torch.Tensor | Non
     if architecture.label is None:
         return None
     return pyro.sample(architecture.label.site, dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+
+
+def proposed(architecture: Architecture, logits: torch.Tensor, view: View) -> torch.Tensor:
+    """The site of the label in the guide: where the column has one, no other is proposed. The classifier's own logits
+    (n, C), which it learns from there, are kept with the site."""
+    label = architecture.label
+    assert label is not None
+    possible = labels.allowed(label, view)[0]
+    fn = dist.Categorical(logits=torch.where(possible.T, logits, labels.NEVER))
+    return pyro.sample(label.site, fn, infer={"enumerate": "parallel", "logits": logits})
 
 
 def indicator(architecture: Architecture, y: torch.Tensor | None) -> torch.Tensor | None:
@@ -67,7 +79,7 @@ class Labelled(Columns):
         agrees = value[..., self.place] == self.y
         if self.mask is not None:
             agrees = agrees | ~self.mask[..., self.place]
-        return super().log_prob(value) + torch.where(agrees, 0.0, -torch.inf)
+        return super().log_prob(value) + torch.where(agrees, 0.0, labels.NEVER)
 
     def sample(self, sample_shape: tuple[int, ...] = torch.Size()) -> torch.Tensor:
         return self._with_label(super().sample(sample_shape))

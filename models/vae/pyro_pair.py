@@ -64,7 +64,7 @@ def guide(
             read = network.inputs(architecture, weights, view)
             mask, y = labels.readable(architecture, view.mask), None
             if architecture.label is not None:
-                y = labels.site(architecture, labels.classify(architecture, weights, read, mask))
+                y = labels.proposed(architecture, labels.classify(architecture, weights, read, mask), view)
             indicator = labels.indicator(architecture, y)
             pyro.sample("z", network.encode(architecture, weights, read, mask, indicator))
 

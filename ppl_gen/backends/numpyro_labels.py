@@ -3,6 +3,7 @@ on the left of the observations'."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -26,6 +27,11 @@ def allowed(label: Label, view: View) -> tuple[jax.Array, jax.Array]:
     equal = view.x[:, label.column] == jnp.arange(label.size)[:, None]
     seen = jnp.ones(len(view.x), bool) if view.mask is None else view.mask[:, label.column]
     return equal | ~seen, seen
+
+
+def log_guide(site: Mapping[str, Any]) -> jax.Array:
+    """(C, n): log q(y | x) as the classifier has it; the guide's site itself proposes nothing but a known label."""
+    return jax.nn.log_softmax(site["infer"]["logits"], -1).T
 
 
 def log_shares(label: Label, view: View, log_guide: jax.Array) -> jax.Array:

@@ -125,8 +125,7 @@ def local_moments(pair: Pair, parameters: Mapping[str, Any], view: View) -> dict
     sites = handlers.trace(guide).get_trace(view)
     found = {name: (sites[name]["fn"].mean, sites[name]["fn"].variance) for name in pair.local}
     if pair.label is not None:
-        site = sites[pair.label.site]
-        shares = numpyro_labels.log_shares(pair.label, view, site["fn"].log_prob(site["value"]))
+        shares = numpyro_labels.log_shares(pair.label, view, numpyro_labels.log_guide(sites[pair.label.site]))
         found = {name: numpyro_labels.moments(shares, *both) for name, both in found.items()}
     return {name: (mean, jnp.sqrt(variance)) for name, (mean, variance) in found.items()}
 
@@ -169,7 +168,7 @@ def terms(pair: Pair, parameters: Mapping[str, Any], view: View, key: Any, num_p
         size = sum(int(np.prod(drawn[name]["fn"].event_shape)) for name in values)
         if label is None:
             return log_likelihood, log_p - log_q, kl, None
-        log_guide = drawn[label.site]["fn"].log_prob(given[label.site])
+        log_guide = numpyro_labels.log_guide(drawn[label.site])
         return numpyro_labels.mixed(label, view, log_guide, log_prob[label.site], log_likelihood, log_p - log_q, kl)
 
     if num_particles == 1:

@@ -3,6 +3,7 @@ the left of the others. The twin of ``numpyro_labels``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -30,6 +31,11 @@ def allowed(label: Label, view: View) -> tuple[torch.Tensor, torch.Tensor]:
     equal = view.x[:, label.column] == torch.arange(label.size)[:, None]
     seen = torch.ones(len(view.x), dtype=torch.bool) if view.mask is None else view.mask[:, label.column]
     return equal | ~seen, seen
+
+
+def log_guide(site: Mapping[str, Any]) -> torch.Tensor:
+    """(C, n): log q(y | x) as the classifier has it; the guide's site itself proposes nothing but a known label."""
+    return torch.log_softmax(site["infer"]["logits"], -1).T
 
 
 def log_shares(label: Label, view: View, log_guide: torch.Tensor) -> torch.Tensor:

@@ -124,8 +124,7 @@ def local_moments(pair: Pair, parameters: Tensors, view: View) -> dict[str, tupl
         sites = poutine.trace(given(pair.guide, {**parameters, **pyro_labels.values(pair)})).get_trace(view).nodes
     found = {name: (sites[name]["fn"].mean, sites[name]["fn"].variance) for name in pair.local}
     if pair.label is not None:
-        site = sites[pair.label.site]
-        shares = pyro_labels.log_shares(pair.label, view, site["fn"].log_prob(site["value"]))
+        shares = pyro_labels.log_shares(pair.label, view, pyro_labels.log_guide(sites[pair.label.site]))
         found = {name: pyro_labels.moments(shares, *both) for name, both in found.items()}
     return {name: (mean, variance.sqrt()) for name, (mean, variance) in found.items()}
 
@@ -178,8 +177,8 @@ def terms(pair: Pair, parameters: Tensors, view: View, num_particles: int) -> Te
     kl = None if any(part is None for part in found) else torch.cat(found, -1)
     log_ratio, log_guide = log_p - log_q, None
     if label is not None:
-        own = drawn[label.site]["fn"].log_prob(parameters[label.site])
-        own, log_prior = (part[:, 0] if part.ndim > 2 else part for part in (own, log_prob[label.site]))
+        own, log_prior = pyro_labels.log_guide(drawn[label.site]), log_prob[label.site]
+        log_prior = log_prior[:, 0] if log_prior.ndim > 2 else log_prior  # of the first particle
         log_likelihood, log_ratio, kl, log_guide = pyro_labels.mixed(
             label, view, own, log_prior, log_likelihood, log_ratio, kl
         )
