@@ -60,7 +60,8 @@ def recorded(function: Callable[..., Any], example: tuple[torch.Tensor, ...]) ->
     def note(info: torch.Tensor, *_: Any, **__: Any) -> None:
         failures.append(info)
 
-    with suppress(RuntimeError):
+    # Recording calls the function; the next fit finds it recorded, and is to have the same random numbers.
+    with suppress(RuntimeError), torch.random.fork_rng(devices=[]):
         graph = make_fx(checked, {torch.ops.aten._linalg_check_errors.default: note})(*example)
         with torch.no_grad():
             return torch.jit.trace(graph, tuple(leaf.detach() for leaf in example), check_trace=False)
