@@ -58,8 +58,9 @@ def of_run(fit: Fit) -> Found:
     if "converged" in figures:
         steps = figures.get("num_iterations", figures.get("num_steps"))
         converged = bool(figures["converged"])
+        limit = "max_iter" if fit.engine.name == "em" else "max_steps"
         found.append(Check("converged", passed=converged, info="" if steps is None else f"after {steps:,.0f} steps",
-                           advice="" if converged else "Allow more iterations (max_iter or max_steps)."))  # fmt: skip
+                           advice="" if converged else f"Allow more: raise {limit}."))  # fmt: skip
     if "degenerate" in figures:
         bad = bool(figures["degenerate"])
         where, what = ("time steps", "states") if fit.family.sequences else ("rows", "components")
@@ -85,6 +86,8 @@ def of_chains(fit: Fit) -> Found:
     if fit.uncertainty != "posterior":
         return [], {}
     evidence = Evidence.of(fit)
+    networks = fit.engine.name == "sgld" and fit.pair.has_weights
+    starts = "num_pilot" if networks else "num_starts"
     names, draws = elements(fit)
     probe_names, probes = evidence.probes
     found, details = [], {}
@@ -93,7 +96,7 @@ def of_chains(fit: Fit) -> Found:
         if values.shape[1] < MIN_DRAWS or not values.shape[2]:
             continue
         table = chain_statistics(values).set_axis(labels, axis=0)
-        found += _mixing(what, table, *values.shape[:2])
+        found += _mixing(what, table, *values.shape[:2], starts)
         details[key] = table
     return found + _sampler(fit), details
 
@@ -118,12 +121,12 @@ def rhat_limit(num_chains: int, num_quantities: int, ess: float) -> float:
     return max(RHAT, round(float(np.sqrt(1 + excess)), 3))
 
 
-def _mixing(what: str, table: pd.DataFrame, chains: int, draws: int) -> list[Check]:
+def _mixing(what: str, table: pd.DataFrame, chains: int, draws: int, starts: str = "num_starts") -> list[Check]:
     least = ESS_PER_CHAIN * chains
     worst = {name: _worst(table[name], largest=name == "r_hat") for name in ("r_hat", "ess_bulk", "ess_tail")}
     error = _worst(table["mcse_mean"] / table["sd"], largest=True)
     more = "Draw more: raise num_samples, and num_warmup if R-hat is high too."
-    split = "Chains disagree: raise num_warmup and num_starts, or simplify the model."
+    split = f"Chains disagree: raise num_warmup and {starts}, or simplify the model."
     over, limit = f"{worst['r_hat'][0]}, worst of {len(table)}", rhat_limit(chains, len(table), worst["ess_bulk"][1])
     return [
         Check.of(f"R-hat, {what}", worst["r_hat"][1], "at most", limit, info=over, advice=split),

@@ -216,7 +216,7 @@ class Data:
         width += f" ({len(self.schema.conditions)} conditioned on)" if self.schema.conditions else ""
         if self.lengths is None:
             return f"{len(self):,} rows x {width}"
-        return f"{len(self):,} sequence{'s' * (len(self) != 1)} of {self.num_steps:,} time steps x {width}"
+        return f"{len(self):,} sequence{'s' * (len(self) != 1)} ({self.num_steps:,} time steps) x {width}"
 
     def sequence_labels(self) -> pd.DataFrame | None:
         """Which sequence each is: the column of the sequences' labels, or numbers; None of rows."""

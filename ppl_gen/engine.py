@@ -86,14 +86,13 @@ class Engine(Settings):
 
         :raises UnsupportedError: the pair lacks a hook, or priors, that this engine needs.
         """
-        if not pair.has_priors and not self.trains_weights:
-            helps = hasattr(pair.family, "bayesian") and all(getattr(pair, hook) is not None for hook in self.hooks)
-            have = "have with bayesian=True alone" if helps else "do not have"
-            raise UnsupportedError(
-                f"Engine {self.name!r} needs priors, which the weights of {pair.family.name} {have}; without them it "
-                "is fitted by svi."
-            )
         missing = [hook for hook in self.hooks if getattr(pair, hook) is None]
+        if not pair.has_priors and not self.trains_weights:
+            have = "have with bayesian=True alone" if hasattr(pair.family, "bayesian") else "do not have"
+            why = f"needs priors, which the weights of {pair.family.name} {have}; without them it is fitted by svi."
+            if missing:
+                why = f"maximizes in closed form, which the networks of {pair.family.name} don't have: fit it by svi."
+            raise UnsupportedError(f"Engine {self.name!r} {why}")
         if missing:
             from ppl_gen import registry
 

@@ -34,6 +34,7 @@ def no_codes(fit: Fit) -> str:
 def no_loss_parts(fit: Fit) -> str:
     """Why there is no picture of the loss's parts; an empty string where there is."""
     has = "validation_parts" in fit.draws.parameters and fit.pair.beta  # with beta 0 the divergence is no part of it
+    has = has and fit.pair.decode is not None  # the noise of a flow's cells is no code
     return "" if has else NO_PARTS
 
 

@@ -73,12 +73,12 @@ def plot_score(fit: Fit, table: Any = None, *, ax: Axes | None = None, hdi_prob:
 
 
 def _name_lowest(ax: Axes, rows: Data, order: np.ndarray, value: np.ndarray) -> None:
-    """Above the lowest points of a rising curve there is room for a list."""
+    """Below a curve that rises steeply at first there is room for a list, on the right, over the legend."""
     names, unit = plots_data.names_of(rows, order[:NAMED]), rows.unit
     lines = [f"{unit} {label(name, 14)}: {density:.4g}" for name, density in zip(names, value, strict=False)]
     paper = {"facecolor": "white", "alpha": 0.8, "linewidth": 0}
-    ax.text(0.02, 0.98, "\n".join(["lowest", *lines]), transform=ax.transAxes, va="top", fontsize=8, color=INK,
-            bbox=paper, zorder=5)  # fmt: skip
+    ax.text(0.98, 0.36, "\n".join(["lowest", *lines]), transform=ax.transAxes, va="bottom", ha="right", fontsize=8,
+            color=INK, bbox=paper, zorder=1)  # fmt: skip
 
 
 def _and(note: str) -> str:

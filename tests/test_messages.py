@@ -60,7 +60,7 @@ def test_a_comparison_counts_sequences() -> None:
     assert not any("row" in warning for warning in result.warnings)
     with pytest.raises(DataError, match=r"held-out sequences as test"):
         compare([fit], table(11))
-    with pytest.raises(DataError, match=r"same sequences \(12 sequences of 180 .*; 11 sequences of 165"):
+    with pytest.raises(DataError, match=r"same sequences \(12 sequences \(180 .*; 11 sequences \(165"):
         compare([fit, fit_of(number=11)])
     with pytest.raises(DataError, match=r"The test sequences are those that .* give sequences that"):
         compare([fit], test=table())

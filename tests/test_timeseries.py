@@ -138,7 +138,7 @@ def test_pseudo_residuals_of_the_true_model_are_uniform(fit: Any) -> None:
 
 def test_a_diagnosis_speaks_of_time_steps(fit: Any) -> None:
     text = str(fit.diagnose())
-    assert "2 sequences of 100 time steps" in text
+    assert "2 sequences (100 time steps)" in text
     assert "leave-future-out" in text
     assert "pseudo-residual p" in text
 

@@ -134,9 +134,11 @@ class Flow(NetworkFamily):
         whole = [column.name for column in data.schema.target_columns if column.kind != "real"]
         if self.bayesian and whole:
             names = ", ".join(map(repr, whole))
+            holds, it = ("holds", "it") if len(whole) == 1 else ("hold", "them")
             raise DataError(
-                f"bayesian=True takes real columns only, but {names} hold whole numbers or labels: "
-                f"read them as real (kinds={{{whole[0]!r}: 'real'}}), drop them, or leave bayesian out."
+                f"bayesian=True of a flow takes real columns only, but {names} {holds} whole numbers or labels: leave "
+                f"bayesian out, drop {it}, read numbers as real (kinds={{{whole[0]!r}: 'real'}}), or fit "
+                "autoregressive, which takes columns of any kind with bayesian=True."
             )
         if len(data.schema.targets) == 1 and self.transform in ("realnvp", "nsf"):
             raise DataError(

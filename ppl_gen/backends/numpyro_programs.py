@@ -51,14 +51,12 @@ def one_per_core(program: Callable[..., Any], *arguments: Iterable[Any]) -> list
 
 
 def rows_over_cores(program: Callable[[View], Any], view: View) -> np.ndarray:
-    """``program(view)``, (..., n): of many rows in parts of one length, a core each, so that one program is compiled.
-    XLA alone leaves a core idle for a good part of such a job."""
-    number = len(view.x)
-    parts = min(os.cpu_count() or 1, number // PIECE) if jax.default_backend() == "cpu" else 1
-    if parts < 2:
+    """``program(view)``, (..., n): of many rows in pieces of one length, on each core one at a time, so that one
+    program is compiled for any number of them. XLA alone leaves a core idle for a good part of such a job."""
+    number, size = len(view.x), PIECE
+    if number <= size or jax.default_backend() != "cpu":
         return np.asarray(program(view))
-    size = -(-number // parts)
-    starts = [min(part * size, number - size) for part in range(parts)]
+    starts = [min(start, number - size) for start in range(0, number, size)]
     found = one_per_core(program, [view.take(slice(start, start + size)) for start in starts])
     found = [
         np.asarray(part)[..., at * size - start :] for at, (start, part) in enumerate(zip(starts, found, strict=True))
