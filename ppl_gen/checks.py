@@ -96,7 +96,7 @@ def of_chains(fit: Fit) -> Found:
         if values.shape[1] < MIN_DRAWS or not values.shape[2]:
             continue
         table = chain_statistics(values).set_axis(labels, axis=0)
-        found += _mixing(what, table, *values.shape[:2], starts)
+        found += _mixing(what, table, values.shape[0], values.shape[1], starts)
         details[key] = table
     return found + _sampler(fit), details
 
@@ -121,7 +121,7 @@ def rhat_limit(num_chains: int, num_quantities: int, ess: float) -> float:
     return max(RHAT, round(float(np.sqrt(1 + excess)), 3))
 
 
-def _mixing(what: str, table: pd.DataFrame, chains: int, draws: int, starts: str = "num_starts") -> list[Check]:
+def _mixing(what: str, table: pd.DataFrame, chains: int, draws: int, starts: str) -> list[Check]:
     least = ESS_PER_CHAIN * chains
     worst = {name: _worst(table[name], largest=name == "r_hat") for name in ("r_hat", "ess_bulk", "ess_tail")}
     error = _worst(table["mcse_mean"] / table["sd"], largest=True)

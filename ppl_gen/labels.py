@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ppl_gen.columns import Column
     from ppl_gen.data import Data
     from ppl_gen.family import Pair
+    from ppl_gen.result import Fit
     from ppl_gen.schema import Schema
     from ppl_gen.view import View
 
@@ -52,6 +53,11 @@ def joint_sites(pair: Pair) -> tuple[str, ...]:
     return (*(() if pair.label is None else (pair.label.site,)), *pair.local, "x")
 
 
+def may_lack(fit: Fit) -> tuple[str, ...]:
+    """The columns that a new table may be without: that of the label."""
+    return () if fit.pair.label is None else (fit.schema.target_columns[fit.pair.label.column].name,)
+
+
 def position(schema: Schema, name: str | int) -> int:
     """Where the column of this name stands among all.
 
@@ -75,6 +81,13 @@ def name_of(source: Source, positions: list[int], given: tuple[str, ...], label:
         raise DataError(f"Column {shown} is the label, so it can't be left out with drop or columns, or hold weights.")
     if len(positions) - len(given) == 1:
         raise DataError(f"Column {shown} is the label, and no other column is left to model.")
+    known = normalise(source.column(j))[0].dropna()
+    if not len(known):
+        raise DataError(f"Column {shown} is to be the label, but no row has one: give some rows a label, or leave "
+                        "label= out and drop the column.")  # fmt: skip
+    if known.nunique() == 1:
+        raise DataError(f"Column {shown} is to be the label, but all {len(known):,} labels are {show(known.iloc[0])}: "
+                        "give rows of each label one, or leave label= out and drop the column.")  # fmt: skip
     return source.names[j]
 
 

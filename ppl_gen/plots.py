@@ -73,7 +73,7 @@ def applicable(fit: Fit) -> dict[str, str]:
     reasons |= {"calibration": no_calibration(fit), "images": no_images(fit)}
     reasons |= dict.fromkeys(("reconstructions", "codes", "traversals"), no_codes(fit))
     reasons["loss_parts"] = no_loss_parts(fit)
-    if not no_codes(fit):
+    if not no_codes(fit) and fit.pair.label is None:
         reasons["latents"] = "latents are codes (see the codes picture)"
     if fit.uncertainty == "point":
         reasons["parameters"] = NO_SPREAD

@@ -117,14 +117,18 @@ def mass_levels(density: np.ndarray, cell: float, masses: Sequence[float]) -> li
     return [float(ordered[i]) if (i := int(np.searchsorted(total, mass))) < len(ordered) else 0.0 for mass in masses]
 
 
-def hard_labels(fit: Fit, rows: Data) -> tuple[str, np.ndarray] | None:
-    """The most probable value of each row's discrete latent, and its name; None where a row has no such latent."""
+def hard_labels(fit: Fit, rows: Data) -> tuple[str, np.ndarray, list[str]] | None:
+    """The name of each row's discrete latent, the number of its most probable value (n,), and what the values are
+    called; None where a row has no such latent."""
     try:
         frame = thinned(fit).latents(rows)
     except UnsupportedError:
         return None
-    name = latent_names(list(frame.columns))[0]
-    return name, frame[name].to_numpy()
+    names = latent_names(list(frame.columns))
+    if not names:  # codes alone
+        return None
+    values = [c for c in frame.columns if c.startswith(f"{names[0]}=") and not c.endswith("_sd")]
+    return names[0], frame[values].to_numpy().argmax(1), [c.removeprefix(f"{names[0]}=") for c in values]
 
 
 def latent_names(columns: Sequence[str]) -> list[str]:

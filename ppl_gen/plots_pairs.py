@@ -33,6 +33,7 @@ class _Scene(NamedTuple):
     values: np.ndarray
     site: str
     labels: np.ndarray | None
+    texts: list[str]
     components: tuple[np.ndarray, np.ndarray, np.ndarray] | None
     size: int
     drawn: np.ndarray | None = None
@@ -61,7 +62,7 @@ def plot_pairs(
     known = not any(plots_data.no_marginal(fit, [j]) for j in columns)
     scene = _Scene(
         fit, columns, plots_data.original_units(fit, rows.x, rows.mask), found[0] if found else "",
-        found[1] if found else None, _components(fit, num_draws), grid,
+        found[1] if found else None, found[2] if found else [], _components(fit, num_draws), grid,
         None if known else plots_data.drawn_rows(fit, len(rows)),
     )  # fmt: skip
     number = len(columns)
@@ -244,7 +245,8 @@ def _legend(scene: _Scene, single: bool) -> list[Line2D | Patch]:
     if scene.labels is not None:
         values, counts = np.unique(scene.labels, return_counts=True)
         common = values[np.argsort(-counts, kind="stable")]
-        handles += [_dot(colour(k), f"{scene.site} = {k}") for k in np.sort(common[:MAX_LEGEND])]
+        shown = np.sort(common[:MAX_LEGEND])
+        handles += [_dot(colour(k), f"{scene.site} = {label(scene.texts[k], 14)}") for k in shown]
         if len(values) > MAX_LEGEND:
             handles.append(_dot(INK, f"... {len(values)} values of {scene.site} in all"))
     if scene.components is not None:

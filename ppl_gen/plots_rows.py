@@ -145,7 +145,10 @@ def plot_latents(fit: Fit, table: Any = None, *, fig: Figure | SubFigure | None 
     if table is None:
         _, rows, note = plots_data.subset(fit, max_rows)
     frame = plots_data.thinned(fit, 400).latents(rows)
-    site = plots_data.latent_names(list(frame.columns))[0]
+    sites = plots_data.latent_names(list(frame.columns))
+    if not sites:
+        raise UnsupportedError("latents are codes (see the codes picture)")
+    site = sites[0]
     values = [c for c in frame.columns if c.startswith(f"{site}=") and not c.endswith("_sd")]
     mean = frame[values].to_numpy()
     spread = frame[[f"{c}_sd" for c in values]].to_numpy()

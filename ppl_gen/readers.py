@@ -133,6 +133,11 @@ def _from_array(table: Any, images: bool) -> Source:
             f"A table is a DataFrame, an array, or the path of a {', '.join(EXTENSIONS)} file, "
             f"not {type(table).__name__}."
         )
+    if isinstance(table, list | tuple) and all(isinstance(part, np.ndarray) and part.ndim > 1 for part in table):
+        for i, part in enumerate(table):
+            if part.shape != table[0].shape:
+                sizes = [" x ".join(map(str, shape)) for shape in (part.shape, table[0].shape)]
+                raise DataError(f"Image {i} is {sizes[0]}, image 0 is {sizes[1]}: all must have one size.")
     array = attempt("This is no array", lambda: np.asarray(table))
     if array.dtype.names:
         raise DataError("The array has named fields: pass pandas.DataFrame(array).")

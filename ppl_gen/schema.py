@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -181,15 +181,18 @@ class Schema:
             raise DataError("The description of the columns is damaged: it conditions on columns that are not there.")
         return schema
 
-    def encode(self, table: Any, *, weights: Any = None, drop: Any = None) -> Data:
+    def encode(self, table: Any, *, weights: Any = None, drop: Any = None, may_lack: Sequence[str] = ()) -> Data:
         """New rows in the model space of the training table. A row may be missing altogether here.
 
         :param table: whatever :meth:`Data.from_table <ppl_gen.data.Data.from_table>` reads.
         :param weights: (n,) row weights, or the name of a column that holds them.
         :param drop: columns to leave out that the training table did not have.
+        :param may_lack: columns that a table may be without, which are then missing in every row.
         :raises DataError: a column is missing, unknown or of another kind, or a label was never seen; no rows; a value
             is missing that is conditioned on.
         """
+        import pandas as pd
+
         from ppl_gen.conditions import refuse_missing_conditions
         from ppl_gen.data import Data
         from ppl_gen.selection import known_names, positions_in, read_weights
@@ -206,8 +209,8 @@ class Schema:
         if self.image is not None:
             images.refuse_options(drop=drop, weights=weight_name)
             return Data(self, images.encode(self, source), None, values, source.index)
-        positions = positions_in(self, source, source.positions(drop, "drop"), weight_name)
-        series = [normalise(source.column(j))[0] for j in positions]
+        positions = positions_in(self, source, source.positions(drop, "drop"), weight_name, may_lack)
+        series = [normalise(pd.Series([None] * len(source)) if j is None else source.column(j))[0] for j in positions]
         block = Block(len(source), self.num_columns, float_dtype(series, self.kinds))
         for j, (column, entries) in enumerate(zip(self.columns, series, strict=True)):
             if column.kind == "categorical":

@@ -79,6 +79,12 @@ class Score:
     def _entries(self) -> int:
         return 0 if self.num_entries is None else int(np.sum(self.num_entries))
 
+    @property
+    def unreliable(self) -> np.ndarray:
+        """(obs,) bool: k-hat above 0.7, where neither the number nor its error is to be trusted (Vehtari, Simpson,
+        Gelman, Yao & Gabry 2024, J. Mach. Learn. Res. 25); False where the density is not estimated."""
+        return np.zeros(len(self), bool) if self.k_hat is None else np.asarray(self.k_hat) > 0.7
+
     def to_frame(self) -> pd.DataFrame:
         """Columns row, log_prob, log_prob_sd, hdi_low, hdi_high, anomaly_p_value (where known), kind; where the density
         is estimated also log_prob_error, elbo and k_hat."""

@@ -17,6 +17,7 @@ from ppl_gen.anomaly import anomaly_p_values
 from ppl_gen.conditions import join, rows_to_draw_for
 from ppl_gen.data import Data, starts_of
 from ppl_gen.errors import SettingError, UnsupportedError
+from ppl_gen.labels import may_lack
 from ppl_gen.metrics import highest_density_interval, standard_deviation
 from ppl_gen.scores import Score
 
@@ -35,7 +36,8 @@ def encode(fit: Fit, table: Any) -> Data:
     """The table under the fit's schema; None is the training table."""
     if table is None:
         return fit.train
-    data = table if isinstance(table, Data) and table.schema == fit.schema else fit.schema.encode(table)
+    known = isinstance(table, Data) and table.schema == fit.schema
+    data = table if known else fit.schema.encode(table, may_lack=may_lack(fit))
     fit.family.refuse_missing(data)
     return data
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,8 +107,10 @@ def known_names(schema: Schema, source: Source) -> tuple[str, ...]:
     return () if by_place and len(source.names) < schema.num_columns + len(schema.dropped) else source.names
 
 
-def positions_in(schema: Schema, source: Source, left_out: list[int], weight_name: str | None) -> list[int]:
-    """Where each of the schema's columns stands in the table."""
+def positions_in(
+    schema: Schema, source: Source, left_out: list[int], weight_name: str | None, may_lack: Sequence[str] = ()
+) -> list[int | None]:
+    """Where each of the schema's columns stands in the table; None of one of ``may_lack`` that it does not have."""
     if schema.container == "dataframe" and source.container == "array":
         raise DataError(
             f"The model was fitted to named columns, this array has none: pass a DataFrame with {some(schema.names)}."
@@ -118,7 +120,7 @@ def positions_in(schema: Schema, source: Source, left_out: list[int], weight_nam
         return [kept[j] for j in _array_positions(schema, len(kept))]
     where = {source.names[j]: j for j in kept}
     for name in schema.names:
-        if name not in where:
+        if name not in where and name not in may_lack:
             known = (*schema.names, *schema.dropped, weight_name)  # among the dropped: labels of sequences, and times
             unused = [other for other in where if other not in known]
             hint = nearest(name, unused) if unused else f"add it; the model has {some(schema.names)}."
@@ -132,7 +134,7 @@ def positions_in(schema: Schema, source: Source, left_out: list[int], weight_nam
             f"{these} not in the training table: name rightly what the model has ({some(schema.names)}), or leave "
             f"the rest out with drop=[{', '.join(map(show, unknown))}]."
         )
-    return [where[name] for name in schema.names]
+    return [where.get(name) for name in schema.names]
 
 
 def _array_positions(schema: Schema, given: int) -> list[int]:

@@ -319,3 +319,48 @@ class TestRefusals:
             SMALL.prepare(pg.Data.from_table(numbers))
         with pytest.raises(pg.SettingError, match="objective='elbo'"):
             pg.fit(SMALL, table, engine=pg.SVI(objective="iwae"))
+
+
+@pytest.mark.parametrize("label", [None, "who"])
+def test_pictures_of_tables_and_rows_without_the_label(label: str | None, tmp_path: Path) -> None:
+    """Every picture that applies is drawn with and without a label; new rows need no column for it."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(80, 2)), columns=["a", "b"])
+    if label is not None:
+        table[label] = np.where(np.arange(80) < 20, np.array(["x", "y"])[np.arange(80) % 2], None)
+    fit = pg.fit(pg.VAE(2, hidden=(4,), label=label), table, engine=pg.SVI(max_steps=20, num_members=2), seed=0)
+    names = {path.stem for path in pg.plots.plot_all(fit, tmp_path)}
+    assert {"pairs", "codes"} <= names
+    assert ("latents" in names) == (label is not None)
+    if label is not None:
+        without, empty = table[["a", "b"]], table.assign(who=None)
+        np.testing.assert_array_equal(fit.score(without).log_predictive, fit.score(empty).log_predictive)
+        assert fit.score(without).unreliable.shape == (80,)
+
+
+def test_a_second_table_may_lack_other_entries() -> None:
+    """Programs are shared by tables of one schema, whichever entries they lack."""
+    rng = np.random.default_rng(0)
+    one = pd.DataFrame(rng.normal(size=(90, 3)), columns=["a", "b", "c"])
+    two = one.copy()
+    one.loc[::5, "a"] = np.nan
+    two.loc[::5, "a"] = np.nan
+    two.loc[1::7, "b"] = np.nan
+    for table in (one, two):
+        fit = pg.fit(pg.VAE(1, hidden=(4,)), table, engine=pg.SVI(max_steps=10, num_members=1, validation=0), seed=0)
+        assert np.isfinite(fit.score().log_predictive).all()
+
+
+@pytest.mark.parametrize(("values", "message"), [(None, "no row has one"), ("a", "all 5 labels are 'a'")])
+def test_labels_that_say_nothing_are_refused(values: str | None, message: str) -> None:
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=["a", "b"])
+    table["who"] = np.where(np.arange(60) < 5, values, None)
+    with pytest.raises(pg.DataError, match=message):
+        pg.fit(pg.VAE(1, label="who"), table)
+
+
+def test_images_of_unequal_size_are_refused() -> None:
+    pictures = [np.zeros((8, 8), np.uint8)] * 60
+    pictures[5] = np.zeros((7, 8), np.uint8)
+    with pytest.raises(pg.DataError, match="Image 5 is 7 x 8, image 0 is 8 x 8"):
+        pg.fit(pg.VAE(2, network="conv"), pictures)

@@ -50,8 +50,9 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
     split, members = Split.of(len(data), settings, seed), range(settings.num_members)
     assert pair.initialize is not None
     start, idle = without_idle(pair, pair.initialize(view, seed, settings.num_members), view)
-    # Pairs of one family and schema share their programs, and a compiled one takes one structure of a view only.
-    key = ("ensemble", settings, split.train.shape, split.validation.shape, jax.tree.structure(view),
+    # Pairs of one family and schema share their programs, and a compiled one takes views of one structure and shape.
+    shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(view))
+    key = ("ensemble", settings, split.train.shape, split.validation.shape, jax.tree.structure(view), shapes,
            jnp.result_type(float))  # fmt: skip
     program = pair.cached(key, lambda: _Program(pair, settings, split, idle))
     keys = jax.random.split(jax.random.key(seed), settings.num_members)

@@ -100,9 +100,10 @@ def split_settings(items: list[str] | None, example: str = "name=value, such as 
 def read_rows(fit: Fit, table: str | None, drop: list[str] | None) -> Data | None:
     """The rows to use a fit on; None is its training rows."""
     from ppl_gen.errors import SettingError
+    from ppl_gen.labels import may_lack
 
     if table is not None:
-        return fit.schema.encode(table, drop=split_names(drop))
+        return fit.schema.encode(table, drop=split_names(drop), may_lack=may_lack(fit))
     if drop:
         raise SettingError("--drop leaves out columns of a TABLE, but none was given.")
     return None

@@ -102,6 +102,11 @@ def score(
             f"Monte Carlo error of a row {found.error.mean():.2g} on average, {found.error.max():.2g} at most; mean "
             f"elbo {found.elbo.mean():.4f} nats"
         )
+    if found.unreliable.any():
+        report.say(
+            f"k_hat above 0.7 in {found.unreliable.sum():,} of {what}: their log_prob is not to be trusted; raise "
+            "--num-particles"
+        )
     if found.p_value is not None and (not fit.family.sequences or (found.p_value > 0).any()):
         report.show_anomalies(frame, what="sequences" if fit.family.sequences else "rows")
     _say_where(path, len(frame), "score")
