@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 MIN_STEPS = 50  # per window: passes over a small table are joined until they have as many steps
 EVERY = 10  # steps between two looks of the running mean at the weights: each is a pass over all of them
-LOOKS = (
-    10  # that the mean is over in the end; before it has had 100, over a tenth of them, so that the start is forgotten
-)
+LOOKS = 10  # that the mean is over in the end
+SHARE = 2  # before that it is over the latter half of the looks there have been, so that the start is forgotten
 PART_ROWS = 512  # that the parts of a bound are found from where there are no validation rows
 DECAYS = 2  # times that a member's learning rate is lowered before it is stopped
 DECAY = 0.2

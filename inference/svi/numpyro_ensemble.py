@@ -25,6 +25,7 @@ from ppl_gen.inference.svi.ensemble import (
     EVERY,
     LOOKS,
     PART_ROWS,
+    SHARE,
     Plateau,
     Record,
     Split,
@@ -145,7 +146,7 @@ class _Program:
             updates, moments = self.optimizer.update(gradient, state["moments"])
             weights = jax.tree.map(lambda w, u: w - rate * u, state["weights"], updates)
             count = state["count"] + 1
-            look = LOOKS / jnp.clip(count // EVERY, LOOKS, LOOKS**2)
+            look = SHARE / jnp.clip(count // EVERY, SHARE, SHARE * LOOKS)
             mean = jax.lax.cond(
                 count % EVERY == 0,
                 lambda mean: jax.tree.map(lambda m, w: m + look * (w - m), mean, weights),

@@ -24,6 +24,7 @@ from ppl_gen.inference.svi.ensemble import (
     EVERY,
     LOOKS,
     PART_ROWS,
+    SHARE,
     Plateau,
     Record,
     Split,
@@ -116,7 +117,7 @@ class _State:
         self.adam.step()
         self.count += 1
         if self.count % EVERY == 0:
-            self.mean.lerp_(self.weights, LOOKS / min(max(self.count // EVERY, LOOKS), LOOKS**2))
+            self.mean.lerp_(self.weights, SHARE / min(max(self.count // EVERY, SHARE), SHARE * LOOKS))
 
     def keep(self, better: np.ndarray) -> None:
         self.best = torch.where(torch.as_tensor(better)[:, None], self.mean, self.best)
