@@ -145,7 +145,7 @@ def _gap(fit: Fit, size: int) -> Check:
         gap.mean(),
         "at most",
         GAP * size,
-        info=f"± {error:.1g} nats a {fit.train.unit}: log p(x) by importance sampling minus the ELBO",
+        info=f"± {error:.1g} nats {fit.train.a_unit}: log p(x) by importance sampling minus the ELBO",
         advice="The encoder is far from p(z | x): make it larger (hidden), train longer, or fit with objective='iwae'.",
     )
 

@@ -57,6 +57,11 @@ def read(
     assert source.image is not None
     x = to_floats(source.values, source.image)
     kind = _chosen(kinds) or infer_kind(source.values)
+    others = (x != 0) & (x != 1)
+    if set(accept) == {"binary"} and others.any():
+        i, j = np.argwhere(others)[0]
+        raise DataError(f"{where(source.image, i, j)} is {x[i, j]:g}, but {accept_for} takes pixels of 0 and 1 only: "
+                        "compare them with a threshold, as in images > 127, or choose another likelihood.")  # fmt: skip
     kind = widen(PIXEL, kind, accept, accept_for)
     dtype = str(source.values.dtype)
     columns = tuple(Column(name, kind, dtype) for name in source.names)

@@ -253,7 +253,7 @@ def plot_loss_parts(fit: Fit, *, fig: Figure | SubFigure | None = None) -> Figur
             )
         ax.set_xlabel("step")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        ax.set_ylabel(f"nats a {fit.train.unit}")
+        ax.set_ylabel(f"nats {fit.train.a_unit}")
         ax.set_title(name)
         if i:
             ax.axhline(0, color=INK, linewidth=0.6)

@@ -364,3 +364,10 @@ def test_images_of_unequal_size_are_refused() -> None:
     pictures[5] = np.zeros((7, 8), np.uint8)
     with pytest.raises(pg.DataError, match="Image 5 is 7 x 8, image 0 is 8 x 8"):
         pg.fit(pg.VAE(2, network="conv"), pictures)
+
+
+def test_pixels_that_are_no_truth_values_are_named() -> None:
+    pictures = np.zeros((60, 4, 4), np.uint8)
+    pictures[3, 1, 2] = 47
+    with pytest.raises(pg.DataError, match=r"Image 3, pixel \(1, 2\) is 47"):
+        pg.fit(pg.VAE(2, likelihood="bernoulli"), pictures)
