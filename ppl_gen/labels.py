@@ -55,7 +55,8 @@ def joint_sites(pair: Pair) -> tuple[str, ...]:
 
 def may_lack(fit: Fit) -> tuple[str, ...]:
     """The columns that a new table may be without: that of the label."""
-    return () if fit.pair.label is None else (fit.schema.target_columns[fit.pair.label.column].name,)
+    label = getattr(fit.family, "label", None)
+    return () if label is None else (fit.schema.names[position(fit.schema, label)],)
 
 
 def position(schema: Schema, name: str | int) -> int:
