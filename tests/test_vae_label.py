@@ -298,7 +298,7 @@ class TestRefusals:
             SMALL.replace(**options)
 
     @pytest.mark.parametrize(("column", "words"), [
-        ([None] * 60, "no row has one"), (["u", "v"] * 30, "condition_on='who'"), ([0.5, np.nan, 2] * 20, "kinds={'who'"),
+        ([None] * 60, "no row has"), (["u", "v"] * 30, "condition_on='who'"), ([0.5, np.nan, 2] * 20, "kinds={'who'"),
         ([3, 4] * 30, "kinds={'who': 'categorical'}"),
     ])  # fmt: skip
     def test_columns(self, column: list[Any], words: str) -> None:
