@@ -32,6 +32,7 @@ from ppl_gen import arviz_bridge as az
 from ppl_gen import checks_sequences
 from ppl_gen.diagnostics import Check, chain_statistics, elements
 from ppl_gen.evidence import Evidence, posterior_khat
+from ppl_gen.scores import MAX_KHAT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,6 @@ RHAT, ESS_PER_CHAIN, MCSE_OVER_SD = 1.01, 100, 0.1
 STEP_EXCESS = 0.1  # of the variance; 5 % of an sd
 DIVERGENT_SHARE, BFMI, DEEP_SHARE = 0.001, 0.3, 0.01
 KHAT_SHARE = 0.05  # of the rows may have a k-hat above the limit; their densities are uncertain, the sum is not much
-LOCAL_KHAT = 0.7  # of the weights of a row's latents
 P_VALUE = 0.01
 MIN_DRAWS = 4  # per chain, below which R-hat and ESS are not defined
 
@@ -238,10 +238,10 @@ def of_density(fit: Fit) -> Found:
     score = evidence.score
     assert score.error is not None
     assert score.k_hat is not None
-    above = int(np.sum(~(score.k_hat <= LOCAL_KHAT)))
+    above = int(score.unreliable.sum())
     found = Check.of(
         "density k-hat", above / len(score), "at most", KHAT_SHARE,
-        info=f"{above} of {len(score):,} rows above {LOCAL_KHAT:g}; Monte Carlo error a row {score.error.mean():.2g}",
+        info=f"{above} of {len(score):,} rows above {MAX_KHAT:g}; Monte Carlo error a row {score.error.mean():.2g}",
         advice="The guide proposes latents too far from where they are: raise num_particles, or fit a better guide.",
     )  # fmt: skip
     table = pd.DataFrame({"row": evidence.rows, "log_prob_error": score.error, "elbo": score.elbo,

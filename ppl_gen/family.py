@@ -45,7 +45,6 @@ class Pair:
     ``is_degenerate``  ``(parameters) -> bool array``: whether a solution sits on the boundary of its space
     ``make_guide``     ``(kind, values=None) -> guide``: a guide of the kind ``"mean_field"`` or ``"multivariate"``
                        over the non-enumerated latents, centred on the given constrained values at first
-
     ``log_prob_error``  ``(parameters, view) -> (n,)``: how far the log density of each row may be off, in nats, where
                        it is computed by a solver or an estimate; None where it is exact
     ``has_weights``    whether its parameters are network weights, ``param`` sites that SVI fits by maximum likelihood,
@@ -143,6 +142,7 @@ class Family(Settings):
     kinds: ClassVar[tuple[str, ...]]  # the column kinds that it models
     engines: ClassVar[tuple[str, ...]]  # those that fit it, the preferred one first
     sequences: ClassVar[bool] = False  # whether an observation is a sequence of time steps, not a row
+    min_rows: ClassVar[int] = 2  # or sequences, or of networks time steps
     allows_missing: ClassVar[bool] = True  # whether missing entries are integrated out
     verbs: ClassVar[tuple[str, ...]] = ()  # of impute, reconstruct, interpolate, score_function: its fits'
     conditions_sequences: ClassVar[bool] = False  # whether condition_on is for sequences too
@@ -224,8 +224,8 @@ class Family(Settings):
 
     def check(self, data: Data) -> None:
         """Raise a :class:`DataError` where the data can't be fitted (too few rows, say)."""
-        if len(data) < 2:
-            raise DataError(f"{self.name} needs at least 2 {data.unit}s, the table has {len(data)}.")
+        if len(data) < Family.min_rows:
+            raise DataError(f"{self.name} needs at least {Family.min_rows} {data.unit}s, the table has {len(data)}.")
 
     def refuse_missing(self, data: Data) -> None:
         """Raise a :class:`DataError` where an entry is missing and this family can't integrate it out."""

@@ -29,6 +29,8 @@ def held_out(fit: Fit) -> np.ndarray:
         return np.full(len(fit.train), np.nan)
     result = np.full(len(fit.train), np.nan)
     for train, test, rows in _folds(fit):
+        if len(train) < fit.family.min_rows and fit.train.lengths is None:
+            continue  # too few to fit the family to
         refit = _refit(fit, train)
         result[rows] = score(refit, test, hdi_prob=0.9, keep_draws=False, p_values=False).log_predictive
     return result

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+MAX_KHAT = 0.7  # of the weights of a row's latents
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Score:
     """Log densities of rows, in nats and in the original units of the table.
@@ -83,7 +86,7 @@ class Score:
     def unreliable(self) -> np.ndarray:
         """(obs,) bool: k-hat above 0.7, where neither the number nor its error is to be trusted (Vehtari, Simpson,
         Gelman, Yao & Gabry 2024, J. Mach. Learn. Res. 25); False where the density is not estimated."""
-        return np.zeros(len(self), bool) if self.k_hat is None else np.asarray(self.k_hat) > 0.7
+        return np.zeros(len(self), bool) if self.k_hat is None else ~(np.asarray(self.k_hat) <= MAX_KHAT)
 
     def to_frame(self) -> pd.DataFrame:
         """Columns row, log_prob, log_prob_sd, hdi_low, hdi_high, anomaly_p_value (where known), kind; where the density

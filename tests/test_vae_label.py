@@ -338,17 +338,30 @@ def test_pictures_of_tables_and_rows_without_the_label(label: str | None, tmp_pa
         assert fit.score(without).unreliable.shape == (80,)
 
 
-def test_a_second_table_may_lack_other_entries() -> None:
-    """Programs are shared by tables of one schema, whichever entries they lack."""
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_second_table_may_lack_other_entries(backend: str) -> None:
+    """Programs are shared by tables of one schema, whichever entries they lack, if any."""
     rng = np.random.default_rng(0)
     one = pd.DataFrame(rng.normal(size=(90, 3)), columns=["a", "b", "c"])
-    two = one.copy()
+    two, whole = one.copy(), one
+    one = one.copy()
     one.loc[::5, "a"] = np.nan
     two.loc[::5, "a"] = np.nan
     two.loc[1::7, "b"] = np.nan
-    for table in (one, two):
-        fit = pg.fit(pg.VAE(1, hidden=(4,)), table, engine=pg.SVI(max_steps=10, num_members=1, validation=0), seed=0)
+    for table in (whole, one, two, whole):
+        fit = pg.fit(
+            pg.VAE(1, hidden=(4,)), table, engine=pg.SVI(max_steps=10, num_members=1), seed=0, backend=backend,
+            standardize=False,
+        )  # fmt: skip
         assert np.isfinite(fit.score().log_predictive).all()
+
+
+def test_too_few_rows_for_a_refit_have_no_held_out_density() -> None:
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=["a", "b"])
+    engine = pg.SVI(max_steps=10, num_members=1, validation=0)
+    fit = pg.fit(pg.VAE(1, hidden=(4,)), table, engine=engine, seed=0)
+    assert np.isfinite(fit.score().log_predictive).all()
+    assert np.isnan(fit.held_out).all()
 
 
 @pytest.mark.parametrize(("values", "message"), [(None, "no row has one"), ("a", "all 5 labels are 'a'")])

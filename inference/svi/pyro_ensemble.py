@@ -58,7 +58,9 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
     record, interrupted = Record(), False
     total = -(-settings.max_steps // split.steps)
     with sandbox(seed, threads=threads_for(pair, start, split.batch_size)):
-        key = ("ensemble", settings, split.batch_size, torch.get_default_dtype(), view.weights is None)
+        # Pairs of one family and schema share their programs, and a recorded one takes views of one shape.
+        shapes = tuple(None if leaf is None else tuple(leaf.shape) for leaf in view)
+        key = ("ensemble", settings, split.batch_size, torch.get_default_dtype(), shapes)
         program = pair.cached(key, lambda: _Program(pair, settings, start, idle))
         state = _State(program.flatten(start), settings)
         state.restore(monitor, record, plateau)
@@ -206,7 +208,7 @@ class _Program:
             both = torch.func.grad_and_value(self._loss, has_aux=True)
             axes = (0, _axes(batch), None)
             if size == 1:  # a product of two matrices is faster than a batch of one such
-                found, (loss, _) = both(weights[0], view_of_first(batch), share)
+                found, (loss, _) = both(weights[0], batch.take(0), share)
                 gradient, loss = found[None], loss[None]
             else:
                 gradient, (loss, _) = torch.func.vmap(both, in_dims=axes, randomness="different")(weights, batch, share)
@@ -260,12 +262,6 @@ def _window(
                 state.step(gradients)
                 total += losses
     return (total / split.steps).numpy()
-
-
-def view_of_first(batch: View) -> View:
-    """The mini-batch of the first member."""
-    leaves = {name: leaf for name, leaf in batch._asdict().items() if leaf is not None and name != "patterns"}
-    return batch._replace(**{name: leaf[0] for name, leaf in leaves.items()})
 
 
 def _axes(batch: View) -> Any:

@@ -103,10 +103,10 @@ def score(
             f"elbo {found.elbo.mean():.4f} nats"
         )
     if found.unreliable.any():
-        report.say(
-            f"k_hat above 0.7 in {found.unreliable.sum():,} of {what}: their log_prob is not to be trusted; raise "
-            "--num-particles"
-        )
+        from ppl_gen.scores import MAX_KHAT
+
+        number = f"{found.unreliable.sum():,} of {what}"
+        report.say(f"k_hat above {MAX_KHAT:g} in {number}: do not trust their log_prob, or raise --num-particles")
     if found.p_value is not None and (not fit.family.sequences or (found.p_value > 0).any()):
         report.show_anomalies(frame, what="sequences" if fit.family.sequences else "rows")
     _say_where(path, len(frame), "score")
