@@ -49,8 +49,9 @@ class Label:
 
 
 def joint_sites(pair: Pair) -> tuple[str, ...]:
-    """The sites of an observation: its label, its local latents, and x."""
-    return (*(() if pair.label is None else (pair.label.site,)), *pair.local, "x")
+    """The sites of an observation: its label, its local latents, x, and the factor of an unnormalised density."""
+    energy = () if pair.tempered is None else ("energy",)
+    return (*(() if pair.label is None else (pair.label.site,)), *pair.local, "x", *energy)
 
 
 def may_lack(fit: Fit) -> tuple[str, ...]:
