@@ -242,7 +242,8 @@ def of_density(fit: Fit) -> Found:
     found = Check.of(
         "density k-hat", above / len(score), "at most", KHAT_SHARE,
         info=f"{above} of {len(score):,} rows above {MAX_KHAT:g}; Monte Carlo error a row {score.error.mean():.2g}",
-        advice="The guide proposes latents too far from where they are: raise num_particles, or fit a better guide.",
+        advice="The guide proposes latents too far from where they are: raise num_particles, or make the "
+        "networks of the guide wider and train them longer.",
     )  # fmt: skip
     table = pd.DataFrame({"row": evidence.rows, "log_prob_error": score.error, "elbo": score.elbo,
                           "k_hat": score.k_hat})  # fmt: skip
@@ -261,6 +262,8 @@ def of_predictions(fit: Fit) -> Found:
     ppc = predictive.check(evidence.observed, replicates, columns, evidence.entry_weights)
     worst = ppc.table.iloc[0]
     richer = "more states or another emission" if fit.family.sequences else "a richer family or more components"
+    if fit.pair.has_weights:
+        richer = "wider hidden layers, more steps or another family"
     found = [Check.of(
         "posterior predictive p", ppc.p_value, "at least", P_VALUE,
         info=f"furthest out of {len(ppc.table)}: {worst['statistic']}",

@@ -5,7 +5,8 @@ labels at the same points of the unit cube,
 
 .. math:: \hat p(y \mid x) = \sum_k w_{ky} \Big/ \sum_{k, y'} w_{ky'}
 
-under each member of an ensemble; a row that has a label has probability 1 there.
+under each member of an ensemble; a row that has a label has probability 1 there. The guide's classifier q(y | x) is
+the other answer: it is what the labels trained, p(y | x) what the whole model says.
 """
 
 from __future__ import annotations
@@ -40,6 +41,14 @@ def probabilities(fit: Fit, data: Data, posterior: Posterior, seed: int) -> np.n
     return np.concatenate(found, axis=1)
 
 
+def classified(fit: Fit, data: Data, posterior: Posterior) -> np.ndarray:
+    """(draws, n, C): q(y | x) of each row under each draw."""
+    local, found = backends.codes(fit.backend), []
+    for _, view, kept in latents.parts(fit, data):
+        found.append(local.label_probs(fit.pair, posterior, view)[:, kept].astype(np.float64))
+    return np.concatenate(found, axis=1)
+
+
 def column_of(fit: Fit) -> Column:
     """The label's column."""
     assert fit.pair.label is not None
@@ -47,13 +56,15 @@ def column_of(fit: Fit) -> Column:
 
 
 def table(fit: Fit, data: Data, seed: int) -> dict[str, Any]:
-    """The columns of :meth:`Fit.latents <ppl_gen.result.Fit.latents>` that say p(y | x), of all members together."""
+    """The columns of :meth:`Fit.latents <ppl_gen.result.Fit.latents>` that say p(y | x), of all members together,
+    and what their classifiers say, q(y | x)."""
     column, each = column_of(fit), probabilities(fit, data, fit.posterior, seed)
-    centre, name = each.mean(0), column.name
+    centre, name, guess = each.mean(0), column.name, classified(fit, data, fit.posterior).mean(0)
     best = centre.argmax(1)
     found: dict[str, Any] = {
         name: column.to_table(best).to_numpy(), f"{name}_prob": centre.max(1),
         f"{name}_agreement": (each.argmax(2) == best).mean(0),
+        f"{name}_classifier": column.to_table(guess.argmax(1)).to_numpy(), f"{name}_classifier_prob": guess.max(1),
     }  # fmt: skip
     for k, value in enumerate(column.categories or (0, 1)):
         found[f"{name}={value}"] = centre[:, k]

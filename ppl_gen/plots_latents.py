@@ -11,7 +11,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from ppl_gen import plots_style
-from ppl_gen.errors import SettingError, UnsupportedError, did_you_mean
+from ppl_gen.errors import SettingError, UnsupportedError
+from ppl_gen.parsing import nearest
 from ppl_gen.plots_chains import chain_colour
 from ppl_gen.plots_images import mosaic
 from ppl_gen.plots_style import INK, MODEL, SHADE, colour, label, styled
@@ -60,13 +61,15 @@ def plot_codes(
     fit: Fit, *, colour_by: str | None = None, member: int = 0, ax: Axes | None = None, max_rows: int = MAX_ROWS
 ) -> Figure:
     """Training rows in latent space, each at the mean of its code: the two dimensions that vary most over the rows,
-    coloured by a column.
+    coloured by a column; where that is the label, rows without one faintly by the likeliest.
 
     :param colour_by: the column's name; by default one that is conditioned on, else one of labels, else the first.
     :raises UnsupportedError: rows have no codes.
     :raises SettingError: no column has this name, or there is no such member.
     """
-    data, _, mean = _some(fit, max_rows, member)
+    from ppl_gen import labelled
+
+    data, posterior, mean = _some(fit, max_rows, member)
     chosen = _spread_most(mean, 2)
     first, second = chosen[0], chosen[-1]
     ax = plots_style.axes_of(ax, 5.6, 4.6)
@@ -76,7 +79,9 @@ def plot_codes(
         ax.scatter(mean[:, first], y, s=6, color=MODEL, alpha=0.5, linewidths=0)
     else:
         name = _column_to_show(fit, colour_by)
-        _scatter(fit, ax, mean[:, first], y, data, name)
+        own = fit.pair.label is not None and labelled.column_of(fit).name == name
+        likeliest = labelled.likeliest(fit, data, posterior) if own else None
+        _scatter(fit, ax, mean[:, first], y, data, name, likeliest)
         title += f", coloured by {label(name)}"
     ax.set_xlabel(f"z{first}")
     ax.set_ylabel(f"z{second}" if len(chosen) > 1 else "")
@@ -90,23 +95,34 @@ def _column_to_show(fit: Fit, name: str | None) -> str:
     names = fit.schema.names
     if name is not None:
         if name not in names:
-            raise SettingError(f"Unknown column {name!r}: {did_you_mean(str(name), names)}")
+            raise SettingError(f"Unknown column {name!r}: {nearest(str(name), names)}")
         return name
     labels = [c.name for c in fit.schema.columns if c.kind in ("categorical", "binary")]
     return (*fit.schema.conditions, *labels, *names)[0]
 
 
-def _scatter(fit: Fit, ax: Axes, x: np.ndarray, y: np.ndarray, data: Data, name: str) -> None:
+def _scatter(
+    fit: Fit, ax: Axes, x: np.ndarray, y: np.ndarray, data: Data, name: str, likeliest: np.ndarray | None
+) -> None:
+    """:param likeliest: (n,) the label that a row without one has most probably, where the column is that of labels."""
     j = fit.schema.names.index(name)
     column, values = fit.schema.columns[j], data.x[:, j].astype(np.float64)
     seen = np.ones(len(values), bool) if data.mask is None else data.mask[:, j]
-    ax.scatter(x[~seen], y[~seen], s=10, facecolors="none", edgecolors=SHADE, linewidths=0.5,
-               label="missing" if (~seen).any() else None)  # fmt: skip
+    if likeliest is None:
+        ax.scatter(x[~seen], y[~seen], s=10, facecolors="none", edgecolors=SHADE, linewidths=0.5,
+                   label="missing" if (~seen).any() else None)  # fmt: skip
     if column.kind in ("categorical", "binary"):
         for k, text in enumerate(column.categories or (0, 1)):
             here = seen & (values == k)
+            if likeliest is not None:
+                guess = ~seen & (likeliest == k)
+                ax.scatter(x[guess], y[guess], s=8, color=colour(k), alpha=0.25, linewidths=0)
             ax.scatter(x[here], y[here], s=8, color=colour(k), alpha=0.7, linewidths=0, label=label(text))
-        ax.legend(title=label(name), loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        ax.legend(
+            title=label(name) + ("" if likeliest is None else "\n(faint: inferred)"),
+            loc="upper left",
+            bbox_to_anchor=(1.0, 1.0),
+        )
         return
     shown = ax.scatter(x[seen], y[seen], s=8, c=values[seen] * column.scale + column.loc, cmap="viridis", linewidths=0)
     if (~seen).any():

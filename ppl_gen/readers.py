@@ -104,7 +104,9 @@ def read_source(table: Any, *, images: bool = False) -> Source:
     elif isinstance(table, pd.Series):
         table = table.to_frame("x0" if table.name is None else table.name)
     elif isinstance(table, Mapping):
-        table = attempt("This dictionary is no table", lambda: pd.DataFrame(dict(table)))
+        one_row = len(table) > 0 and all(np.ndim(value) == 0 for value in table.values())
+        given = [dict(table)] if one_row else dict(table)
+        table = attempt("This dictionary is no table", lambda: pd.DataFrame(given))
     elif not isinstance(table, pd.DataFrame | np.ndarray) and hasattr(table, "to_pandas"):
         table = attempt("This table can't be turned into a DataFrame", table.to_pandas)
     source = _from_frame(table, csv_path) if isinstance(table, pd.DataFrame) else _from_array(table, images)

@@ -38,6 +38,14 @@ class Fit:
     seconds: float
     reasons: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        data = self.train
+        width = self.schema.num_columns
+        size = f"{len(data):,} {data.unit}s x {width} column{'s' * (width != 1)}"
+        if self.schema.image is not None:
+            size = f"{len(data):,} images of {' x '.join(map(str, self.schema.image))}"
+        return f"<Fit of {self.family} by {self.engine} in {self.backend}, seed {self.seed}: {size}>"
+
     @property
     def uncertainty(self) -> str:
         """What the spread of the draws means: posterior, guide, bootstrap, ensemble or point."""

@@ -202,6 +202,9 @@ class Schema:
             if table.schema != self:
                 raise DataError("These rows were read under another schema: pass the table itself.")
             return table
+        if isinstance(table, pd.Series) and table.index.isin(self.names).any():
+            raise DataError("A Series is read as one column, and this one looks like a row: pass a DataFrame of one "
+                            "row, table.iloc[[0]] instead of table.iloc[0].")  # fmt: skip
         known = partial(known_names, self)
         sequences = read_sequences(table, self.sequence, self.order, known) if self.is_sequence else None
         source = read_source(table, images=self.image is not None) if sequences is None else sequences.source

@@ -54,6 +54,10 @@ class Score:
     def __len__(self) -> int:
         return len(self.log_predictive)
 
+    def __repr__(self) -> str:
+        mean = np.mean(self.log_predictive, dtype=np.float64) if len(self) else np.nan
+        return f"<Score of {len(self):,} log densities ({self.kind}, {self.uncertainty}): mean {mean:.4g} nats>"
+
     @property
     def total(self) -> float:
         """Sum of the rows' log predictive densities, nats."""

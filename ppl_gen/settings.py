@@ -20,6 +20,13 @@ class Settings:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _freeze(getattr(self, field.name)))
 
+    def __str__(self) -> str:
+        """As one would write it: the fields that differ from their defaults."""
+        fields = dataclasses.fields(self)
+        told = [f"{f.name}={value!s}" if isinstance(value := getattr(self, f.name), Settings) else f"{f.name}={value!r}"
+                for f in fields if f.default is dataclasses.MISSING or getattr(self, f.name) != f.default]  # fmt: skip
+        return f"{type(self).__name__}({', '.join(told)})"
+
     def replace(self, **changes: Any) -> Self:
         """A copy with the named fields changed.
 

@@ -258,3 +258,18 @@ def test_tables_of_sequences_say_what_they_hold(arguments: str, title: str, runs
 
     assert main([part.format(runs=runs) for part in arguments.split()]) == 0
     assert any(line.startswith(title) for line in capsys.readouterr().out.splitlines())
+
+
+def test_what_is_printed_is_short() -> None:
+    fit = fit_of()
+    assert repr(fit) == "<Fit of HMM(initial='uniform') by NUTS() in numpyro, seed 0: 12 sequences x 1 column>"
+    assert repr(fit.score(p_values=False)).startswith("<Score of 12 log densities (exact, posterior): mean -")
+    assert len(repr(fit.score(p_values=False))) < 80
+
+
+def test_a_row_that_is_a_series_is_refused_and_a_dictionary_of_scalars_is_a_row() -> None:
+    rows = pd.DataFrame({"a": [0.0, 1.0, 3.0], "b": [1.0, 2.0, 0.0]})
+    data = pg.GMM(1).prepare(rows)
+    with pytest.raises(DataError, match="iloc"):
+        data.schema.encode(rows.iloc[0])
+    np.testing.assert_array_equal(data.schema.encode({"a": 1.0, "b": 2.0}).x, data.x[1:2])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import expit, log_softmax, logsumexp
+from scipy.special import expit, log_softmax, logsumexp, softmax
 
 import ppl_gen as pg
 from ppl_gen import importance, labelled, latents, plots
@@ -100,6 +100,10 @@ class TestAgainstQuadrature:
         assert (np.abs(share - bayes) < 6 * (error + 1e-6) * np.maximum(share * (1 - share), 0.02)).all()
         np.testing.assert_array_equal(said["who"], NAMES[(said["who=v"] > 0.5).astype(int)])
         np.testing.assert_allclose(said["z0"], 0.0, atol=1e-12)  # what the guide says: the prior
+        read = (x - weights["real_shift"][0]) * np.exp(-weights["real_log_scale"][0])
+        guess = softmax(perceptron(weights, "classifier", read), axis=1)
+        np.testing.assert_array_equal(said["who_classifier"], NAMES[guess.argmax(1)])
+        np.testing.assert_allclose(said["who_classifier_prob"], guess.max(1), rtol=1e-9)
 
     @each_backend
     def test_a_label_that_is_there_is_certain(self, backend: str, x64: None) -> None:
@@ -109,6 +113,8 @@ class TestAgainstQuadrature:
         said = fit.latents(table.assign(who=which))
         np.testing.assert_array_equal(said["who"], which)
         np.testing.assert_array_equal(said["who_prob"], 1.0)
+        np.testing.assert_array_equal(said["who_classifier"], which)
+        np.testing.assert_array_equal(said["who_classifier_prob"], 1.0)
         weighted = fit.latents(table.assign(who=which), method="importance")
         draws = fit.latents(table.assign(who=which), method="draws", num_draws=3)
         np.testing.assert_array_equal(draws["who"], which.repeat(3))

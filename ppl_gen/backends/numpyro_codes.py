@@ -36,6 +36,16 @@ def moments(pair: Pair, posterior: Posterior, view: View) -> tuple[np.ndarray, n
     return np.asarray(mean), np.asarray(sd)
 
 
+def label_probs(pair: Pair, posterior: Posterior, view: View) -> np.ndarray:
+    """(draws, obs, C): q(y | x) as the guide's classifier has it."""
+
+    def run(draws: Mapping[str, Any], view: View) -> jax.Array:
+        return jnp.exp(jax.lax.map(lambda one: numpyro_local.label_log_prob(pair, one, view), draws))
+
+    program = pair.cached("label_probs", lambda: jax.jit(run))
+    return np.asarray(program(as_jax(posterior), _arrays(view)))
+
+
 def particles(pair: Pair, posterior: Posterior, view: View, uniforms: np.ndarray, seed: int) -> np.ndarray:
     """(draws, K, obs, L): the particles whose weights ``log_weights`` of the same arguments gives, ``by_label``."""
 

@@ -130,6 +130,16 @@ def local_moments(pair: Pair, parameters: Mapping[str, Any], view: View) -> dict
     return {name: (mean, jnp.sqrt(variance)) for name, (mean, variance) in found.items()}
 
 
+def label_log_prob(pair: Pair, parameters: Mapping[str, Any], view: View) -> jax.Array:
+    """(obs, C): log q(y | x) as the guide has it, of rows with a label 0 at it."""
+    assert pair.guide is not None
+    assert pair.label is not None
+    given = {**parameters, **numpyro_labels.values(pair)}
+    guide = handlers.seed(handlers.substitute(pair.guide, data=given), jax.random.key(0))
+    site = handlers.trace(guide).get_trace(view)[pair.label.site]
+    return numpyro_labels.log_shares(pair.label, view, numpyro_labels.log_guide(site)).T
+
+
 class Terms(NamedTuple):
     """The terms of the ELBO of each row, of K particles: ``log_likelihood`` (K, obs) log p(x | z), ``log_ratio`` (K,
     obs) log p(z) - log q(z | x), and ``kl`` (obs, J) the divergence of q from p(z) in each dimension of z, or None

@@ -37,6 +37,14 @@ def moments(pair: Pair, posterior: Posterior, view: View) -> tuple[np.ndarray, n
     return mean.numpy(), sd.numpy()
 
 
+def label_probs(pair: Pair, posterior: Posterior, view: View) -> np.ndarray:
+    """(draws, obs, C): q(y | x) as the guide's classifier has it."""
+    view = _arrays(view)
+    with sandbox(0), torch.no_grad():
+        found = [pyro_local.label_log_prob(pair, one, view).exp() for one in _draws(posterior)]
+    return torch.stack(found).numpy()
+
+
 def particles(pair: Pair, posterior: Posterior, view: View, uniforms: np.ndarray, seed: int) -> np.ndarray:
     """(draws, K, obs, L): the particles whose weights ``log_weights`` of the same arguments gives, ``by_label``."""
     draws = {name: as_tensor(value) for name, value in posterior.items()}

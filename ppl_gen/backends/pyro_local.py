@@ -129,6 +129,15 @@ def local_moments(pair: Pair, parameters: Tensors, view: View) -> dict[str, tupl
     return {name: (mean, variance.sqrt()) for name, (mean, variance) in found.items()}
 
 
+def label_log_prob(pair: Pair, parameters: Tensors, view: View) -> torch.Tensor:
+    """(obs, C): log q(y | x) as the guide has it, of rows with a label 0 at it."""
+    assert pair.guide is not None
+    assert pair.label is not None
+    with _Reparametrized(pair.local):
+        sites = poutine.trace(given(pair.guide, {**parameters, **pyro_labels.values(pair)})).get_trace(view).nodes
+    return pyro_labels.log_shares(pair.label, view, pyro_labels.log_guide(sites[pair.label.site])).T
+
+
 class _Reparametrized(Messenger):
     """Draws the named sites, normals by a standard normal that vmap can draw anew in each part of a batch."""
 
