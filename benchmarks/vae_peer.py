@@ -144,8 +144,9 @@ def run_memory(library: str) -> dict[str, float]:
     return {"before": before, "above": peak_megabytes() - before, "seconds": elapsed}
 
 
-def run_mnist(epochs: str) -> dict[str, float]:
-    """One member of one stochastic layer, 784-200-200-50, as Burda, Grosse & Salakhutdinov 2016 (arXiv:1509.00519)."""
+def run_mnist(epochs: str, particles: str) -> dict[str, float]:
+    """One member of one stochastic layer, 784-200-200-50, as Burda, Grosse & Salakhutdinov 2016 (arXiv:1509.00519), by
+    the ELBO or by their bound of several particles."""
     import ppl_gen as pg
 
     with np.load(shared_data("images/binarized_mnist.npz")) as arrays:
@@ -153,6 +154,8 @@ def run_mnist(epochs: str) -> dict[str, float]:
         train, test = np.concatenate([arrays["train"], arrays["valid"]]), arrays["test"][some]
     steps = int(epochs) * (58_800 // BATCH)
     engine = pg.SVI(num_members=1, max_steps=steps, batch_size=BATCH, validation=0.02, learning_rate=RATE)
+    if int(particles) > 1:
+        engine = engine.replace(objective="iwae", num_particles=int(particles))
     family = pg.VAE(MNIST_LATENT, hidden=(HIDDEN, HIDDEN), likelihood="bernoulli")
     elapsed, fit = seconds(lambda: pg.fit(family, train, engine=engine, seed=0))
     score = fit.score(test, num_particles=MNIST_PARTICLES, p_values=False)
