@@ -254,10 +254,10 @@ def of_predictions(fit: Fit) -> Found:
     """Whether tables drawn from the fit look like the table that it was fitted to."""
     import pandas as pd
 
-    from ppl_gen import metrics, predictive
+    from ppl_gen import images, metrics, predictive
 
     evidence = Evidence.of(fit)
-    columns = fit.schema.target_columns
+    columns = images.named(fit.schema)
     replicates = evidence.replicates.reshape(-1, *evidence.observed.shape)
     ppc = predictive.check(evidence.observed, replicates, columns, evidence.entry_weights)
     worst = ppc.table.iloc[0]

@@ -37,10 +37,23 @@ def describe(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
+def pixel(shape: tuple[int, ...], column: int) -> str:
+    """A column in words."""
+    row, place, *channel = (int(i) for i in np.unravel_index(column, shape))
+    return f"pixel ({row}, {place})" + "".join(f", channel {c}" for c in channel)
+
+
 def where(shape: tuple[int, ...], image: int, column: int) -> str:
     """An entry for a message."""
-    row, place, *channel = (int(i) for i in np.unravel_index(column, shape))
-    return f"Image {image}, pixel ({row}, {place})" + "".join(f", channel {c}" for c in channel)
+    return f"Image {image}, {pixel(shape, column)}"
+
+
+def named(schema: Schema) -> tuple[Column, ...]:
+    """The columns that are modelled, those of images by their pixels."""
+    shape = schema.image
+    if shape is None:
+        return schema.target_columns
+    return tuple(dataclasses.replace(c, name=pixel(shape, j)) for j, c in enumerate(schema.columns))
 
 
 def read(
