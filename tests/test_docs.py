@@ -255,7 +255,7 @@ def test_command_lines_are_understood(line: str) -> None:
     if name == "fit":
         assert o.make_family(given["family"], o.split_settings(given["settings"]))
     if "engine" in given:
-        o.make_engine(given["engine"], o.split_settings(given["engine_settings"]))
+        o.make_engine(given["engine"], o.split_settings(given["engine_settings"]), pg.GMM())
     if name == "compare":
         assert len(o.parse_specs(given["specs"])) > 1
     if name == "plot":

@@ -79,7 +79,7 @@ def fit(
     chosen = o.make_family(family, o.split_settings(settings))
     run_folder = str(Path("runs") / f"{Path(table).stem}-{chosen.name}") if output is None else output
     job = {
-        "engine": o.make_engine(engine, o.split_settings(engine_settings)), "backend": backend, "seed": seed,
+        "engine": o.make_engine(engine, o.split_settings(engine_settings), chosen), "backend": backend, "seed": seed,
         "checkpoint": checkpoint, "keep_partial": keep_partial,
         **o.data_options(columns, drop, kind, weights, no_standardize, sequence, order),
     }  # fmt: skip
@@ -180,7 +180,7 @@ def compare(
     from ppl_gen.compare import compare as run
 
     parsed = o.parse_specs(specs)
-    default = o.make_engine(engine, o.split_settings(engine_settings))
+    default = o.make_engine(engine, o.split_settings(engine_settings), parsed[0].family)
     found = run(
         {spec.text: spec.family for spec in parsed}, table, folds=folds, test=test, seed=seed,
         engine={spec.text: spec.engine or default for spec in parsed},

@@ -133,14 +133,17 @@ def make_family(name: str, options: dict[str, str]) -> Family:
     return registry.family(name)().with_options(options)
 
 
-def make_engine(name: str | None, options: dict[str, str]) -> Engine | None:
-    """An engine from its name and ``name=value`` strings, or None to choose one; raises :class:`SettingError`."""
+def make_engine(name: str | None, options: dict[str, str], family: Family) -> Engine | None:
+    """An engine from its name and ``name=value`` strings, or None to choose one for this family; raises
+    :class:`SettingError`."""
     from ppl_gen import registry
     from ppl_gen.errors import SettingError
 
     if name is None:
         if options:
-            raise SettingError("Options of an engine need its name as well: add --engine nuts, for example.")
+            raise SettingError(
+                f"Options of an engine need its name as well: add --engine {' or '.join(family.engines)}."
+            )
         return None
     return registry.engine(name)().with_options(options)
 
@@ -166,7 +169,8 @@ class Spec:
         backend = options.pop("backend", None)
         engine_name = options.pop("engine", None)
         of_engine = {key[len("engine.") :]: options.pop(key) for key in list(options) if key.startswith("engine.")}
-        return cls(text, make_family(name, options), make_engine(engine_name, of_engine), backend)
+        family = make_family(name, options)
+        return cls(text, family, make_engine(engine_name, of_engine, family), backend)
 
 
 def parse_specs(texts: list[str]) -> list[Spec]:
