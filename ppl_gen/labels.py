@@ -33,19 +33,21 @@ class Label:
 
     ``size``    C, how many values it has: 0, 1, ... C - 1
     ``column``  its place in ``view.x``
-    ``weight``  alpha, of log q(y | x) of a row with a label in the training objective; None is 0.1 over the share of
-                rows that have one
+    ``weight``  alpha, of log q(y | x) of a row with a label in the training objective; None is a tenth of the number of
+                other columns over the share of rows that have one
+    ``others``  how many other columns there are
     ``site``    its name in model and guide
     """
 
     size: int
     column: int
     weight: float | None = None
+    others: int = 1
     site: str = "y"
 
     def alpha(self, parameters: Any) -> Any:
         """The weight, given the parameters of one member."""
-        return 0.1 / parameters[SHARE][0] if self.weight is None else self.weight
+        return 0.1 * self.others / parameters[SHARE][0] if self.weight is None else self.weight
 
 
 def joint_sites(pair: Pair) -> tuple[str, ...]:

@@ -172,7 +172,8 @@ def _label(family: VAE, schema: Schema) -> Label | None:
         return None
     column = schema.columns[position(schema, family.label)]
     place = schema.target_columns.index(column)
-    return Label(len(column.categories or ()) or 2, place, family.classification_weight)
+    others = len(schema.target_columns) - 1
+    return Label(len(column.categories or ()) or 2, place, family.classification_weight, others)
 
 
 def _without(label: Label, columns: Sequence[Column]) -> tuple[Group, ...]:
