@@ -1,4 +1,4 @@
-"""What a fit of an unnormalised density does with its log Z and its chains: new rows, errors of scores, another log Z."""
+"""What a fit of an unnormalised density does with its log Z and chains: errors of scores, new rows, another log Z."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ def renormalize(fit: Fit, method: Any, seed: int) -> Fit:
     result = dataclasses.replace(fit, draws=dataclasses.replace(fit.draws, posterior=posterior))
     result.__dict__["pair"] = fit.pair  # and with it the compiled programs
     return result
+
+
+def draw_table(pair: Pair, parameters: Mapping[str, np.ndarray], number: int, seed: int) -> np.ndarray:
+    """(number, *row): rows from the density of one member, as :func:`draw`."""
+    return draw(pair, {name: np.asarray(v)[None] for name, v in parameters.items()}, np.zeros(number, int), seed)
 
 
 def draw(pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarray, seed: int) -> np.ndarray:

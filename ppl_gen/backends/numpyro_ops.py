@@ -249,9 +249,7 @@ def sample_table(
     :param options: for a model of sequences ``num_steps``; they are then (num_obs, num_steps, d).
     """
     if pair.tempered is not None:
-        return unnormalised.draw(
-            pair, {k: np.asarray(v)[None] for k, v in parameters.items()}, np.zeros(num_obs, int), seed
-        )
+        return unnormalised.draw_table(pair, parameters, num_obs, seed)
     program = pair.cached(
         ("sample_table", num_obs, *options.values()),
         lambda: Program(lambda one, key, y: _draw(pair, one, key, num_obs, y, options), limit=100_000),  # values

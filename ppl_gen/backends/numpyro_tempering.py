@@ -19,10 +19,12 @@ from jax.scipy.special import logsumexp
 
 from ppl_gen.annealing import BISECTIONS, JITTER, RESAMPLE_BELOW, START_MOVES, Moves, Path, Run, Walk, first_step
 from ppl_gen.backends.numpyro_ops import as_jax
-from ppl_gen.backends.numpyro_programs import one_per_core
+from ppl_gen.backends.numpyro_programs import Program, one_per_core
 
 if TYPE_CHECKING:
     from ppl_gen.pair import Pair
+
+SMALL = 2_000_000  # numbers x temperatures
 
 
 def over_members(function: Callable[[int], Any], number: int) -> list[Any]:
@@ -55,10 +57,10 @@ def run(
 
     :param adaptive: choose temperatures, scales and step sizes on the way, up to the length of the path.
     """
-    program = pair.cached(("tempering", moves, groups), lambda: jax.jit(partial(_run, pair, moves, groups)))
+    program = pair.cached(("tempering", moves, groups), lambda: Program(partial(_run, pair, moves, groups), SMALL))
     dtype = jnp.result_type(float)
     arrays = [jnp.asarray(part, dtype) for part in (x, *path.arrays)]
-    found = program(parameters, *arrays, path.length, adaptive, resample, jax.random.key(seed))
+    found = program(x.size * len(path.beta), parameters, *arrays, path.length, adaptive, resample, jax.random.key(seed))
     return Run(**{name: np.asarray(value) for name, value in found.items()}).cut(START_MOVES if adaptive else 0)
 
 
@@ -66,9 +68,10 @@ def walk(
     pair: Pair, parameters: Mapping[str, Any], x: np.ndarray, scale: np.ndarray, plan: Walk, seed: int
 ) -> tuple[np.ndarray, float]:
     """(C, T, *row): states of chains from ``x`` (C, *row) at inverse temperature 1; and their acceptance rate."""
-    program = pair.cached(("walk", plan), lambda: jax.jit(partial(_walk, pair, plan)))
+    program = pair.cached(("walk", plan), lambda: Program(partial(_walk, pair, plan), SMALL))
     dtype = jnp.result_type(float)
-    states, rate = program(parameters, jnp.asarray(x, dtype), jnp.asarray(scale, dtype), jax.random.key(seed))
+    size = x.size * plan.num_states * plan.thinning
+    states, rate = program(size, parameters, jnp.asarray(x, dtype), jnp.asarray(scale, dtype), jax.random.key(seed))
     return np.moveaxis(np.asarray(states), 0, 1), float(rate)
 
 

@@ -224,9 +224,7 @@ def sample_table(
     :param options: for a model of sequences ``num_steps``; they are then (num_obs, num_steps, d).
     """
     if pair.tempered is not None:
-        return unnormalised.draw(
-            pair, {k: np.asarray(v)[None] for k, v in parameters.items()}, np.zeros(num_obs, int), seed
-        )
+        return unnormalised.draw_table(pair, parameters, num_obs, seed)
     view = None if context is None else View(None, context=as_tensor(context))
     with sandbox(seed), torch.no_grad():
         trace = _trace(pair.density, _as_tensors(parameters), view, num_obs=num_obs, **options)
