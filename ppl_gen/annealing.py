@@ -48,6 +48,16 @@ class Walk(NamedTuple):
     thinning: int
 
 
+class Swaps(NamedTuple):
+    """Chains at several temperatures that change places: ``thinning`` times ``moves`` and an exchange between states,
+    after ``num_warmup`` of them."""
+
+    moves: Moves
+    num_warmup: int
+    num_states: int
+    thinning: int
+
+
 class Path(NamedTuple):
     """Where to go: inverse temperatures (T + 1,), and for each the scales (T + 1, size) and log step size of the moves
     there. ``length`` of the T steps are to be made."""

@@ -217,6 +217,11 @@ def _member(
     return sites
 
 
+def pilot(tempering: ModuleType, pair: Pair, parameters: Any, settings: SMC, seed: int) -> Run:
+    """The path that a pilot finds for one member."""
+    return _Annealed(tempering, pair, parameters, settings, seed).pilot
+
+
 class _Annealed:
     """The runs of one member."""
 
