@@ -14,10 +14,14 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import logsumexp
+
+from ppl_gen.metrics import pareto_k
 
 RESAMPLE_BELOW = 0.5  # of the particles, by effective sample size
 BISECTIONS = 16
 JITTER = 0.3  # of a step size, either way, so that no trajectory is a period
+ALIKE = 0.999  # effective share of weights that are
 START_MOVES = 10  # of a pilot, in which it learns the step size at the base
 
 
@@ -37,6 +41,16 @@ class Moves(NamedTuple):
 
 class Walk(NamedTuple):
     """Chains at one temperature: ``thinning`` times ``moves`` between states."""
+
+    moves: Moves
+    num_warmup: int
+    num_states: int
+    thinning: int
+
+
+class Swaps(NamedTuple):
+    """Chains at several temperatures that change places: ``thinning`` times ``moves`` and an exchange between states,
+    after ``num_warmup`` of them."""
 
     moves: Moves
     num_warmup: int
@@ -123,3 +137,23 @@ class Run:
 def first_step(size: int) -> float:
     """Of a normal target, in units of its standard deviations (Neal 2011, Handbook of MCMC, ch. 5, sec. 4.2)."""
     return float(size**-0.25)
+
+
+def worst_k(run: Run) -> float:
+    """Pareto k-hat of the weights within groups, the worst of those that led to resampling and of the last; minus
+    infinity of weights that are all but alike."""
+    looked = np.flatnonzero(run.ess < RESAMPLE_BELOW)
+    looked = np.unique([*looked, len(run.ess) - 1])
+    looked = looked[run.ess[looked] < ALIKE]
+    within = run.total - np.repeat(run.log_normalizer, run.total.shape[1] // run.log_normalizer.shape[1], axis=1)
+    return float(np.max(pareto_k(within[looked]), initial=-np.inf))
+
+
+def estimates(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """(T + 1,) the log of the mean estimate of Z at each temperature, and its standard error: from the groups, or from
+    the weights of independent chains."""
+    parts = run.log_normalizer if run.log_normalizer.shape[1] > 1 else run.total
+    value = logsumexp(parts, axis=1) - np.log(parts.shape[1])
+    with np.errstate(invalid="ignore"):
+        error = np.exp(parts - value[:, None]).std(axis=1, ddof=1) / np.sqrt(parts.shape[1])
+    return value, error

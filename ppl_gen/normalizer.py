@@ -5,7 +5,7 @@ Particles go from the base, whose normaliser is 1, along a path of inverse tempe
 run, along this path, so that nothing it rests on was chosen by its own particles, and :math:`E \hat Z = Z`:
 
 SMC   in G groups of particles, each resampled by itself: :math:`\hat Z` is the mean of theirs, and how far they differ
-      says how sure it is. k-hat is that of the weights of a single step, the worst of all.
+      says how sure it is. k-hat is that of the weights from one resampling to the next, the worst of all.
 AIS   without resampling, on many temperatures: :math:`\hat Z` is the mean weight, its standard error that of a mean.
       k-hat is that of the weights: above 0.7 neither number nor error is to be trusted.
 
@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import logsumexp
 
-from ppl_gen.annealing import START_MOVES, Moves, Path, Run, Walk
+from ppl_gen.annealing import START_MOVES, Moves, Path, Run, Walk, estimates, worst_k
 from ppl_gen.errors import SettingError, did_you_mean
-from ppl_gen.metrics import pareto_k
 from ppl_gen.registry import import_backend
 from ppl_gen.settings import Settings
 
@@ -179,13 +178,12 @@ def normalize(
         why = pair.lacking.get("log_normalizer", "its sum over all states is too long, or an integral")
         raise SettingError(f"{pair.family.name} has no log Z in closed form here ({why}): use 'smc' or 'ais'.")
     tempering = import_backend("ppl_gen.backends", f"{pair.backend}_tempering", pair.backend)
-    number = len(next(iter(posterior.values())))
 
     def one(index: int) -> dict[str, np.ndarray]:
         values = {name: np.asarray(value[index]) for name, value in posterior.items()}
         return _member(tempering, pair, values, chosen, (seed + 7919 * index) % 2**31)
 
-    found = tempering.over_members(one, number)
+    found = tempering.over_members(one, len(next(iter(posterior.values()))))
     added = {name: np.stack([each[name] for each in found]) for name in SITES}
     dtype = next(iter(posterior.values())).dtype
     return {**posterior, **{name: value.astype(dtype) for name, value in added.items()}}
@@ -219,6 +217,11 @@ def _member(
     return sites
 
 
+def pilot(tempering: ModuleType, pair: Pair, parameters: Any, settings: SMC, seed: int) -> Run:
+    """The path that a pilot finds for one member."""
+    return _Annealed(tempering, pair, parameters, settings, seed).pilot
+
+
 class _Annealed:
     """The runs of one member."""
 
@@ -233,9 +236,8 @@ class _Annealed:
         return self.tempering.base(self.pair, self.parameters, self.number, int(self.seeds[which]))
 
     def _run(self, x: np.ndarray, path: Path, which: int, **options: Any) -> Run:
-        settings, seed = self.settings, int(self.seeds[which])
-        return self.tempering.run(self.pair, self.parameters, x, path.padded(self.room), settings.moves, seed,
-                                  groups=self.groups, **options)  # fmt: skip
+        return self.tempering.run(self.pair, self.parameters, x, path.padded(self.room), self.settings.moves,
+                                  int(self.seeds[which]), groups=self.groups, **options)  # fmt: skip
 
     def _pilot(self) -> Run:
         x = self._base(0)
@@ -251,8 +253,7 @@ class _Annealed:
         starts = self._draws() if trained is None else self._spread(trained)
         reverse = self._run(starts, path.reversed().after_ones(POLISH), 4, resample=not many)
         value, error = estimates(forward)
-        worst = forward.total[-1:] if many else forward.gain[1:]
-        k_hat = float(np.max(pareto_k(worst)))
+        k_hat = worst_k(forward)
         return {
             "log_normalizer": value[-1], "log_normalizer_error": error[-1], "log_normalizer_k_hat": np.asarray(k_hat),
             "annealing": _trajectory(forward, reverse),
@@ -277,23 +278,14 @@ class _Annealed:
         return self.tempering.walk(self.pair, self.parameters, starts, self.end.scale[-1], plan, seed)[0]
 
 
-def estimates(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """(T + 1,) the log of the mean estimate of Z at each temperature, and its standard error: from the groups, or from
-    the weights of independent chains."""
-    parts = run.log_normalizer if run.log_normalizer.shape[1] > 1 else run.total
-    value = logsumexp(parts, axis=1) - np.log(parts.shape[1])
-    with np.errstate(invalid="ignore"):
-        error = np.exp(parts - value[:, None]).std(axis=1, ddof=1) / np.sqrt(parts.shape[1])
-    return value, error
-
-
 def _trajectory(forward: Run, reverse: Run) -> np.ndarray:
     """(ROWS, len(TRAJECTORY)): what to show of the two runs, at rows evenly spread over the path."""
     value, error = estimates(forward)
     low, median, high = np.quantile(forward.total, [0.05, 0.5, 0.95], axis=1)
     back, back_error = (part[POLISH:][::-1] for part in estimates(reverse))
     columns = (
-        forward.beta, value, error, low, median, high, forward.ess, forward.acceptance, forward.log_step,
+        forward.beta, value, error, low, median, high, forward.ess * forward.total.shape[1], forward.acceptance,
+        forward.log_step,
         # From 1 down to beta it estimates log Z_beta - log Z: less what it says at 0, that is log Z_beta.
         back - back[0], np.full_like(back, back_error[0]),
     )  # fmt: skip

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from ppl_gen.chains import Chains
     from ppl_gen.data import Data, Schema
     from ppl_gen.diagnostics import Diagnosis
     from ppl_gen.engine import Draws, Engine
@@ -183,6 +184,33 @@ class Fit:
         from ppl_gen.timeseries import forecast
 
         return forecast(self, horizon, table, num_draws, hdi_prob, seed, draws, given)
+
+    def normalize(self, method: Any = "auto", *, seed: int = 0) -> Fit:
+        r"""Of an unnormalised density, the same fit with another estimate of each member's
+        :math:`\log Z = \log \int e^{-E(x)} dx`, its standard error and k-hat.
+
+        :param method: ``"exact"`` (closed form or enumeration, where the family has it), ``"smc"`` (tempered sequential
+            Monte Carlo), ``"ais"`` (annealed importance sampling), settings such as ``AIS(num_temperatures=10_000)``,
+            ``"auto"`` (exact, else SMC), or ``"none"``: log Z is left out; only differences of scores mean anything.
+        :raises UnsupportedError: the family's density is normalised as it is.
+        """
+        from ppl_gen.unnormalised import renormalize
+
+        return renormalize(self, method, seed)
+
+    def chains(self, sampler: Any = "nuts", *, seed: int = 0, member: int = 0, **options: Any) -> Chains:
+        """Of an unnormalised density, Markov chains of rows, in the table's units: ``.data`` is an ArviZ object with a
+        variable for each column, ``.diagnose()`` says whether they mixed. See :mod:`ppl_gen.chains`.
+
+        :param sampler: ``"nuts"``, ``"hmc"``, ``"sgld"``, ``"sghmc"``, ``"tempered"`` (parallel tempering, which goes
+            from mode to mode, and the only one for labels), or settings such as ``HMC(target_accept=0.9)``.
+        :param member: of an ensemble, whose density.
+        :param options: those of the sampler: ``num_chains``, ``num_samples``, ``num_warmup`` and so on.
+        :raises UnsupportedError: the family's density is normalised as it is; a sampler by gradients for labels.
+        """
+        from ppl_gen.chains import chains_of_fit
+
+        return chains_of_fit(self, sampler, seed, member, options)
 
     @cached_property
     def held_out(self) -> np.ndarray:

@@ -17,12 +17,14 @@ import numpy as np
 from blackjax.smc.resampling import systematic
 from jax.scipy.special import logsumexp
 
-from ppl_gen.annealing import BISECTIONS, JITTER, RESAMPLE_BELOW, START_MOVES, Moves, Path, Run, Walk, first_step
+from ppl_gen.annealing import BISECTIONS, JITTER, RESAMPLE_BELOW, START_MOVES, Moves, Path, Run, Swaps, Walk, first_step
 from ppl_gen.backends.numpyro_ops import as_jax
-from ppl_gen.backends.numpyro_programs import one_per_core
+from ppl_gen.backends.numpyro_programs import Program, one_per_core
 
 if TYPE_CHECKING:
     from ppl_gen.pair import Pair
+
+SMALL = 2_000_000  # numbers x temperatures
 
 
 def over_members(function: Callable[[int], Any], number: int) -> list[Any]:
@@ -55,10 +57,10 @@ def run(
 
     :param adaptive: choose temperatures, scales and step sizes on the way, up to the length of the path.
     """
-    program = pair.cached(("tempering", moves, groups), lambda: jax.jit(partial(_run, pair, moves, groups)))
+    program = pair.cached(("tempering", moves, groups), lambda: Program(partial(_run, pair, moves, groups), SMALL))
     dtype = jnp.result_type(float)
     arrays = [jnp.asarray(part, dtype) for part in (x, *path.arrays)]
-    found = program(parameters, *arrays, path.length, adaptive, resample, jax.random.key(seed))
+    found = program(x.size * len(path.beta), parameters, *arrays, path.length, adaptive, resample, jax.random.key(seed))
     return Run(**{name: np.asarray(value) for name, value in found.items()}).cut(START_MOVES if adaptive else 0)
 
 
@@ -66,10 +68,24 @@ def walk(
     pair: Pair, parameters: Mapping[str, Any], x: np.ndarray, scale: np.ndarray, plan: Walk, seed: int
 ) -> tuple[np.ndarray, float]:
     """(C, T, *row): states of chains from ``x`` (C, *row) at inverse temperature 1; and their acceptance rate."""
-    program = pair.cached(("walk", plan), lambda: jax.jit(partial(_walk, pair, plan)))
+    program = pair.cached(("walk", plan), lambda: Program(partial(_walk, pair, plan), SMALL))
     dtype = jnp.result_type(float)
-    states, rate = program(parameters, jnp.asarray(x, dtype), jnp.asarray(scale, dtype), jax.random.key(seed))
+    size = x.size * plan.num_states * plan.thinning
+    states, rate = program(size, parameters, jnp.asarray(x, dtype), jnp.asarray(scale, dtype), jax.random.key(seed))
     return np.moveaxis(np.asarray(states), 0, 1), float(rate)
+
+
+def exchange(
+    pair: Pair, parameters: Mapping[str, Any], x: np.ndarray, path: Path, plan: Swaps, seed: int
+) -> dict[str, np.ndarray]:
+    """Parallel tempering from ``x`` (K, C, *row), C chains at each of the path's K temperatures, from 0 to 1: the
+    states ``x`` (C, T, *row) at 1, their log density ``lp``, and the rates at which moves (``acceptance_rate``) and
+    exchanges (``swap_rate``) are accepted, (C, T)."""
+    program = pair.cached(("exchange", plan), lambda: Program(partial(_exchange, pair, plan), SMALL))
+    arrays = [jnp.asarray(part, jnp.result_type(float)) for part in (x, *path.arrays)]
+    size = x.size * plan.num_states * plan.thinning
+    found = program(size, parameters, *arrays, jax.random.key(seed))
+    return {name: np.moveaxis(np.asarray(value), 0, 1) for name, value in found.items()}
 
 
 class _State(NamedTuple):
@@ -225,3 +241,51 @@ def _walk(
     start = (x, jnp.log(first_step(scale.size)).astype(x.dtype))
     _, (states, accepted) = jax.lax.scan(kept, start, jnp.arange(warmup + plan.num_states))
     return states[warmup:], accepted[warmup:].mean()
+
+
+def _exchange(
+    pair: Pair,
+    plan: Swaps,
+    parameters: Any,
+    x: jax.Array,
+    betas: jax.Array,
+    scales: jax.Array,
+    log_steps: jax.Array,
+    key: Any,
+) -> dict[str, jax.Array]:
+    levels, chains = x.shape[:2]
+    zero, level = jnp.zeros((), x.dtype), jnp.arange(levels)
+
+    def density(x: jax.Array, betas: jax.Array) -> jax.Array:
+        return jax.vmap(lambda x, at: _log_density(pair, parameters, x, at))(x, betas)
+
+    def sweep(number: Any, carry: Any) -> Any:
+        x = carry[0]
+        key_base, key_move, key_swap = jax.random.split(jax.random.fold_in(key, number), 3)
+        keys = jax.random.split(key_move, levels)
+        x, _, accepted = jax.vmap(
+            lambda x, at, scale, log_step, key: _move(pair, plan.moves, parameters, x, at, scale, log_step, zero, key)
+        )(x, betas, scales, log_steps, keys)
+        x = x.at[0].set(pair.draw_base(parameters, chains, key_base))  # type: ignore[misc]
+        above = jnp.minimum(level + 1, levels - 1)
+        same = density(x, betas)
+        gain = density(x, betas[above]) + density(x[above], betas) - same - same[above]
+        swap = jnp.log(jax.random.uniform(key_swap, gain.shape)) < jnp.where(jnp.isnan(gain), -jnp.inf, gain)
+        lower = ((level % 2 == number % 2) & (level < levels - 1))[:, None]  # of a pair that may change places
+        up = lower & swap
+        down = jnp.concatenate([jnp.zeros((1, chains), bool), up[:-1]])
+        source = level[:, None] + up - down
+        x = jnp.take_along_axis(x, source.reshape(levels, chains, *[1] * (x.ndim - 2)), axis=0)
+        rate = jnp.where(lower, swap, False).sum(0) / jnp.maximum(lower.sum(), 1)
+        lp = density(x[-1:], betas[-1:])[0]
+        return x, lp, jnp.broadcast_to(accepted[-1], (chains,)), rate.astype(x.dtype)
+
+    def kept(x: jax.Array, i: Any) -> Any:
+        blank = jnp.zeros(chains, x.dtype)
+        first = i * plan.thinning
+        x, lp, accepted, swap = jax.lax.fori_loop(first, first + plan.thinning, sweep, (x, blank, blank, blank))
+        return x, {"x": x[-1], "lp": lp, "acceptance_rate": accepted, "swap_rate": swap}
+
+    warmup = -(-plan.num_warmup // plan.thinning)
+    _, found = jax.lax.scan(kept, x, jnp.arange(warmup + plan.num_states))
+    return {name: value[warmup:] for name, value in found.items()}

@@ -5,6 +5,8 @@ Values and gradients of all particles are one recorded program; the rest is a lo
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ppl_gen.annealing import BISECTIONS, JITTER, RESAMPLE_BELOW, START_MOVES, Moves, Path, Run, Walk, first_step
+from ppl_gen.annealing import BISECTIONS, JITTER, RESAMPLE_BELOW, START_MOVES, Moves, Path, Run, Swaps, Walk, first_step
 from ppl_gen.backends.pyro_ops import as_tensor
 from ppl_gen.backends.pyro_programs import Tensors, recorded, sandbox
 
@@ -77,6 +79,49 @@ def walk(
     return np.stack(states, axis=1), float(np.mean(accepted))
 
 
+def exchange(
+    pair: Pair, parameters: Tensors, x: np.ndarray, path: Path, plan: Swaps, seed: int
+) -> dict[str, np.ndarray]:
+    """Parallel tempering from ``x`` (K, C, *row), C chains at each of the path's K temperatures, from 0 to 1: the
+    states ``x`` (C, T, *row) at 1, their log density ``lp``, and the rates at which moves (``acceptance_rate``) and
+    exchanges (``swap_rate``) are accepted, (C, T)."""
+    warmup = -(-plan.num_warmup // plan.thinning)
+    records: list[dict[str, torch.Tensor]] = []
+    with sandbox(seed, threads=1 if x.size < MANY else None), torch.no_grad():
+        first = _Particles(pair, parameters, as_tensor(x[0]), plan.moves, 1)
+        ladder = [
+            first.at(as_tensor(part), *values) for part, *values in zip(x, path.scale, path.log_step, strict=True)
+        ]
+        for number in range((warmup + plan.num_states) * plan.thinning):
+            first = ladder[0]
+            first.x = pair.draw_base(parameters, len(first.x), int(torch.randint(2**31 - 1, ())))  # type: ignore[misc]
+            for particles, beta in zip(ladder[1:], path.beta[1:], strict=True):
+                particles.move(float(beta), 0.0)
+            swapped = [
+                _swap(low, high, *(float(beta) for beta in path.beta[k : k + 2]))
+                for k, (low, high) in enumerate(itertools.pairwise(ladder))
+                if k % 2 == number % 2
+            ]
+            if number >= warmup * plan.thinning and (number + 1) % plan.thinning == 0:
+                cold = ladder[-1]
+                records.append({
+                    "x": cold.x, "lp": cold.log_density(cold.x, 1.0),
+                    "acceptance_rate": torch.full((len(cold.x),), cold.acceptance),
+                    "swap_rate": torch.stack(swapped).mean(0) if swapped else torch.zeros(len(cold.x)),
+                })  # fmt: skip
+        return {name: torch.stack([record[name] for record in records], 1).numpy() for name in records[0]}
+
+
+def _swap(low: _Particles, high: _Particles, at_low: float, at_high: float) -> torch.Tensor:
+    """Exchange the states of two temperatures, each chain by itself; which did."""
+    gain = low.log_density(low.x, at_high) + low.log_density(high.x, at_low)
+    gain = gain - low.log_density(low.x, at_low) - low.log_density(high.x, at_high)
+    swap = torch.rand(len(gain)).log() < torch.nan_to_num(gain, nan=-torch.inf)
+    which = swap.reshape(-1, *[1] * (low.x.dim() - 1))
+    low.x, high.x = torch.where(which, high.x, low.x), torch.where(which, low.x, high.x)
+    return swap.to(low.x.dtype)
+
+
 class _Particles:
     """Particles (N, *row) in groups, and how they move."""
 
@@ -87,6 +132,12 @@ class _Particles:
         self.log_normalizer = torch.zeros(groups)
         self.scale, self.log_step, self.acceptance = torch.ones(x[0].numel()), 0.0, 1.0
         self.gradient = None if pair.gibbs is not None else recorded(self._gradient, (x, torch.zeros(())))
+
+    def at(self, x: torch.Tensor, scale: np.ndarray, log_step: float) -> _Particles:
+        """Others of the same pair, with the same recorded gradient."""
+        other = copy.copy(self)
+        other.x, other.scale, other.log_step = x, as_tensor(scale), float(log_step)
+        return other
 
     def log_density(self, x: torch.Tensor, beta: float | torch.Tensor) -> torch.Tensor:
         found = self.pair.tempered(self.parameters, x, torch.as_tensor(beta, dtype=x.dtype))  # type: ignore[misc]
