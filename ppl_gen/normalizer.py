@@ -293,7 +293,8 @@ def _trajectory(forward: Run, reverse: Run) -> np.ndarray:
     low, median, high = np.quantile(forward.total, [0.05, 0.5, 0.95], axis=1)
     back, back_error = (part[POLISH:][::-1] for part in estimates(reverse))
     columns = (
-        forward.beta, value, error, low, median, high, forward.ess, forward.acceptance, forward.log_step,
+        forward.beta, value, error, low, median, high, forward.ess * forward.total.shape[1], forward.acceptance,
+        forward.log_step,
         # From 1 down to beta it estimates log Z_beta - log Z: less what it says at 0, that is log Z_beta.
         back - back[0], np.full_like(back, back_error[0]),
     )  # fmt: skip

@@ -184,6 +184,19 @@ class Fit:
 
         return forecast(self, horizon, table, num_draws, hdi_prob, seed, draws, given)
 
+    def normalize(self, method: Any = "auto", *, seed: int = 0) -> Fit:
+        r"""Of an unnormalised density, the same fit with another estimate of each member's
+        :math:`\log Z = \log \int e^{-E(x)} dx`, its standard error and k-hat.
+
+        :param method: ``"exact"`` (closed form or enumeration, where the family has it), ``"smc"`` (tempered sequential
+            Monte Carlo), ``"ais"`` (annealed importance sampling), settings such as ``AIS(num_temperatures=10_000)``,
+            ``"auto"`` (exact, else SMC), or ``"none"``: log Z is left out; only differences of scores mean anything.
+        :raises UnsupportedError: the family's density is normalised as it is.
+        """
+        from ppl_gen.unnormalised import renormalize
+
+        return renormalize(self, method, seed)
+
     @cached_property
     def held_out(self) -> np.ndarray:
         """(obs,) log predictive density of each training row under fits that left it out (nats, original units):
