@@ -17,6 +17,7 @@ from ppl_gen.models.ebm import EBM
 from ppl_gen.models.flow import Flow
 from ppl_gen.models.hmm import HMM, HMMPrior
 from ppl_gen.models.hmm.effects import BY_KIND, FIELDS
+from ppl_gen.models.rbm import RBM
 from ppl_gen.models.vae import VAE
 from ppl_gen.normalizer import SMC
 
@@ -70,6 +71,7 @@ CASES = {
         Contrastive(num_members=2, max_steps=150, num_steps=5, normalizer=SMC(num_particles=4096, num_states=200)),
     ),
     "vae": Case(VAE(latent_dim=1, hidden=(8,)), clusters, NETWORKS),
+    "rbm": Case(RBM(4), clusters, pg.Contrastive(num_members=2, max_steps=600, batch_size=64)),
     "autoregressive-made": Case(Autoregressive(hidden=(16,), num_mixture_components=2), clusters, NETWORKS),
 }
 
