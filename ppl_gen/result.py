@@ -95,19 +95,23 @@ class Fit:
     ) -> pd.DataFrame:  # fmt: skip
         """Local latents of each row. Discrete ones: p(z = k | x), its sd over draws, the hard label and how sure it is.
         Codes, vectors z of real numbers: mean and sd of each of their dimensions, ``z0``, ``z0_sd``, ``z1``, ... Of a
-        ``label`` y that some rows lack, p(y | x) as of other discrete ones, under the label's own names.
+        ``label`` y that some rows lack, p(y | x) as of other discrete ones, under the label's own names. Of binary
+        hidden units p(h_j = 1 | x): ``h0``, ``h1``, ...
 
         :param method: for sequences, how the state of each time step is told: ``"smoothing"`` (given the whole
             sequence, the default), ``"filtering"`` (given what came so far), ``"viterbi"`` (the most probable path) or
             ``"draws"`` (``num_draws`` paths drawn from the posterior). Of codes ``"guide"`` (what the encoder says, the
             default), ``"importance"`` (mean and sd of p(z | x) by importance sampling with the encoder as proposal, and
             Pareto k-hat of the weights) or ``"draws"`` (``num_draws`` draws from p(z | x) of each row).
-        :param member: of codes, whose: the members of an ensemble have latent spaces of their own, 0 by default.
+        :param member: of codes and hidden units, whose: the members of an ensemble have latent spaces of their own, 0
+            by default.
         :raises UnsupportedError: the family has no local latents.
         :raises SettingError: an unknown method, or one that is for other families; no such member.
         """
         from ppl_gen import latents, scoring, timeseries
 
+        if self.pair.features is not None:
+            return latents.features(self, table, method, 0 if member is None else member)
         if self.pair.decode is not None:
             return latents.latents(self, table, method, num_draws, seed, 0 if member is None else member)
         scoring.refuse_member(self, member)

@@ -276,7 +276,6 @@ def test_the_gradient_of_the_likelihood_by_long_chains_is_the_exact_one(backend:
     family, data, weights = machine("binary")
     pair = family.pair(backend, table("binary"))
     x = np.random.default_rng(5).choice(data.x, 4000)
-    states, _ = grid(data)
     if backend == "numpyro":
         w, keys = arrays(backend, weights), jax.random.split(jax.random.key(1), 60)
         sweep = jax.jit(lambda x, key: (pair.gibbs(w, x, 1.0, key), None))
@@ -352,7 +351,7 @@ def test_bad_input_is_named() -> None:
                           ({"scale": "unit"}, "scale")):  # fmt: skip
         with pytest.raises(pg.SettingError, match=name):
             RBM(**options)
+    new = table("mixed")[:9]
+    new.loc[3, "p"] = "mauve"
     with pytest.raises(pg.DataError, match="Column 'p', row 3: unknown category 'mauve'"):
-        RBM().prepare(table("mixed")).schema.encode(
-            table("mixed")[:9].replace({"p": {table("mixed")["p"][3]: "mauve"}})
-        )
+        RBM().prepare(table("mixed")).schema.encode(new)

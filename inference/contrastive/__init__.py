@@ -151,8 +151,8 @@ class Contrastive(Engine):
         :raises SettingError: it has no conditionals to sample from by gibbs, or no gradient.
         """
         if self.sampler == "gibbs" and pair.gibbs is None:
-            raise SettingError(f"Contrastive: sampler='gibbs' needs conditionals in closed form, and {pair.family.name} "
-                               "has none: use sampler='langevin'.")  # fmt: skip
+            raise SettingError("Contrastive: sampler='gibbs' needs conditionals in closed form, and "
+                               f"{pair.family.name} has none: use sampler='langevin'.")  # fmt: skip
         if self.sampler == "auto":
             return "langevin" if pair.gibbs is None else "gibbs"
         return self.sampler

@@ -116,8 +116,9 @@ class Course:
         new = self.going & ~well
         self.diverged_at = np.where(new, self.windows * self.plan.split.steps, self.diverged_at)
         if new.any() and self.windows == 1:
-            raise FitError(f"Contrastive: the energies of rows and negatives ran apart within {self.plan.split.steps} "
-                           f"steps; lower learning_rate (now {self.plan.settings.rate:g}), or raise num_steps.")  # fmt: skip
+            steps, rate = self.plan.split.steps, self.plan.settings.rate
+            raise FitError(f"Contrastive: the energies of rows and negatives ran apart within {steps} steps; lower "
+                           f"learning_rate (now {rate:g}), or raise num_steps.")  # fmt: skip
         return self.going
 
     def tell(self, monitor: Monitor) -> None:
@@ -155,9 +156,10 @@ class Course:
             held_out = out_of_bag(row_log_prob(parameters), counts)
         if not self.going.all():
             steps = ", ".join(f"{at:,}" for at in self.diverged_at[~self.going])
-            warn(f"Contrastive: {int((~self.going).sum())} of {members} members diverged (after {steps} steps) and keep "
-                 f"the weights of the window before; lower learning_rate (now {plan.settings.rate:g}), raise num_steps, "
-                 "or set weight_decay or energy_decay.")  # fmt: skip
+            number = int((~self.going).sum())
+            warn(f"Contrastive: {number} of {members} members diverged (after {steps} steps) and keep the weights of the "
+                 f"window before; lower learning_rate (now {plan.settings.rate:g}), raise num_steps, or set "
+                 "weight_decay or energy_decay.")  # fmt: skip
         last = np.where(self.going, self.windows, self.diverged_at // plan.split.steps - 1) - 1
         figures = {
             f"last_{name}": float(np.mean(values[last, np.arange(members)])) for name, values in arrays.items()

@@ -44,8 +44,8 @@ def run(pair: Pair, data: Data, settings: Contrastive, seed: int, monitor: Monit
         traced = [
             found(state, {n: v[i] for n, v in idle.items()}, view) for i, state in zip(members, states, strict=True)
         ]
-        names = ("negative_chain", "negative_energy")
-        chains = {name: np.stack([np.asarray(part) for part in parts]) for name, parts in zip(names, zip(*traced, strict=True), strict=True)}  # fmt: skip
+        stacked = (np.stack([np.asarray(part) for part in parts]) for parts in zip(*traced, strict=True))
+        chains = dict(zip(("negative_chain", "negative_energy"), stacked, strict=True))
     trained = {"chain": chains["negative_chain"]} if chains else {}
     kept = normalize(pair, {**kept, **trained}, view, settings.normalizer, seed)
     return course.result(kept, partial(numpyro_ops.log_prob, pair, view=view), chains, len(data), interrupted)

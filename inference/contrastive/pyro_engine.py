@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ def run(pair: Pair, data: Data, settings: Contrastive, seed: int, monitor: Monit
     if start:
         largest = max(int(np.prod(value.shape[1:])) for value in start.values()) * plan.split.batch_size
         with sandbox(seed, threads=1 if largest < BIG else None):
-            members = [_Member(pair, plan, start, idle, i, seed, view) for i in range(settings.num_members)]
+            members = [_Member(pair, plan, start, idle, i, view) for i in range(settings.num_members)]
             interrupted = _train(course, members, monitor)
             found = [member.trace() for member in members]
             states = [member.unflatten(member.mean) for member in members]
@@ -77,7 +77,7 @@ def _train(course: Course, members: list[_Member], monitor: Monitor) -> bool:
     return False
 
 
-_STATE = ("weights", "mean", "first", "second", "chains", "log_step", "count", "seeds", "random")
+_STATE = ("weights", "mean", "first", "second", "chains", "log_step", "count", "random")
 
 
 class _Member:
@@ -85,7 +85,7 @@ class _Member:
 
     def __init__(
         self, pair: Pair, plan: Plan, start: Mapping[str, np.ndarray], idle: Mapping[str, np.ndarray], number: int,
-        seed: int, view: View,
+        view: View,
     ) -> None:  # fmt: skip
         self.pair, self.plan, self.split, self.settings, self.view = pair, plan, plan.split, plan.settings, view
         dtype = torch.get_default_dtype()
@@ -93,8 +93,7 @@ class _Member:
         self.sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
         flat = np.concatenate([np.reshape(start[name][number], -1) for name in self.shapes])
         self.fixed = {name: torch.as_tensor(np.asarray(value[number]), dtype=dtype) for name, value in idle.items()}
-        self.seeds = np.random.default_rng([seed, number])
-        self.negatives = Negatives(pair, plan, self.seeds)
+        self.negatives = Negatives(pair, plan)
         self.weights = torch.as_tensor(flat, dtype=dtype)
         self.mean, self.count = self.weights.clone(), 0
         self.first, self.second = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
@@ -105,7 +104,6 @@ class _Member:
         drawn = self._draw(max(betas * size, 1))
         self.chains = drawn[: betas * size].reshape(betas, size, *view.x.shape[1:])
         self.log_step = torch.full((betas,), float(np.log(plan.start_step)), dtype=dtype)
-        self.gradient: Callable[..., Any] | None = None
 
     @property
     def own(self) -> Weights:
@@ -113,7 +111,7 @@ class _Member:
 
     def _draw(self, number: int) -> torch.Tensor:
         assert self.pair.draw_base is not None
-        return self.pair.draw_base(self.own, number, self.negatives.seed()).to(self.view.x.dtype)
+        return self.pair.draw_base(self.own, number, None).to(self.view.x.dtype)
 
     def unflatten(self, vector: torch.Tensor) -> Weights:
         """{name: shape} of a row of numbers."""
@@ -122,13 +120,10 @@ class _Member:
 
     def pack(self) -> dict[str, np.ndarray]:
         """The whole state, as arrays."""
-        state = self.seeds.bit_generator.state["state"]
-        words = [state[key] >> (32 * i) & 0xFFFFFFFF for key in ("state", "inc") for i in range(4)]
         tensors = {name: getattr(self, name).numpy().copy() for name in _STATE[:6]}
         return {
             **tensors,
             "count": np.array(self.count),
-            "seeds": np.array(words),
             "random": torch.get_rng_state().numpy(),
         }
 
@@ -137,11 +132,6 @@ class _Member:
         for name in _STATE[:6]:
             setattr(self, name, torch.as_tensor(packed[name]).clone())
         self.count = int(packed["count"])
-        words = [int(word) for word in packed["seeds"]]
-        both = [sum(word << (32 * i) for i, word in enumerate(part)) for part in (words[:4], words[4:])]
-        self.seeds.bit_generator.state = self.seeds.bit_generator.state | {
-            "state": dict(zip(("state", "inc"), both, strict=True)), "has_uint32": 0, "uinteger": 0,
-        }  # fmt: skip
         torch.set_rng_state(torch.as_tensor(packed["random"]))
 
     def window(self) -> dict[str, float]:
@@ -208,10 +198,10 @@ class _Member:
             return gradient * (self.settings.clip / norm.clamp(min=self.settings.clip)), gap, norm
 
         every = (self.weights, *inputs, *fixed)
-        if self.gradient is None:
-            self.gradient = recorded(function, every)
+        key = ("contrastive gradient", *self.plan.key, torch.get_default_dtype(), len(inputs[0]))
+        program = self.pair.cached(key, lambda: recorded(function, every))
         with torch.no_grad():
-            return self.gradient(*every)
+            return program(*every)
 
     def _loss(
         self, own: Weights, x: torch.Tensor, share: torch.Tensor, negatives: torch.Tensor

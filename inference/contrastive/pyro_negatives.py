@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 from pyro.infer.mcmc import NUTS
 
@@ -17,26 +17,22 @@ MAX_DOUBLINGS = 6  # of a trajectory of nuts: a training step waits for the long
 
 
 class Negatives:
-    """Steps of the chains of one pair. Seeds of Gibbs' sweeps are drawn from ``seeds``."""
+    """Steps of the chains of one pair, by torch's own random state."""
 
-    def __init__(self, pair: Pair, plan: Plan, seeds: np.random.Generator) -> None:
-        self.pair, self.plan, self.seeds = pair, plan, seeds
+    def __init__(self, pair: Pair, plan: Plan) -> None:
+        self.pair, self.plan = pair, plan
         self.leaps = plan.settings.num_leapfrog if plan.sampler == "hmc" else 1
-        self.programs: dict[torch.Size, Callable[..., tuple[torch.Tensor, ...]]] = {}
-
-    def seed(self) -> int:
-        return int(self.seeds.integers(2**31))
+        # Pairs of one family and schema share their recorded programs.
+        key = ("contrastive moves", *plan.key, torch.get_default_dtype())
+        self.programs: dict[torch.Size, Callable[..., Any]] = pair.cached(key, dict)
 
     def move(
         self, weights: Weights, x: torch.Tensor, beta: float, log_step: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Chains (B, *row) after k steps, and the share of steps that the test accepts, or would accept."""
-        plan, pair = self.plan, self.pair
+        plan = self.plan
         if plan.sampler == "gibbs":
-            assert pair.gibbs is not None
-            for _ in range(plan.num_steps):
-                x = pair.gibbs(weights, x, beta, self.seed())
-            return x, torch.ones(())
+            return self._gibbs(weights, x, torch.tensor(beta, dtype=x.dtype)), torch.ones(())
         if plan.sampler == "nuts":
             return self._nuts(weights, x, beta, float(log_step.exp()))
         inputs = (torch.tensor(beta, dtype=x.dtype), log_step.exp())
@@ -84,13 +80,29 @@ class Negatives:
             return (torch.where(rows, y, x), torch.where(goes, new, value), torch.where(rows, at, slope),
                     accept.mean())  # fmt: skip
 
-        inputs = tuple(leaf.detach() for leaf in (*state, *weights.values()))
+        return self._program(function, (*state, *weights.values()))
+
+    def _gibbs(self, weights: Weights, *state: torch.Tensor) -> torch.Tensor:
+        """Sweeps of the chains; after those the inverse temperature."""
+        gibbs, names = self.pair.gibbs, list(weights)
+        assert gibbs is not None
+
+        def function(x: torch.Tensor, beta: torch.Tensor, *leaves: torch.Tensor) -> torch.Tensor:
+            own = dict(zip(names, leaves, strict=True))
+            for _ in range(self.plan.num_steps):
+                x = gibbs(own, x, beta, None)
+            return x
+
+        return self._program(function, (*state, *weights.values()))
+
+    def _program(self, function: Callable[..., Any], inputs: tuple[torch.Tensor, ...]) -> Any:
+        """The function of these tensors, recorded the first time that chains are so many."""
+        inputs = tuple(leaf.detach() for leaf in inputs)
         size = inputs[0].shape
         if size not in self.programs:
             self.programs[size] = recorded(function, inputs)
-        program = self.programs[size]
         with torch.no_grad():
-            return program(*inputs)
+            return self.programs[size](*inputs)
 
     def _nuts(self, weights: Weights, x: torch.Tensor, beta: float, step: float) -> tuple[torch.Tensor, torch.Tensor]:
         """The chains are coordinates of one row of their product, which each step leaves as it is."""
@@ -127,7 +139,7 @@ class Negatives:
         warm = zip(chains[:-1], betas[:-1], log_step[:-1], strict=True)
         moved, shares = zip(*(self.move(weights, x, beta, step) for x, beta, step in warm), strict=True)
         assert self.pair.draw_base is not None
-        base = self.pair.draw_base(weights, chains.shape[1], self.seed()).to(chains.dtype)
+        base = self.pair.draw_base(weights, chains.shape[1], None).to(chains.dtype)
         accepted = torch.stack([*shares, torch.tensor(self.plan.target)])  # there is no step at the base
         return self._swap(weights, torch.stack([*moved, base]), parity), accepted
 

@@ -124,6 +124,8 @@ def coins(logits: jax.Array, key: jax.Array) -> jax.Array:
 def tempered(architecture: Architecture, weights: Weights, x: jax.Array, inverse_temperature: Any) -> jax.Array:
     """(...,): log density of rows (..., D) on the path from the base to the machine, normalised at 0 alone."""
     rest = 1 - inverse_temperature
+    if isinstance(rest, float) and rest == 0:  # most calls, in training
+        return -free_energy(architecture, weights, x)
     base = BaseRates(architecture, weights).log_prob(x)
     hidden = softplus(inverse_temperature * hidden_logits(architecture, weights, x)) - rest * LOG_2
     return rest * base + inverse_temperature * own_terms(architecture, weights, x) + hidden.sum(-1)
