@@ -9,7 +9,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from ppl_gen import plots_style
-from ppl_gen.checks_energies import is_annealed, trajectories
+from ppl_gen.checks_energies import is_annealed
 from ppl_gen.errors import UnsupportedError
 from ppl_gen.latents import member_of
 from ppl_gen.normalizer import TRAJECTORY
@@ -38,7 +38,7 @@ def plot_annealing(fit: Fit, *, fig: Figure | SubFigure | None = None, member: i
     reason = no_annealing(fit)
     if reason:
         raise UnsupportedError(f"No annealing picture of {fit.family.name} by {fit.engine.name}: {reason}.")
-    path = dict(zip(TRAJECTORY, trajectories(fit)[member_of(fit, member)].T, strict=True))
+    path = dict(zip(TRAJECTORY, member_of(fit, member)["annealing"][0].astype(np.float64).T, strict=True))
     beta, value, error = path["inverse_temperature"], path["log_normalizer"], path["error"]
     fig = plots_style.figure_of(fig, 10.0, 3.2)
     first, second, third = plots_style.panels(fig, 3, 3)

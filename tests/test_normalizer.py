@@ -118,7 +118,7 @@ def test_scores_have_the_error_of_log_z_and_say_where_there_is_none(backend: str
 
 
 def test_a_density_without_a_fit_has_chains_in_its_own_units() -> None:
-    found = pg.chains(pg.EBM(energy=energy), columns=("a", "b"), sampler="hmc", num_samples=200, num_warmup=150)
+    found = pg.chains(pg.EBM(energy=energy), columns=("a", "b"), sampler="hmc", num_samples=500, num_warmup=150)
     assert found.mixed
     assert list(found.to_frame().columns) == ["a", "b"]
     assert (
