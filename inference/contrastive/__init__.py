@@ -12,7 +12,8 @@ the rows of the batch (CD-k; Hinton 2002, Neural Comput. 14, eq. 5), or where th
 2008, Proc. 25th Int. Conf. Mach. Learn.), from a buffer of which a share begins anew at the base (Du & Mordatch 2019,
 arXiv:1903.08689, sec. 3.2). Steps are those of block Gibbs sampling where the pair has the hook ``gibbs``, else of
 
-``"langevin"``  :math:`x' = x + \frac{\epsilon^2}{2} \nabla f(x) + \epsilon \xi`, never rejected where f(x') is finite
+``"langevin"``  :math:`x' = x + \frac{\epsilon^2}{2} \nabla f(x) + \epsilon \xi`, without a test; a chain whose density
+                is 0 goes back to where it was
 ``"mala"``      the same with Metropolis and Hastings' test (Roberts & Tweedie 1996, Bernoulli 2)
 ``"hmc"``       ``num_leapfrog`` leapfrog steps and the test (Neal 2011, arXiv:1206.1901)
 ``"nuts"``      the no-U-turn sampler (Hoffman & Gelman 2014, J. Mach. Learn. Res. 15)
