@@ -123,7 +123,7 @@ class Chains:
             Check.of("R-hat", table["r_hat"].max(), "at most", rhat_limit(chains, len(table), table["ess_bulk"].min()),
                      info=f"{split}, worst of {len(table)}; {chains} chains x {number:,} draws", advice=advice),
             Check.of("bulk ESS", table["ess_bulk"].min(), "at least", min(ESS_PER_CHAIN * chains, chains * number / 2),
-                     info=f"{slow}, worst of {len(table)}", advice=advice),
+                     info=f"{slow}, worst of {len(table)}", advice="Draws are few or alike: raise num_samples."),
         ]  # fmt: skip
         if "diverging" in self.sample_stats:
             found.append(Check.of(

@@ -33,13 +33,16 @@ smaller layer where these are at most :math:`2^{20}`, as many as 20 hidden units
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
 
 from ppl_gen.family import Family
 from ppl_gen.network_family import NetworkFamily
 
 if TYPE_CHECKING:
-    from ppl_gen.data import Data
+    from ppl_gen.data import Data, Schema
 
 __all__ = ["RBM"]
 
@@ -90,6 +93,25 @@ class RBM(NetworkFamily):
         """
         super().check(data)
         self.refuse_missing(data)
+
+    def filters(self, posterior: Mapping[str, np.ndarray], schema: Schema) -> tuple[list[str], np.ndarray]:
+        """The weights, with names of the numbers that a row is read as. Real columns are divided by their standard
+        deviation given the hidden units before they are read, and multiplied by that of the table here."""
+        from ppl_gen.models.rbm.architecture import resolve
+
+        architecture = resolve(self, schema)
+        weight = np.array(posterior["weight"], np.float64)
+        places, names = np.empty(0, int), list[str]()
+        for group, where in architecture.parts():
+            if group.kind == "real":
+                unit = posterior["base_log_scale"] - posterior["visible_log_scale"]
+                weight[:, where] *= np.exp(unit.astype(np.float64))[..., None]
+            for j in group.columns:
+                column = schema.target_columns[j]
+                names += [f"{column.name}={v}" for v in column.categories] if column.categories else [column.name]
+                places = np.append(places, [j] * group.num_inputs)
+        order = np.argsort(places, kind="stable")
+        return [names[i] for i in order], weight[:, order]
 
     def default_engine(self, data: Data) -> tuple[str, str]:
         """Contrastive divergence."""
