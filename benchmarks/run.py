@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("em", "svi", "prompt", "scoring", "nuts", "hmm", "flow", "vae", "vae_label", "calibration")
+NAMES = ("em", "svi", "prompt", "scoring", "nuts", "hmm", "flow", "vae", "vae_label", "rbm", "calibration")
 
 
 def main(names: list[str]) -> int:
