@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from ppl_gen import plots_chains, plots_times
 from ppl_gen.errors import SettingError, StorageError, UnsupportedError, did_you_mean
 from ppl_gen.files import check_writable, reason, resolve
+from ppl_gen.plots_annealing import no_annealing, plot_annealing
 from ppl_gen.plots_chains import plot_energy, plot_loss, plot_rank, plot_trace
 from ppl_gen.plots_conditionals import no_conditionals, plot_conditionals
 from ppl_gen.plots_density import no_density, no_grid, plot_density, plot_grid
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
 __all__ = [
-    "KINDS", "applicable", "plot_all", "plot_calibration", "plot_codes", "plot_compare", "plot_conditionals",
+    "KINDS", "applicable", "plot_all", "plot_annealing", "plot_calibration", "plot_codes", "plot_compare",
+    "plot_conditionals",
     "plot_density", "plot_durations", "plot_energy", "plot_filters", "plot_forecast", "plot_grid", "plot_images",
     "plot_khat",
     "plot_latents", "plot_loss", "plot_loss_parts", "plot_pairs", "plot_parameters", "plot_pit",
@@ -50,7 +52,7 @@ __all__ = [
 KINDS: dict[str, Callable[[Fit], Figure]] = {
     "images": plot_images, "pairs": plot_pairs, "density": plot_density, "grid": plot_grid,
     "conditionals": plot_conditionals, "calibration": plot_calibration,
-    "filters": plot_filters,
+    "filters": plot_filters, "annealing": plot_annealing,
     "reconstructions": plot_reconstructions, "codes": plot_codes, "traversals": plot_traversals,
     "latents": plot_latents, "score": plot_score, "pit": plot_pit,
     "posterior_predictive": plot_posterior_predictive, "khat": plot_khat, "parameters": plot_parameters,
@@ -75,7 +77,7 @@ def applicable(fit: Fit) -> dict[str, str]:
     reasons |= {"density": no_density(fit), "grid": no_grid(fit), "conditionals": no_conditionals(fit)}
     reasons |= {"calibration": no_calibration(fit), "images": no_images(fit)}
     reasons |= dict.fromkeys(("reconstructions", "codes", "traversals"), no_codes(fit))
-    reasons["filters"] = no_filters(fit)
+    reasons |= {"filters": no_filters(fit), "annealing": no_annealing(fit)}
     reasons["loss_parts"] = no_loss_parts(fit)
     if not no_codes(fit) and fit.pair.label is None:
         reasons["latents"] = "latents are codes (see the codes picture)"

@@ -99,9 +99,40 @@ def test_rings_mix_by_tempering_alone(backend: str) -> None:
     assert not stuck.mixed
     assert verdict["R-hat"].figure > 1.1
     assert "tempered" in verdict["R-hat"].advice
-    free = run(pair, {}, plain, pg.Tempered(num_samples=1500, num_chains=4, num_warmup=100), 1, {})
+    free = run(pair, {}, plain, pg.Tempered(num_samples=600, num_chains=8, num_warmup=40, num_leapfrogs=3), 1, {})
     inner = (np.linalg.norm(free.states, axis=2) < RADII.mean()).astype(float)
     error = float(mcse(inner))
     assert error < 0.02
     assert abs(inner.mean() - SHARES[0]) < 0.02 + 3 * error
     assert free.diagnose()["R-hat"].passed
+
+
+@pytest.mark.parametrize("engine", ["hmc", "sghmc"])
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+def test_engines_over_parameters_find_a_posterior_known_in_closed_form(backend: str, engine: str) -> None:
+    """The mean of a normal of unknown scale, under a vague prior: Student's t with n - 1 degrees of freedom (Gelman et
+    al. 2013, sec. 3.2). At least 200 draws count: 4 standard errors of mean and sd, and 3.5 % of prior and step."""
+    table = np.random.default_rng(0).normal(3.0, 2.0, (100, 1))
+    settings = pg.HMC(num_samples=150, num_warmup=150)
+    if engine == "sghmc":
+        settings = pg.SGHMC(num_samples=150, num_warmup=500, thinning=20, batch_size=25)
+    fit = pg.fit(pg.GMM(1), table, engine=settings, backend=backend)
+    draws = fit.family.to_original(fit.draws.posterior, fit.schema)["locs"].ravel()
+    sd = table.std(ddof=1) / 10 * np.sqrt(99 / 97)
+    assert abs(draws.mean() - table.mean()) < 4 * 0.07 * sd
+    assert abs(draws.std() / sd - 1) < 4 * 0.05 + 0.035
+    if engine == "hmc":
+        assert 0.6 < fit.draws.sample_stats["acceptance_rate"].mean() < 0.97
+
+
+def test_the_step_of_sghmc_is_the_one_whose_bias_is_stated() -> None:
+    """By simulation of the recursion that the settings describe, 4 standard errors of its variance and more."""
+    settings = pg.SGHMC(batch_size=25)
+    step, rng = settings.largest_step(100), np.random.default_rng(0)
+    u, v, total = rng.standard_normal(20_000), rng.standard_normal(20_000), 0.0
+    for number in range(400):
+        u = u + np.sqrt(step) * v
+        noisy = -u + np.sqrt(100 / 25) * rng.standard_normal(len(u))
+        v = 0.9 * v + np.sqrt(step) * noisy + np.sqrt(0.19) * rng.standard_normal(len(u))
+        total += (u**2).mean() if number >= 200 else 0.0
+    assert total / 200 == pytest.approx(1.05, abs=0.012)

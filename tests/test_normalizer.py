@@ -6,9 +6,14 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from scipy.stats import multivariate_normal
 
 import ppl_gen as pg
+from ppl_gen import plots
+from ppl_gen.errors import SettingError, UnsupportedError
 from ppl_gen.normalizer import SITES, normalize
 from ppl_gen.pair import Pair
 
@@ -74,3 +79,66 @@ def test_a_quadratic_energy_is_a_normal_density(backend: str, method: str) -> No
     assert (np.abs(products.mean((0, 1)) - covariance) < 4 * mcse(products)).all()
     assert (ess(chains) > 100).all()
     assert (rhat(chains) < 1.05).all()
+
+
+def energy(x: Any) -> Any:
+    """Of a normal density with means 1 and -2, standard deviations 0.5 and 1, and no correlation; of any library."""
+    return 2.0 * (x[:, 0] - 1.0) ** 2 + 0.5 * (x[:, 1] + 2.0) ** 2
+
+
+TRUTH = multivariate_normal([1.0, -2.0], np.diag([0.25, 1.0]))
+
+
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+def test_scores_have_the_error_of_log_z_and_say_where_there_is_none(backend: str) -> None:
+    table = pd.DataFrame(TRUTH.rvs(60, random_state=0), columns=["a", "b"])
+    fit = pg.fit(pg.EBM(energy=energy), table, engine=pg.Contrastive(normalizer=SMALL["smc"]), backend=backend)
+    found = fit.score(p_values=False)
+    assert found.kind == "unnormalised"
+    assert found.normalized
+    assert np.ptp(found.error) < 1e-6
+    assert (np.abs(found.log_predictive - TRUTH.logpdf(table)) < 3 * found.error + 0.01).all()
+    assert not found.unreliable.any()
+    verdict = fit.diagnose()
+    names = ("log Z standard error", "log Z k-hat", "AIS effective sample size", "log Z forward-reverse gap")
+    assert all(verdict[name].passed for name in names)
+    assert isinstance(plots.plot_annealing(fit), Figure)
+    drawn = fit.sample(2000, seed=1)
+    # Standard errors of 2,000 draws that share 1,024 starts; 4 of them.
+    assert (np.abs(drawn.mean() - [1.0, -2.0]) < 4 * np.array([0.5, 1.0]) / np.sqrt(1000)).all()
+    bare = fit.normalize("none")
+    with pytest.warns(UserWarning, match="only differences"):
+        without = bare.score(p_values=False)
+    assert not without.normalized
+    assert np.isinf(without.error).all()
+    assert np.isnan(without.bits_per_dim)
+    np.testing.assert_allclose(np.diff(without.log_predictive), np.diff(found.log_predictive), atol=1e-4)
+    with pytest.raises(SettingError, match="log Z of this fit"):
+        pg.compare({"bare": bare, "fit": fit})
+
+
+def test_a_density_without_a_fit_has_chains_in_its_own_units() -> None:
+    found = pg.chains(pg.EBM(energy=energy), columns=("a", "b"), sampler="hmc", num_samples=200, num_warmup=150)
+    assert found.mixed
+    assert list(found.to_frame().columns) == ["a", "b"]
+    assert (
+        np.abs(found.summary()["mean"][["a", "b"]] - [1.0, -2.0]) < 4 * found.summary()["mcse_mean"][["a", "b"]]
+    ).all()
+    assert isinstance(plots.plot_trace(found), Figure)
+    assert isinstance(plots.plot_rank(found), Figure)
+
+
+def test_what_can_not_be_normalised_is_told() -> None:
+    table = pd.DataFrame(TRUTH.rvs(60, random_state=0), columns=["a", "b"])
+    normal = pg.fit(pg.GMM(1), table, engine=pg.EM(num_bootstraps=0))
+    with pytest.raises(UnsupportedError, match="normalised as it is"):
+        normal.normalize()
+    with pytest.raises(UnsupportedError, match=r"use fit.sample"):
+        normal.chains()
+    posterior = {"precision": PRECISION[None].astype(np.float32)}
+    with pytest.raises(SettingError, match="did you mean 'smc'"):
+        normalize(quadratic("numpyro"), posterior, method="scm")
+    with pytest.raises(SettingError, match="no log Z in closed form"):
+        normalize(quadratic("numpyro"), posterior, method="exact")
+    with pytest.raises(SettingError, match="num_chains"):
+        pg.AIS(num_chains=3)

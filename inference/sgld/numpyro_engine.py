@@ -64,8 +64,8 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
     )
     packed = monitor.load()
     if packed is None:
-        positions, scale, curvatures = program.begin(list(positions), keys, plan, view, monitor)
-        states = [jnp.zeros((parts, one.size), one.dtype).at[0].set(one) for one in positions]
+        begun, scale, curvatures = program.begin(list(positions), keys, plan, view, monitor)
+        states = [jnp.zeros((parts, one.size), one.dtype).at[0].set(one) for one in begun]
         looks, calls = [], 0
     else:
         states, calls = list(jnp.asarray(packed["positions"])), int(packed["calls"])
