@@ -130,9 +130,10 @@ class Course:
     def tell(self, monitor: Monitor) -> None:
         """Show where training stands."""
         monitor.worth_keeping = True
-        going, steps = self.going, self.plan.split.steps
-        shown = {name: float(self.figures[name][-1][going].mean()) for name in ("energy_gap", "acceptance")}
-        monitor.update(self.windows * steps, self.plan.total * steps, **(shown if going.any() else {}))
+        going, steps, shown = self.going, self.plan.split.steps, {}
+        if going.any():
+            shown = {name: float(self.figures[name][-1][going].mean()) for name in ("energy_gap", "acceptance")}
+        monitor.update(self.windows * steps, self.plan.total * steps, **shown)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -162,10 +163,10 @@ class Course:
             held_out = out_of_bag(row_log_prob(parameters), counts)
         if not self.going.all():
             steps = ", ".join(f"{at:,}" for at in self.diverged_at[~self.going])
-            number = int((~self.going).sum())
-            warn(f"Contrastive: {number} of {members} members diverged (after {steps} steps) and keep the weights of the "
-                 f"window before; lower learning_rate (now {plan.rate:g}), raise num_steps, or set "
-                 "weight_decay or energy_decay.")  # fmt: skip
+            number, rate = int((~self.going).sum()), plan.rate
+            warn(f"Contrastive: {number} of {members} members diverged (after {steps} steps) and keep the weights of "
+                 f"the window before; lower learning_rate (now {rate:g}), raise num_steps, or set weight_decay or "
+                 "energy_decay.")  # fmt: skip
         last = np.where(self.going, self.windows, self.diverged_at // plan.split.steps - 1) - 1
         figures = {
             f"last_{name}": float(np.mean(values[last, np.arange(members)])) for name, values in arrays.items()
