@@ -77,8 +77,8 @@ def applicable(fit: Fit) -> dict[str, str]:
     reasons |= {"density": no_density(fit), "grid": no_grid(fit), "conditionals": no_conditionals(fit)}
     reasons |= {"calibration": no_calibration(fit), "images": no_images(fit)}
     reasons |= dict.fromkeys(("reconstructions", "codes", "traversals"), no_codes(fit))
-    reasons |= {"loss_parts": no_loss_parts(fit), "course": no_course(fit), "surface": no_surface(fit)}
     reasons |= {"filters": no_filters(fit), "annealing": no_annealing(fit)}
+    reasons |= {"loss_parts": no_loss_parts(fit), "course": no_course(fit), "surface": no_surface(fit)}
     if not no_codes(fit) and fit.pair.label is None:
         reasons["latents"] = "latents are codes (see the codes picture)"
     if fit.uncertainty == "point":
