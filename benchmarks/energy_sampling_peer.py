@@ -128,7 +128,9 @@ def torchebm(problem: str, columns: int) -> tuple[float, np.ndarray]:
 def main(who: str, problem: str) -> None:
     from ppl_gen.arviz_bridge import ess, rhat
 
-    took, states = {"ours": ours, "direct": direct, "torchebm": torchebm}[who](problem, 50 if problem == "gaussian" else 2)
+    took, states = {"ours": ours, "direct": direct, "torchebm": torchebm}[who](
+        problem, 50 if problem == "gaussian" else 2
+    )
     values = states if problem == "gaussian" else np.concatenate([states, np.linalg.norm(states, axis=2)[..., None]], 2)
     if problem == "rings":  # each chain has a ring of its own, so of each by itself
         least = float(np.mean([np.nan_to_num(ess(chain[None])).min() for chain in values]) * len(values))

@@ -153,13 +153,13 @@ def format_figure(value: float | None) -> str:
 
 def diagnose(fit: Fit) -> Diagnosis:
     """Put every check that applies to this kind of fit; :mod:`ppl_gen.checks` says what each is and where from."""
-    from ppl_gen import checks, checks_energies, checks_latents, checks_networks, denoising
+    from ppl_gen import checks, checks_contrastive, checks_energies, checks_latents, checks_networks, denoising
 
     found: list[Check] = []
     details: dict[str, pd.DataFrame] = {}
     for part in (checks.of_run, checks.of_chains, checks.of_guide, checks.of_held_out, checks.of_density,
                  checks_networks.of_networks, checks_latents.of_latents, denoising.of_walk,
-                 checks_energies.of_energies,                 checks.of_predictions):  # fmt: skip
+                 checks_energies.of_energies, checks_contrastive.of_contrasts, checks.of_predictions):  # fmt: skip
         new, tables = part(fit)
         found += new
         details |= tables

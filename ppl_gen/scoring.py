@@ -271,5 +271,6 @@ def refuse_method(fit: Fit, method: str | None) -> None:
 def refuse_member(fit: Fit, member: int | None) -> None:
     """Raise a :class:`SettingError` where a member's latent space is asked for, and there is none."""
     if member is not None:
-        raise SettingError(f"member is for families with codes or hidden units, such as vae; "
-                           f"{fit.family.name} has none: leave it out.")  # fmt: skip
+        raise SettingError(
+            f"member is for families with codes or hidden units, such as vae; {fit.family.name} has none: leave it out."
+        )

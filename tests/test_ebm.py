@@ -54,7 +54,7 @@ def test_both_backends_have_the_same_densities_along_the_path_and_gradients(name
     one, other = (FAMILIES[name].pair(backend, table) for backend in BACKENDS)
     start = {key: value[0] for key, value in one.initialize(one.data, 0, 1).items()}
     start = {key: value + 0.1 * np.random.default_rng(1).standard_normal(value.shape) for key, value in start.items()}
-    x = np.asarray(one.data.x)[:7]
+    x = np.array(one.data.x)[:7]
 
     def of_jax(weights, x, beta):
         return one.tempered(weights, x, beta).sum()
@@ -91,7 +91,7 @@ def test_base_and_factor_are_the_density_on_the_path_at_1(backend: str) -> None:
 def test_a_quadratic_energy_is_a_normal_with_its_normaliser(backend: str) -> None:
     rng = np.random.default_rng(0)
     near = pd.DataFrame(MEAN + 0.3 * SD + rng.normal(size=(100, 2)) * SD * 1.3, columns=["a", "b"])
-    method = SMC(num_particles=16_384, num_states=200)
+    method = SMC(num_particles=4096, num_states=16)
     fit = pg.fit(EBM(quadratic), near, engine=Contrastive(num_members=1, normalizer=method), backend=backend)
     truth = np.log(2 * np.pi * SD.prod() * np.sqrt(1 - CORRELATION**2))
     estimate, error = (float(fit.posterior[name][0]) for name in ("log_normalizer", "log_normalizer_error"))
@@ -107,8 +107,8 @@ def test_a_quadratic_energy_is_a_normal_with_its_normaliser(backend: str) -> Non
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_network_fits_a_mixture_and_integrates_to_one_within_its_error(backend: str) -> None:
     train, test = mixture(1500, 0), mixture(1000, 1)
-    engine = Contrastive(num_members=1, num_steps=8, max_steps=600, learning_rate=0.01, validation=0.0,
-                         normalizer=SMC(num_particles=8192))  # fmt: skip
+    engine = Contrastive(num_members=1, num_steps=8, max_steps=400, learning_rate=0.01, validation=0.0,
+                         normalizer=SMC(num_particles=4096, num_states=16))  # fmt: skip
     fit = pg.fit(EBM(hidden=(24, 24)), train, engine=engine, backend=backend, seed=0)
     held = fit.score(test, p_values=False).log_predictive.mean()
     from scipy.stats import multivariate_normal
@@ -130,7 +130,7 @@ def test_what_is_no_energy_is_refused_in_words() -> None:
     bad = {
         r"must have shape \(60,\)": lambda x: x**2,
         "is not a number": lambda x: (x**2).sum(-1) * np.nan,
-        "failed on rows": lambda x: (x @ np.ones(7)),
+        "failed on rows": lambda x: x @ np.ones(7),
         "does not grow without bound": lambda x: -(x**2).sum(-1),
         "from .* it goes from": lambda x: 0 * x[:, 0],
     }

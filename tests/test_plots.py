@@ -33,8 +33,9 @@ CHAINS, DRAWS, ROWS = 2, 60, 80
 NAMES = ["width ($ per $)", "a name that is far too long to be written below a small panel", *"cdefgh"]
 UNCERTAINTY = ("posterior", "guide", "bootstrap", "point")
 OF_SEQUENCES, OF_NETWORKS = {"states", "transitions", "durations", "forecast", "residuals"}, {"grid", "calibration"}
-OF_CODES = {"reconstructions", "codes", "traversals", "loss_parts", "filters", "annealing"}
-OF_ROWS = set(plots.KINDS) - OF_SEQUENCES - OF_NETWORKS - OF_CODES - {"conditionals", "images"}
+OF_CODES = {"reconstructions", "codes", "traversals", "loss_parts"}
+OF_ENERGIES = {"course", "surface", "filters", "annealing"}
+OF_ROWS = set(plots.KINDS) - OF_SEQUENCES - OF_NETWORKS - OF_CODES - OF_ENERGIES - {"conditionals", "images"}
 EXPECTED = {
     "posterior": OF_ROWS - {"loss"},
     "guide": OF_ROWS - {"trace", "rank", "energy"},

@@ -12,7 +12,8 @@ the rows of the batch (CD-k; Hinton 2002, Neural Comput. 14, eq. 5), or where th
 2008, Proc. 25th Int. Conf. Mach. Learn.), from a buffer of which a share begins anew at the base (Du & Mordatch 2019,
 arXiv:1903.08689, sec. 3.2). Steps are those of block Gibbs sampling where the pair has the hook ``gibbs``, else of
 
-``"langevin"``  :math:`x' = x + \frac{\epsilon^2}{2} \nabla f(x) + \epsilon \xi`, never rejected where f(x') is finite
+``"langevin"``  :math:`x' = x + \frac{\epsilon^2}{2} \nabla f(x) + \epsilon \xi`, without a test; a chain whose density
+                is 0 goes back to where it was
 ``"mala"``      the same with Metropolis and Hastings' test (Roberts & Tweedie 1996, Bernoulli 2)
 ``"hmc"``       ``num_leapfrog`` leapfrog steps and the test (Neal 2011, arXiv:1206.1901)
 ``"nuts"``      the no-U-turn sampler (Hoffman & Gelman 2014, J. Mach. Learn. Res. 15)
@@ -55,7 +56,7 @@ class Contrastive(Engine):
 
     :param sampler: of the negatives: ``"gibbs"``, ``"langevin"``, ``"mala"``, ``"hmc"`` or ``"nuts"``. ``"auto"``:
         gibbs where the pair has it, else langevin.
-    :param num_steps: k, steps of the sampler in a training step. None: 1 of gibbs, nuts and hmc, 20 of the others.
+    :param num_steps: k, steps of the sampler in a training step. None: 5 of gibbs, 1 of nuts and hmc, 20 of the others.
     :param persistent: chains go on from one training step to the next; else they begin at the batch's rows (CD-k).
     :param num_chains: persistent chains of each member, rounded up to whole batches, that are moved in turn, a batch in
         a step. None: as many as a batch has rows.
@@ -66,7 +67,8 @@ class Contrastive(Engine):
     :param num_leapfrog: leapfrog steps of a trajectory of hmc.
     :param optimizer: ``"adam"`` or ``"sgd"``.
     :param momentum: of sgd.
-    :param learning_rate: at first; it falls to 0 in the second half of the steps. None: 0.002 of adam, 0.05 of sgd.
+    :param learning_rate: at first; it falls to 0 in the second half of the steps. None: 0.002 of adam (0.01 by
+        gibbs), 0.05 of sgd.
     :param max_steps: training steps of each member, rounded up to whole windows of at least 50 steps and one pass.
     :param batch_size: rows, and negatives, in a step. None: 256, and 512 from 20,000 rows on.
     :param weight_decay: half of it times the sum of squares of the weights (not of biases) is added to the loss.
@@ -140,10 +142,10 @@ class Contrastive(Engine):
         if self.momentum and self.optimizer == "adam":
             raise SettingError("Contrastive: momentum is of optimizer='sgd', adam has its own: leave one out.")
 
-    @property
-    def rate(self) -> float:
+    def rate_by(self, sampler: str) -> float:
         """The learning rate at first."""
-        return self.learning_rate or {"adam": 2e-3, "sgd": 0.05}[self.optimizer]
+        adam = 1e-2 if sampler == "gibbs" else 2e-3
+        return self.learning_rate or {"adam": adam, "sgd": 0.05}[self.optimizer]
 
     def sampler_for(self, pair: Pair) -> str:
         """The sampler of the negatives of this pair.

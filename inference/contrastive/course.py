@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FIGURES = ("energy_gap", "validation_gap", "gradient_norm", "acceptance", "step_size")
 ADAPT = 0.1  # of what the share of accepted steps is above its target is added to the log of the step size
+STEPS = {"gibbs": 5, "langevin": 20, "mala": 20, "hmc": 1, "nuts": 1}  # of a sampler in a training step
 START_STEP = 0.1  # of model space, where columns have standard deviation 1
 GAP, GAP_PER_COLUMN = 10.0, 2.0  # nats
 TRACED, TRACE_LENGTH = 16, 128  # chains that are looked at after training, and states of each
@@ -58,7 +59,7 @@ class Plan:
             restart = 0.0 if sampler == "gibbs" or tempered else 0.01
         blocks = -(-(settings.num_chains or 1) // split.batch_size) if settings.persistent else 0
         return cls(
-            settings, split, sampler, settings.num_steps or (20 if sampler in ("langevin", "mala") else 1),
+            settings, split, sampler, settings.num_steps or STEPS[sampler],
             tuple(np.linspace(1.0, 0.0, settings.num_temperatures).tolist()) if tempered else (1.0,), blocks, restart,
             -(-settings.max_steps // split.steps), settings.max_gap or GAP + GAP_PER_COLUMN * num_columns,
         )  # fmt: skip
@@ -75,6 +76,11 @@ class Plan:
     @property
     def start_step(self) -> float:
         return self.settings.step_size or START_STEP
+
+    @property
+    def rate(self) -> float:
+        """The learning rate at first."""
+        return self.settings.rate_by(self.sampler)
 
     @property
     def half(self) -> float:
@@ -116,7 +122,7 @@ class Course:
         new = self.going & ~well
         self.diverged_at = np.where(new, self.windows * self.plan.split.steps, self.diverged_at)
         if new.any() and self.windows == 1:
-            steps, rate = self.plan.split.steps, self.plan.settings.rate
+            steps, rate = self.plan.split.steps, self.plan.rate
             raise FitError(f"Contrastive: the energies of rows and negatives ran apart within {steps} steps; lower "
                            f"learning_rate (now {rate:g}), or raise num_steps.")  # fmt: skip
         return self.going
@@ -124,9 +130,10 @@ class Course:
     def tell(self, monitor: Monitor) -> None:
         """Show where training stands."""
         monitor.worth_keeping = True
-        going, steps = self.going, self.plan.split.steps
-        shown = {name: float(self.figures[name][-1][going].mean()) for name in ("energy_gap", "acceptance")}
-        monitor.update(self.windows * steps, self.plan.total * steps, **(shown if going.any() else {}))
+        going, steps, shown = self.going, self.plan.split.steps, {}
+        if going.any():
+            shown = {name: float(self.figures[name][-1][going].mean()) for name in ("energy_gap", "acceptance")}
+        monitor.update(self.windows * steps, self.plan.total * steps, **shown)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -156,10 +163,10 @@ class Course:
             held_out = out_of_bag(row_log_prob(parameters), counts)
         if not self.going.all():
             steps = ", ".join(f"{at:,}" for at in self.diverged_at[~self.going])
-            number = int((~self.going).sum())
-            warn(f"Contrastive: {number} of {members} members diverged (after {steps} steps) and keep the weights of the "
-                 f"window before; lower learning_rate (now {plan.settings.rate:g}), raise num_steps, or set "
-                 "weight_decay or energy_decay.")  # fmt: skip
+            number, rate = int((~self.going).sum()), plan.rate
+            warn(f"Contrastive: {number} of {members} members diverged (after {steps} steps) and keep the weights of "
+                 f"the window before; lower learning_rate (now {rate:g}), raise num_steps, or set weight_decay or "
+                 "energy_decay.")  # fmt: skip
         last = np.where(self.going, self.windows, self.diverged_at // plan.split.steps - 1) - 1
         figures = {
             f"last_{name}": float(np.mean(values[last, np.arange(members)])) for name, values in arrays.items()

@@ -167,7 +167,7 @@ class _Program:
         chains, moved, accepted = self._negatives(state, fixed, rows.x, now)
         (_, gap), gradient = jax.value_and_grad(self._loss, has_aux=True)(state["weights"], fixed, rows, moved[0])
         updates, moments = self.optimizer.update(gradient, state["moments"])
-        rate = self.settings.rate * jnp.clip(2 - count / plan.half, 0.0, 1.0)
+        rate = plan.rate * jnp.clip(2 - count / plan.half, 0.0, 1.0)
         weights = jax.tree.map(lambda w, u: w - rate * u, state["weights"], updates)
         look = SHARE / jnp.clip(count // EVERY, SHARE, SHARE * LOOKS)
         mean = jax.lax.cond(

@@ -37,14 +37,33 @@ def move(
     step = jnp.exp(log_step)
     if plan.sampler == "nuts":
         return _nuts(log_density, x, step, keys)
-    leaps = plan.settings.num_leapfrog if plan.sampler == "hmc" else 1
-    return leapfrog(log_density, x, step, keys, leaps, plan.sampler != "langevin")
+    if plan.sampler == "langevin":
+        return _langevin(log_density, x, step, keys)
+    x, _, accepted = leapfrog(log_density, x, step, keys, plan.settings.num_leapfrog if plan.sampler == "hmc" else 1)
+    return x, accepted
+
+
+def _langevin(
+    log_density: Callable[[jax.Array], jax.Array], x: jax.Array, step: jax.Array, keys: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Steps without a test; the last one is tested for what it tells of the step size. A chain that has come to a
+    density of 0, or of no number, is put back to where it began."""
+
+    def one(x: jax.Array, key: Any) -> tuple[jax.Array, None]:
+        slope = jax.grad(lambda x: log_density(x).sum())(x)
+        return x + 0.5 * step**2 * slope + step * jax.random.normal(key, x.shape, x.dtype), None
+
+    last, _ = jax.lax.scan(one, x, keys[:-1])
+    last, value, accepted = leapfrog(log_density, last, step, keys[-1:], 1, test=False)
+    return jnp.where(jnp.isfinite(value).reshape(-1, *(1,) * (x.ndim - 1)), last, x), accepted
 
 
 def leapfrog(
-    log_density: Callable[[jax.Array], jax.Array], x: jax.Array, step: jax.Array, keys: Any, leaps: int, test: bool
-) -> tuple[jax.Array, jax.Array]:
-    """Trajectories of ``leaps`` steps from momenta that are drawn anew; of one step they are Langevin's.
+    log_density: Callable[[jax.Array], jax.Array], x: jax.Array, step: jax.Array, keys: Any, leaps: int,
+    test: bool = True,
+) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
+    """Trajectories of ``leaps`` steps from momenta that are drawn anew, of one step those of Langevin's dynamics: the
+    chains, their log densities, and the mean share of steps that the test accepts.
 
     :param test: whether proposals are rejected; else they are where their density is 0 or not a number alone.
     """
@@ -77,8 +96,8 @@ def leapfrog(
         kept = jnp.where(rows(goes), y, x), jnp.where(goes, new, value), jnp.where(rows(goes), at, slope)
         return kept, accept.mean()
 
-    (x, *_), accepted = jax.lax.scan(one, (x, *both(x)), keys)
-    return x, accepted.mean()
+    (x, value, _), accepted = jax.lax.scan(one, (x, *both(x)), keys)
+    return x, value, accepted.mean()
 
 
 def _nuts(

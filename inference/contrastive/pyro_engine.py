@@ -152,7 +152,7 @@ class _Member:
         weight = torch.ones(len(rows.x)) if rows.weights is None else rows.weights
         gradient, gap, norm = self._gradient(rows.x, weight / weight.sum().clamp(min=1e-30), moved[0])
         self.count += 1
-        rate = settings.rate * min(max(2 - self.count / plan.half, 0.0), 1.0)
+        rate = plan.rate * min(max(2 - self.count / plan.half, 0.0), 1.0)
         if settings.optimizer == "adam":
             self.first.lerp_(gradient, 0.1)
             self.second.lerp_(gradient**2, 0.001)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 FAST, SLOW, SAMPLE = 0, 1, 2
 CHUNK = 25  # steps per call of the compiled program
+CHUNK_OF_ROW = 250  # where there is a single row, whose density is quick
 
 
 class ChainState(NamedTuple):
@@ -91,16 +92,17 @@ def sample(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, m
     chain_keys = [jax.random.fold_in(key, chain) for chain in range(settings.num_chains)]
     states = [init(position, view) for position in positions]
     states, done, kept = _restore(monitor, states)
+    chunk = CHUNK if len(view.x) > 1 else CHUNK_OF_ROW
     schedule = _schedule(settings)
     interrupted = False
     try:
         while done < total:
-            steps = np.arange(done, done + CHUNK)
+            steps = np.arange(done, done + chunk)
             states, output = over_chains(advance, states, chain_keys, steps, schedule[steps], view)
             kept.append(
                 jax.tree.map(lambda leaf, done=done: leaf[:, max(settings.num_warmup - done, 0) : total - done], output)
             )
-            done = min(done + CHUNK, total)
+            done = min(done + chunk, total)
             monitor.worth_keeping = done > settings.num_warmup
             monitor.update(done, total, divergences=float(sum(k[1].diverging.sum() for k in kept)))
             if monitor.checkpoint_path is not None:
@@ -178,7 +180,7 @@ def _strong(state: ChainState) -> ChainState:
 def _schedule(settings: Any) -> np.ndarray:
     """(steps, 2): the stage of each step, and whether a window of mass adaptation ends with it (Stan's windows)."""
     total = settings.num_warmup + settings.num_samples
-    schedule = np.full((total + CHUNK, 2), (SAMPLE, 0), dtype=np.int32)
+    schedule = np.full((total + CHUNK_OF_ROW, 2), (SAMPLE, 0), dtype=np.int32)
     schedule[: settings.num_warmup] = np.asarray(build_schedule(settings.num_warmup), dtype=np.int32)
     return schedule
 

@@ -160,8 +160,9 @@ class SVI(Engine):
         :raises SettingError: a setting is of local latents, and the pair has none.
         """
         if pair.tempered is not None:
-            raise UnsupportedError(f"Engine 'svi' maximizes a likelihood, and that of {pair.family.name} has a "
-                                   f"normaliser which is not known: fit it by {' or '.join(pair.family.engines)}.")  # fmt: skip
+            name, able = pair.family.name, " or ".join(pair.family.engines)
+            raise UnsupportedError(f"Engine 'svi' maximizes a likelihood, and that of {name} has a normaliser which is "
+                                   f"not known: fit it by {able}.")  # fmt: skip
         if not pair.local:
             defaults = type(self)()
             for name in ("objective", "annealing", "free_bits"):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ppl_gen.progress import Monitor
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ByLoss(Engine):
     """What such engines share: they train as svi trains an ensemble of networks, and normalise in the end."""
 

@@ -185,7 +185,7 @@ class _Program:
     def unflatten(self, vector: torch.Tensor) -> Tensors:
         """{name: (..., *shape)} of (..., number of weights)."""
         parts = zip(self.shapes.items(), vector.split(self.sizes, -1), strict=True)
-        return {name: part.reshape(*vector.shape[:-1], *shape) for (name, shape), part in parts}
+        return {name: part.reshape((*vector.shape[:-1], *shape)) for (name, shape), part in parts}
 
     def _loss(
         self, vector: torch.Tensor, rows: View, share: torch.Tensor | float = 1.0

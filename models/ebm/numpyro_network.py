@@ -21,7 +21,8 @@ def base(architecture: Architecture, weights: Weights) -> dist.Distribution:
         return flow(architecture.flow, part(weights, "base_"), None)
     if architecture.family.base == "uniform":
         half = jnp.exp(weights["base_log_half_width"])
-        return dist.Uniform(weights["base_centre"] - half, weights["base_centre"] + half).to_event(1)
+        low, high = weights["base_centre"] - half, weights["base_centre"] + half
+        return dist.Uniform(low, high, validate_args=False).to_event(1)  # rows outside have density 0
     if architecture.is_full:
         return dist.MultivariateNormal(weights["shift"], scale_tril=cholesky(weights))
     return dist.Normal(weights["shift"], jnp.exp(weights["log_scale"])).to_event(1)

@@ -66,8 +66,8 @@ def _check_shape(energy: Callable[[np.ndarray], np.ndarray], x: np.ndarray, wher
 def _refuse(values: np.ndarray, x: np.ndarray, bad: np.ndarray, what: str) -> None:
     if bad.any():
         i = int(np.argmax(bad))
-        raise SettingError(f"EBM: the energy at {_row(x[i])} is {values[i]}: it {what}; mend the function, or drop such "
-                           "rows.")  # fmt: skip
+        raise SettingError(f"EBM: the energy at {_row(x[i])} is {values[i]}: it {what}; mend the function, or drop "
+                           "such rows.")  # fmt: skip
 
 
 def _row(x: np.ndarray) -> str:
