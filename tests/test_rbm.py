@@ -328,30 +328,3 @@ def test_both_backends_are_the_same_function(kind: str) -> None:
     twin = torch.func.grad(total(other, "pyro"))(arrays("pyro", weights))
     for name, value in gradient.items():
         np.testing.assert_allclose(np.asarray(value), np.asarray(twin[name]), atol=EXACT)
-
-
-def test_bad_input_is_named() -> None:
-    binary = table("binary").astype(float)
-    binary.iloc[7, 1] = 0.5
-    with pytest.raises(pg.DataError, match=r"Column 'b', row 7: 0\.5 is not 0 or 1"):
-        RBM(visible="bernoulli").prepare(binary)
-    with pytest.raises(pg.DataError, match="Column 'p' holds labels, but rbm takes binary columns only"):
-        RBM(visible="bernoulli").prepare(table("categorical"))
-    images = np.random.default_rng(0).integers(0, 2, (60, 4, 4))
-    images[3, 1, 2] = 7
-    with pytest.raises(pg.DataError, match=r"Image 3, pixel \(1, 2\) is 7, but rbm takes pixels of 0 and 1 only"):
-        RBM(visible="bernoulli").prepare(images)
-    lacking = table("real")
-    lacking.iloc[4, 0] = np.nan
-    with pytest.raises(pg.DataError, match="missing values"):
-        RBM().prepare(lacking)
-    with pytest.raises(pg.DataError, match="at least 50 rows, the table has 49"):
-        RBM().prepare(table()[:49])
-    for options, name in (({"num_hidden": 0}, "num_hidden"), ({"visible": "poisson"}, "visible"),
-                          ({"scale": "unit"}, "scale")):  # fmt: skip
-        with pytest.raises(pg.SettingError, match=name):
-            RBM(**options)
-    new = table("mixed")[:9]
-    new.loc[3, "p"] = "mauve"
-    with pytest.raises(pg.DataError, match="Column 'p', row 3: unknown category 'mauve'"):
-        RBM().prepare(table("mixed")).schema.encode(new)
