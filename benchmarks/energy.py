@@ -119,7 +119,7 @@ def sampling() -> bool:
     for problem, title in (("gaussian", "50-d normal of condition number 1000"), ("rings", "two rings")):
         found = {who: in_process("energy_sampling_peer.py", who, problem) for who in peers}
         speed = {who: each["ess"] / each["seconds"] for who, each in found.items()}
-        rows = [{"NUTS (torchebm: HMC), 4 x (500 + 1000)": who, "least ESS": found[who]["ess"], "s": found[who]["seconds"],
+        rows = [{"4 x (500 + 1000) (torchebm: HMC)": who, "least ESS": found[who]["ess"], "s": found[who]["seconds"],
                  "ESS/s": rate, "ours, times": speed["ours"] / rate} for who, rate in speed.items()]  # fmt: skip
         report(title, rows)
         good &= speed["ours"] >= 0.9 * speed["direct"] and speed["ours"] >= 20 * speed.get("torchebm", 0.0)
