@@ -74,18 +74,17 @@ class Path(NamedTuple):
     def padded(self, number: int) -> Path:
         """The same with room for ``number`` steps, so that one program serves paths of any length."""
         extra = number + 1 - len(self.beta)
-        return self._replace(**{
-            name: np.concatenate([part, np.repeat(part[-1:], extra, axis=0)])
-            for name, part in (("beta", self.beta), ("scale", self.scale), ("log_step", self.log_step))
-        })  # fmt: skip
+        parts = (np.concatenate([part, np.repeat(part[-1:], extra, axis=0)]) for part in self.arrays)
+        beta, scale, log_step = parts
+        return Path(beta, scale, log_step, self.length)
 
     def reversed(self) -> Path:
         return Path(self.beta[::-1], self.scale[::-1], self.log_step[::-1], self.length)
 
     def after_ones(self, number: int) -> Path:
         """The same after ``number`` moves at the temperature where it begins."""
-        parts = [np.concatenate([np.repeat(part[:1], number, axis=0), part]) for part in self.arrays]
-        return Path(*parts, self.length + number)
+        beta, scale, log_step = (np.concatenate([np.repeat(part[:1], number, axis=0), part]) for part in self.arrays)
+        return Path(beta, scale, log_step, self.length + number)
 
 
 @dataclasses.dataclass(frozen=True)

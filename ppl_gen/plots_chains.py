@@ -22,7 +22,7 @@ NO_LOSS = "this engine minimises no loss"
 NO_ENERGY = "energy belongs to Hamiltonian samplers (nuts)"
 
 
-def followed(fit: Fit | Chains, number: int = MAX_QUANTITIES) -> tuple[list[str], np.ndarray, str]:
+def followed(fit: Any, number: int = MAX_QUANTITIES) -> tuple[list[str], np.ndarray, str]:
     """What chain pictures follow: log p(x), which no label switching can touch, and the parameters that mix worst.
 
     :returns: names, values (chain, draw, at most ``number``), and words for a title.
@@ -49,16 +49,16 @@ def followed(fit: Fit | Chains, number: int = MAX_QUANTITIES) -> tuple[list[str]
     )  # fmt: skip
 
 
-def _chains(fit: Fit | Chains) -> None:
+def _chains(fit: Any) -> None:
     if hasattr(fit, "draws") and fit.uncertainty != "posterior":
         raise UnsupportedError(NO_CHAINS)
 
 
-def _of(fit: Fit | Chains) -> Any:
+def _of(fit: Any) -> Any:
     return getattr(fit, "draws", fit)
 
 
-def _name(fit: Fit | Chains) -> str:
+def _name(fit: Any) -> str:
     return f"{fit.family.name} by {fit.engine.name}" if hasattr(fit, "draws") else fit.title.partition(":")[0]
 
 

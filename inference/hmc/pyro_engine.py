@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.infer.mcmc import HMC as PyroHMC
 
 from ppl_gen.inference.hmc import HMC, MAX_STEPS
 from ppl_gen.inference.nuts.pyro_engine import Recorded, sample
@@ -31,7 +30,7 @@ def run(pair: Pair, data: Data, settings: HMC, seed: int, monitor: Monitor) -> D
     return sample(pair, data, settings, seed, monitor, kernel)
 
 
-class Kernel(Recorded, PyroHMC):
+class Kernel(Recorded):
     """Pyro's HMC with trajectories of half the length to all of it, at random."""
 
     @property

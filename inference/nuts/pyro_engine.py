@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyro
 import torch
+from pyro.infer.mcmc import HMC as PyroHMC
 from pyro.infer.mcmc import NUTS as PyroNUTS
 
 from ppl_gen.backends.pyro_ops import as_tensor
@@ -83,7 +84,7 @@ def sample(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, m
     )  # fmt: skip
 
 
-class Recorded:
+class Recorded(PyroHMC):
     """Mixed into a sampler of Pyro's, keeps what ArviZ asks about each step; the sampler itself is untouched."""
 
     energy: Any = None

@@ -39,8 +39,9 @@ def member(parameters: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
 
 def base(pair: Pair, parameters: Mapping[str, Any], number: int, seed: int) -> np.ndarray:
     """(number, *row): draws of the base."""
-    assert pair.draw_base is not None
-    program = pair.cached(("draw_base", number), lambda: jax.jit(lambda one, key: pair.draw_base(one, number, key)))
+    draw = pair.draw_base
+    assert draw is not None
+    program = pair.cached(("draw_base", number), lambda: jax.jit(lambda one, key: draw(one, number, key)))
     return np.asarray(program(parameters, jax.random.key(seed)))
 
 
