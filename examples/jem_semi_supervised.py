@@ -38,8 +38,8 @@ def log_density(weights: list, x: jax.Array) -> jax.Array:
 
 
 def train(x: jax.Array, rows: np.ndarray, y: np.ndarray, num_steps: int, share: float) -> list:
-    """Adam on the cross entropy of the labelled ``rows``, and on ``share`` of minus the log likelihood of all, and of the
-    entropy of their labels (Grandvalet & Bengio 2005, Adv. Neural Inf. Process. Syst. 17), so that labels change where
+    """Adam on the cross entropy of the labelled ``rows``, and on ``share`` of minus the log likelihood of all and of
+    their labels' entropy (Grandvalet & Bengio 2005, Adv. Neural Inf. Process. Syst. 17), so that labels change where
     rows are few."""
     weights, optimizer = start(jax.random.key(0)), optax.adam(2e-3)
 

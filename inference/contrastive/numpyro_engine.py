@@ -34,7 +34,8 @@ def run(pair: Pair, data: Data, settings: Contrastive, seed: int, monitor: Monit
     plan, members = Plan.of(pair, settings, len(data), view.x.shape[-1], seed), range(settings.num_members)
     assert pair.initialize is not None
     start, idle = without_idle(pair, pair.initialize(view, seed, settings.num_members), view)
-    course, states, interrupted = Course(plan), [], False
+    course, interrupted = Course(plan), False
+    states: list[dict[str, Any]] = []
     if start:
         states, interrupted = _train(pair, course, start, idle, view, seed, monitor)
     kept = {name: np.stack([np.asarray(state["mean"][name]) for state in states]) for name in start} | idle

@@ -59,12 +59,12 @@ def _train(course: Course, members: list[_Member], monitor: Monitor) -> bool:
         while not course.done:
             figures = {name: np.full(len(members), np.nan) for name in FIGURES}
             before = [member.pack() for member in members]
-            for i in np.flatnonzero(course.going):
+            for i in np.flatnonzero(course.going).tolist():
                 for name, value in members[i].window().items():
                     figures[name][i] = value
             was = course.going
             well = course.update(figures)
-            for i in np.flatnonzero(was & ~well):
+            for i in np.flatnonzero(was & ~well).tolist():
                 members[i].restore(before[i])
             course.tell(monitor)
             if monitor.checkpoint_path is not None:
