@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("em", "svi", "prompt", "scoring", "nuts", "hmm", "flow", "vae", "vae_label", "calibration")
+NAMES = ("em", "svi", "prompt", "scoring", "nuts", "hmm", "flow", "vae", "vae_label", "rbm", "energy",
+         "calibration")  # fmt: skip
 
 
 def main(names: list[str]) -> int:

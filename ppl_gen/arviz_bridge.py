@@ -188,7 +188,15 @@ def loo_pointwise(
 
 def to_arviz(fit: Fit) -> Any:
     """The ArviZ object of a fit, built from the :func:`groups` of it: InferenceData in 0.23, DataTree in 1.x."""
-    datasets, attributes = groups(fit)
+    return _container(*groups(fit))
+
+
+def from_dictionaries(arrays: Mapping[str, Mapping[str, np.ndarray]], attributes: Mapping[str, Any]) -> Any:
+    """The ArviZ object of {group: {variable: (chain, draw, *shape)}}."""
+    return _container({group: _dataset(variables, {}, {}, True) for group, variables in arrays.items()}, attributes)
+
+
+def _container(datasets: Mapping[str, Any], attributes: Mapping[str, Any]) -> Any:
     if is_classic():
         data = _arviz().InferenceData(**datasets)
         data.attrs.update(attributes)

@@ -86,7 +86,7 @@ def of_chains(fit: Fit) -> Found:
     if fit.uncertainty != "posterior":
         return [], {}
     evidence = Evidence.of(fit)
-    networks = fit.engine.name == "sgld" and fit.pair.has_weights
+    networks = hasattr(fit.engine, "num_pilot") and fit.pair.has_weights
     starts = "num_pilot" if networks else "num_starts"
     names, draws = elements(fit)
     probe_names, probes = evidence.probes

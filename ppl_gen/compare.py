@@ -10,6 +10,7 @@ import numpy as np
 
 from ppl_gen.errors import DataError, SettingError
 from ppl_gen.family import Family
+from ppl_gen.normalizer import is_normalized
 from ppl_gen.progress import Monitor
 from ppl_gen.ranking import Comparison, as_table, cautions, rank
 from ppl_gen.result import Fit
@@ -97,6 +98,9 @@ def _named(models: Mapping[str, Family | Fit] | Sequence[Family | Fit]) -> dict[
     for model in listed:
         if not isinstance(model, Family | Fit):
             raise SettingError(f"A model must be a family such as GMM(2) or a fit, not {type(model).__name__}.")
+        if isinstance(model, Fit) and model.pair.tempered is not None and not is_normalized(model.posterior):
+            raise SettingError(f"log Z of this fit of {model.family.name} is not known, so its densities can't be "
+                               "compared with others: compare model.normalize('smc').")  # fmt: skip
     if isinstance(models, Mapping):
         return {str(name): model for name, model in models.items()}
     names = labels([model.family if isinstance(model, Fit) else model for model in listed])

@@ -59,24 +59,12 @@ def score_function(fit: Fit, table: Any) -> pd.DataFrame:
 
 def of_walk(fit: Fit) -> Found:
     """Whether the chain of each member mixes; no check where the pair walks none."""
-    import pandas as pd
-
     from ppl_gen.checks import ESS_PER_CHAIN, rhat_limit
 
     if fit.pair.walk is None:
         return [], {}
-    names = [column.name for column in fit.schema.target_columns]
     chains = np.asarray(fit.posterior["chain"], np.float64)  # (members, C, T, D)
-    tables = []
-    for m, states in enumerate(chains):
-        varies = np.ptp(states, axis=(0, 1)) > 0  # of one value only nothing can be told
-        table = chain_statistics(states[..., varies])
-        table.insert(0, "column", [name for name, keep in zip(names, varies, strict=True) if keep])
-        tables.append(table.assign(member=m))
-    whole = pd.concat(tables, ignore_index=True)
-    scale = whole["column"].map({c.name: c.scale for c in fit.schema.target_columns})
-    loc = whole["column"].map({c.name: c.loc for c in fit.schema.target_columns})
-    whole = whole.assign(mean=whole["mean"] * scale + loc, sd=whole["sd"] * scale, mcse_mean=whole["mcse_mean"] * scale)
+    whole = of_columns(fit, chains)
     number, kept = chains.shape[1:3]
     split, slow = whole.iloc[whole["r_hat"].argmax()], whole.iloc[whole["ess_bulk"].argmin()]
     least = ESS_PER_CHAIN * number
@@ -91,3 +79,20 @@ def of_walk(fit: Fit) -> Found:
                  info=f"{slow['column']}, worst of {len(whole)}", advice=advice),
     ]  # fmt: skip
     return found, {"walk": whole}
+
+
+def of_columns(fit: Fit, chains: np.ndarray) -> pd.DataFrame:
+    """Statistics of each column, in its own units, of the chains (members, C, T, D) of each member; columns of one
+    value only, of which nothing can be told, are left out."""
+    import pandas as pd
+
+    names, tables = [column.name for column in fit.schema.target_columns], []
+    for m, states in enumerate(chains):
+        varies = np.ptp(states, axis=(0, 1)) > 0
+        table = chain_statistics(states[..., varies])
+        table.insert(0, "column", [name for name, keep in zip(names, varies, strict=True) if keep])
+        tables.append(table.assign(member=m))
+    whole = pd.concat(tables, ignore_index=True)
+    scale = whole["column"].map({c.name: c.scale for c in fit.schema.target_columns})
+    loc = whole["column"].map({c.name: c.loc for c in fit.schema.target_columns})
+    return whole.assign(mean=whole["mean"] * scale + loc, sd=whole["sd"] * scale, mcse_mean=whole["mcse_mean"] * scale)

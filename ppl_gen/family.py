@@ -165,6 +165,12 @@ class Family(Settings):
         (S, K), centres (S, K, D) and covariances (S, K, D, D); None where the family has no such components."""
         return None
 
+    def filters(self, posterior: Mapping[str, np.ndarray], schema: Schema) -> tuple[list[str], np.ndarray] | None:
+        """Of flat draws {site: (S, *event shape)} with H binary hidden units: names of what they read, in the order of
+        the columns, and how much the log odds of each rise with it (S, F, H), per standard deviation of a real column,
+        from 0 to 1 of a binary one and of a categorical one with each label; None where there are no such units."""
+        return None
+
     def one_step_cdf(
         self, posterior: Mapping[str, np.ndarray], filtered: np.ndarray, data: Data
     ) -> tuple[np.ndarray, np.ndarray] | None:

@@ -119,6 +119,18 @@ def latents(fit: Fit, table: Any, method: str | None, num_draws: int, seed: int,
     return _frame(first, mean, sd).assign(k_hat=k_hat)
 
 
+def features(fit: Fit, table: Any, method: str | None, member: int) -> pd.DataFrame:
+    """Of families with binary hidden units, p(h_j = 1 | x) of each; see :meth:`ppl_gen.result.Fit.latents`."""
+    import pandas as pd
+
+    if method not in (None, "guide"):
+        raise SettingError(f"The posterior of hidden units is exact: leave method out for {fit.family.name}.")
+    data, posterior, ops = encode(fit, table), member_of(fit, member), backends.ops(fit.backend)
+    found = [ops.hook_over_draws(fit.pair, "features", posterior, view)[0, kept] for _, view, kept in parts(fit, data)]
+    shares = np.concatenate(found).astype(np.float64)
+    return pd.DataFrame({"row": np.arange(len(data))} | {f"h{j}": share for j, share in enumerate(shares.T)})
+
+
 def _frame(first: dict[str, np.ndarray], mean: np.ndarray, sd: np.ndarray) -> pd.DataFrame:
     import pandas as pd
 

@@ -53,6 +53,7 @@ class Pair:
     ``walk``           ``(parameters, view, key) -> (C, T, *row)``: the states of C Markov chains, which the site
                        ``chain`` holds after training
     ``score_function``  ``(parameters, view) -> (n, D)``: gradient of log densities by x, NaN where there is none
+    ``features``       ``(parameters, view) -> (n, H)``: p(h_j = 1 | x) of each of H binary hidden units
     ``bayesian``       whether those weights have priors and are sample sites instead, for any engine
 
     Of an unnormalised density, of which the model has the site ``energy``, a factor, beside the base ``x``. Between the
@@ -103,6 +104,7 @@ class Pair:
     decode: Callable[..., Any] | None = None
     walk: Callable[..., Any] | None = None
     score_function: Callable[..., Any] | None = None
+    features: Callable[..., Any] | None = None
     bayesian: bool = False
     log_prob_error: Callable[..., Any] | None = None
     tempered: Callable[..., Any] | None = None

@@ -14,10 +14,13 @@ from matplotlib.figure import Figure
 from ppl_gen import plots_chains, plots_times
 from ppl_gen.errors import SettingError, StorageError, UnsupportedError, did_you_mean
 from ppl_gen.files import check_writable, reason, resolve
+from ppl_gen.plots_annealing import no_annealing, plot_annealing
 from ppl_gen.plots_chains import plot_energy, plot_loss, plot_rank, plot_trace
 from ppl_gen.plots_conditionals import no_conditionals, plot_conditionals
+from ppl_gen.plots_contrastive import no_course, no_surface, plot_course, plot_surface
 from ppl_gen.plots_density import no_density, no_grid, plot_density, plot_grid
 from ppl_gen.plots_durations import plot_durations
+from ppl_gen.plots_filters import no_filters, plot_filters
 from ppl_gen.plots_images import no_images, plot_images
 from ppl_gen.plots_intervals import ALL_FIXED, NO_SPREAD, panels_of, plot_compare, plot_parameters
 from ppl_gen.plots_latents import (
@@ -30,7 +33,7 @@ from ppl_gen.plots_latents import (
 )
 from ppl_gen.plots_networks import no_calibration, plot_calibration
 from ppl_gen.plots_pairs import plot_pairs
-from ppl_gen.plots_rows import no_khat, plot_khat, plot_latents, plot_pit, plot_posterior_predictive, plot_score
+from ppl_gen.plots_rows import HIDDEN, no_khat, plot_khat, plot_latents, plot_pit, plot_posterior_predictive, plot_score
 from ppl_gen.plots_sequences import plot_states, plot_transitions
 from ppl_gen.plots_steps import plot_forecast, plot_residuals
 
@@ -38,21 +41,23 @@ if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
 __all__ = [
-    "KINDS", "applicable", "plot_all", "plot_calibration", "plot_codes", "plot_compare", "plot_conditionals",
-    "plot_density", "plot_durations", "plot_energy", "plot_forecast", "plot_grid", "plot_images", "plot_khat",
+    "KINDS", "applicable", "plot_all", "plot_annealing", "plot_calibration", "plot_codes", "plot_compare",
+    "plot_conditionals", "plot_course", "plot_density", "plot_durations", "plot_energy", "plot_filters",
+    "plot_forecast", "plot_grid", "plot_images", "plot_khat",
     "plot_latents", "plot_loss", "plot_loss_parts", "plot_pairs", "plot_parameters", "plot_pit",
     "plot_posterior_predictive", "plot_rank", "plot_reconstructions", "plot_residuals", "plot_score", "plot_states",
-    "plot_trace", "plot_transitions", "plot_traversals",
+    "plot_surface", "plot_trace", "plot_transitions", "plot_traversals",
 ]  # fmt: skip
 
 KINDS: dict[str, Callable[[Fit], Figure]] = {
     "images": plot_images, "pairs": plot_pairs, "density": plot_density, "grid": plot_grid,
     "conditionals": plot_conditionals, "calibration": plot_calibration,
+    "filters": plot_filters, "annealing": plot_annealing,
     "reconstructions": plot_reconstructions, "codes": plot_codes, "traversals": plot_traversals,
     "latents": plot_latents, "score": plot_score, "pit": plot_pit,
     "posterior_predictive": plot_posterior_predictive, "khat": plot_khat, "parameters": plot_parameters,
     "trace": plot_trace, "rank": plot_rank, "energy": plot_energy, "loss": plot_loss,
-    "loss_parts": plot_loss_parts,
+    "loss_parts": plot_loss_parts, "course": plot_course, "surface": plot_surface,
     "states": plot_states, "transitions": plot_transitions, "durations": plot_durations, "forecast": plot_forecast,
     "residuals": plot_residuals,
 }  # fmt: skip
@@ -72,13 +77,16 @@ def applicable(fit: Fit) -> dict[str, str]:
     reasons |= {"density": no_density(fit), "grid": no_grid(fit), "conditionals": no_conditionals(fit)}
     reasons |= {"calibration": no_calibration(fit), "images": no_images(fit)}
     reasons |= dict.fromkeys(("reconstructions", "codes", "traversals"), no_codes(fit))
-    reasons["loss_parts"] = no_loss_parts(fit)
+    reasons |= {"filters": no_filters(fit), "annealing": no_annealing(fit)}
+    reasons |= {"loss_parts": no_loss_parts(fit), "course": no_course(fit), "surface": no_surface(fit)}
     if not no_codes(fit) and fit.pair.label is None:
         reasons["latents"] = "latents are codes (see the codes picture)"
     if fit.uncertainty == "point":
         reasons["parameters"] = NO_SPREAD
     elif not panels_of(fit):
         reasons["parameters"] = ALL_FIXED
+    if fit.pair.features is not None:
+        reasons["latents"] = HIDDEN
     if reasons.get("latents"):
         return reasons
     try:

@@ -13,6 +13,7 @@ from ppl_gen.errors import UnsupportedError
 from ppl_gen.plots_style import ALARM, CHAINS, LIGHT, MODEL, SHADE, label, styled
 
 if TYPE_CHECKING:
+    from ppl_gen.chains import Chains
     from ppl_gen.result import Fit
 
 MAX_QUANTITIES = 8
@@ -21,7 +22,7 @@ NO_LOSS = "this engine minimises no loss"
 NO_ENERGY = "energy belongs to Hamiltonian samplers (nuts)"
 
 
-def followed(fit: Fit, number: int = MAX_QUANTITIES) -> tuple[list[str], np.ndarray, str]:
+def followed(fit: Any, number: int = MAX_QUANTITIES) -> tuple[list[str], np.ndarray, str]:
     """What chain pictures follow: log p(x), which no label switching can touch, and the parameters that mix worst.
 
     :returns: names, values (chain, draw, at most ``number``), and words for a title.
@@ -30,6 +31,10 @@ def followed(fit: Fit, number: int = MAX_QUANTITIES) -> tuple[list[str], np.ndar
     from ppl_gen.diagnostics import elements
     from ppl_gen.evidence import Evidence
 
+    if not hasattr(fit, "draws"):  # chains in data space
+        names, values = fit.quantities
+        worst = np.argsort(-np.nan_to_num(arviz_bridge.rhat(values), nan=np.inf), kind="stable")[:number]
+        return [names[k] for k in worst], values[:, :, worst], f"{len(worst)} quantities of highest R-hat"
     evidence = Evidence.of(fit)
     probe_names, probes = evidence.probes
     mean, what = probes.mean(-1), "rows" if fit.train.lengths is None else "time steps"
@@ -44,9 +49,17 @@ def followed(fit: Fit, number: int = MAX_QUANTITIES) -> tuple[list[str], np.ndar
     )  # fmt: skip
 
 
-def _chains(fit: Fit) -> None:
-    if fit.uncertainty != "posterior":
+def _chains(fit: Any) -> None:
+    if hasattr(fit, "draws") and fit.uncertainty != "posterior":
         raise UnsupportedError(NO_CHAINS)
+
+
+def _of(fit: Any) -> Any:
+    return getattr(fit, "draws", fit)
+
+
+def _name(fit: Any) -> str:
+    return f"{fit.family.name} by {fit.engine.name}" if hasattr(fit, "draws") else fit.title.partition(":")[0]
 
 
 def chain_colour(c: int) -> str:
@@ -54,10 +67,13 @@ def chain_colour(c: int) -> str:
 
 
 @styled
-def plot_trace(fit: Fit, *, fig: Figure | SubFigure | None = None, max_quantities: int = MAX_QUANTITIES) -> Figure:
+def plot_trace(
+    fit: Fit | Chains, *, fig: Figure | SubFigure | None = None, max_quantities: int = MAX_QUANTITIES
+) -> Figure:
     """For each quantity, the distribution of each chain's draws (left) and the draws in order (right); ticks at the
     foot mark divergent draws. Chains that agree lie on one another.
 
+    :param fit: or chains in data space, as :meth:`Fit.chains <ppl_gen.result.Fit.chains>` gives them.
     :raises UnsupportedError: the draws are no Markov chains.
     """
     _chains(fit)
@@ -65,7 +81,7 @@ def plot_trace(fit: Fit, *, fig: Figure | SubFigure | None = None, max_quantitie
     chains, draws, number = values.shape
     fig = plots_style.figure_of(fig, 9.0, 1.02 * number + 1.0)
     grid = fig.add_gridspec(number, 2, width_ratios=[1, 2.4])
-    diverging = np.asarray(fit.draws.sample_stats.get("diverging", np.zeros((chains, draws), bool)), bool)
+    diverging = np.asarray(_of(fit).sample_stats.get("diverging", np.zeros((chains, draws), bool)), bool)
     for q in range(number):
         left, right = fig.add_subplot(grid[q, 0]), fig.add_subplot(grid[q, 1])
         edges = np.histogram_bin_edges(values[:, :, q], bins=int(np.clip(draws / 15, 10, 40)))
@@ -91,14 +107,17 @@ def plot_trace(fit: Fit, *, fig: Figure | SubFigure | None = None, max_quantitie
     handles, texts = fig.axes[1].get_legend_handles_labels()
     for line in fig.legend(handles, texts, loc="outside lower right", ncols=len(texts)).get_lines():
         line.set_linewidth(2)
-    return plots_style.finish(fig, f"{fit.family.name} by {fit.engine.name}: {title}")
+    return plots_style.finish(fig, f"{_name(fit)}: {title}")
 
 
 @styled
-def plot_rank(fit: Fit, *, fig: Figure | SubFigure | None = None, max_quantities: int = MAX_QUANTITIES) -> Figure:
+def plot_rank(
+    fit: Fit | Chains, *, fig: Figure | SubFigure | None = None, max_quantities: int = MAX_QUANTITIES
+) -> Figure:
     """How each chain's draws rank among all draws (Vehtari et al. 2021, Bayesian Anal. 16, section 4.3): level for
     chains that explore the same distribution. The band holds 95 % of the heights for draws of that effective size.
 
+    :param fit: or chains in data space, as :meth:`Fit.chains <ppl_gen.result.Fit.chains>` gives them.
     :raises UnsupportedError: the draws are no Markov chains.
     """
     from scipy.stats import binom, rankdata
@@ -131,7 +150,7 @@ def plot_rank(fit: Fit, *, fig: Figure | SubFigure | None = None, max_quantities
             ax.set_ylabel("density of ranks")
     handles, texts = fig.axes[0].get_legend_handles_labels()
     fig.legend(handles, texts, loc="outside lower center", ncols=len(texts))
-    return plots_style.finish(fig, f"{fit.family.name} by {fit.engine.name}: ranks of {title}")
+    return plots_style.finish(fig, f"{_name(fit)}: ranks of {title}")
 
 
 @styled

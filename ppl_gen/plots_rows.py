@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ppl_gen.data import Data
     from ppl_gen.result import Fit
 
+HIDDEN = "latents are hidden units (see the filters picture)"
 ALPHA = 0.05  # anomaly p-value below which a row is marked
 NAMED = 5  # lowest rows that get their label written
 MIN_SHARE = 0.01  # latents' values rarer than this share one grey
@@ -147,7 +148,7 @@ def plot_latents(fit: Fit, table: Any = None, *, fig: Figure | SubFigure | None 
     frame = plots_data.thinned(fit, 400).latents(rows)
     sites = plots_data.latent_names(list(frame.columns))
     if not sites:
-        raise UnsupportedError("latents are codes (see the codes picture)")
+        raise UnsupportedError("latents are codes (see the codes picture)" if fit.pair.features is None else HIDDEN)
     site = sites[0]
     values = [c for c in frame.columns if c.startswith(f"{site}=") and not c.endswith("_sd")]
     mean = frame[values].to_numpy()

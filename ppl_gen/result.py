@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from ppl_gen.chains import Chains
     from ppl_gen.data import Data, Schema
     from ppl_gen.diagnostics import Diagnosis
     from ppl_gen.engine import Draws, Engine
@@ -102,19 +103,23 @@ class Fit:
     ) -> pd.DataFrame:  # fmt: skip
         """Local latents of each row. Discrete ones: p(z = k | x), its sd over draws, the hard label and how sure it is.
         Codes, vectors z of real numbers: mean and sd of each of their dimensions, ``z0``, ``z0_sd``, ``z1``, ... Of a
-        ``label`` y that some rows lack, p(y | x) as of other discrete ones, under the label's own names.
+        ``label`` y that some rows lack, p(y | x) as of other discrete ones, under the label's own names. Of binary
+        hidden units p(h_j = 1 | x): ``h0``, ``h1``, ...
 
         :param method: for sequences, how the state of each time step is told: ``"smoothing"`` (given the whole
             sequence, the default), ``"filtering"`` (given what came so far), ``"viterbi"`` (the most probable path) or
             ``"draws"`` (``num_draws`` paths drawn from the posterior). Of codes ``"guide"`` (what the encoder says, the
             default), ``"importance"`` (mean and sd of p(z | x) by importance sampling with the encoder as proposal, and
             Pareto k-hat of the weights) or ``"draws"`` (``num_draws`` draws from p(z | x) of each row).
-        :param member: of codes, whose: the members of an ensemble have latent spaces of their own, 0 by default.
+        :param member: of codes and hidden units, whose: the members of an ensemble have latent spaces of their own, 0
+            by default.
         :raises UnsupportedError: the family has no local latents.
         :raises SettingError: an unknown method, or one that is for other families; no such member.
         """
         from ppl_gen import latents, scoring, timeseries
 
+        if self.pair.features is not None:
+            return latents.features(self, table, method, 0 if member is None else member)
         if self.pair.decode is not None:
             return latents.latents(self, table, method, num_draws, seed, 0 if member is None else member)
         scoring.refuse_member(self, member)
@@ -191,6 +196,33 @@ class Fit:
         from ppl_gen.timeseries import forecast
 
         return forecast(self, horizon, table, num_draws, hdi_prob, seed, draws, given)
+
+    def normalize(self, method: Any = "auto", *, seed: int = 0) -> Fit:
+        r"""Of an unnormalised density, the same fit with another estimate of each member's
+        :math:`\log Z = \log \int e^{-E(x)} dx`, its standard error and k-hat.
+
+        :param method: ``"exact"`` (closed form or enumeration, where the family has it), ``"smc"`` (tempered sequential
+            Monte Carlo), ``"ais"`` (annealed importance sampling), settings such as ``AIS(num_temperatures=10_000)``,
+            ``"auto"`` (exact, else SMC), or ``"none"``: log Z is left out; only differences of scores mean anything.
+        :raises UnsupportedError: the family's density is normalised as it is.
+        """
+        from ppl_gen.unnormalised import renormalize
+
+        return renormalize(self, method, seed)
+
+    def chains(self, sampler: Any = "nuts", *, seed: int = 0, member: int = 0, **options: Any) -> Chains:
+        """Of an unnormalised density, Markov chains of rows, in the table's units: ``.data`` is an ArviZ object with a
+        variable for each column, ``.diagnose()`` says whether they mixed. See :mod:`ppl_gen.chains`.
+
+        :param sampler: ``"nuts"``, ``"hmc"``, ``"sgld"``, ``"sghmc"``, ``"tempered"`` (parallel tempering, which goes
+            from mode to mode, and the only one for labels), or settings such as ``HMC(target_accept=0.9)``.
+        :param member: of an ensemble, whose density.
+        :param options: those of the sampler: ``num_chains``, ``num_samples``, ``num_warmup`` and so on.
+        :raises UnsupportedError: the family's density is normalised as it is; a sampler by gradients for labels.
+        """
+        from ppl_gen.chains import chains_of_fit
+
+        return chains_of_fit(self, sampler, seed, member, options)
 
     @cached_property
     def held_out(self) -> np.ndarray:

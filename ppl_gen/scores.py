@@ -26,7 +26,8 @@ class Score:
     ``log_prob``        DataArray (chain, draw, obs) of log p(x | theta), or None where it would not fit in memory
     ``kind``            exact, importance, unnormalised or implicit
     ``error``           (obs,) standard error of the number itself (Monte Carlo; of a continuous flow how far its solver
-                        and its estimate of the trace may be off), or None where it is exact
+                        and its estimate of the trace may be off; of an unnormalised density that of log Z, which all
+                        rows share), or None where it is exact
     ``elbo``            (obs,) where it is estimated by importance sampling, its lower bound, the ELBO; else None
     ``k_hat``           (obs,) likewise, Pareto k-hat of the weights: above 0.7 number and error are not to be trusted
     ``p_value``         (obs,) anomaly p-value: the rank of the row's density among densities of training rows that
@@ -34,6 +35,7 @@ class Score:
     ``steps``           of sequences: which one each number is of, and of its time steps which; else None
     ``num_entries``     (obs,) how many entries of the table (columns, of all its time steps) each density is of
     ``discrete``        whether all columns are discrete, so that densities are probabilities
+    ``normalized``      whether log Z of an unnormalised density is known: if not, only differences mean anything
     """
 
     log_predictive: np.ndarray
@@ -50,6 +52,7 @@ class Score:
     steps: pd.DataFrame | None = None
     num_entries: np.ndarray | None = None
     discrete: bool = False
+    normalized: bool = True
 
     def __len__(self) -> int:
         return len(self.log_predictive)
@@ -71,7 +74,8 @@ class Score:
         For discrete columns the length of an ideal code (Shannon 1948), at least 0. The density of real columns is per
         unit of the table: rescaling a column by c moves it by :math:`\log_2 c / D`. NaN without an entry.
         """
-        return float(-self.total / (self._entries * np.log(2))) if self._entries else float("nan")
+        known = self._entries and self.normalized
+        return float(-self.total / (self._entries * np.log(2))) if known else float("nan")
 
     @property
     def perplexity(self) -> float:
@@ -80,7 +84,8 @@ class Score:
         1977, J. Acoust. Soc. Am. 62). A token is one entry: of a sequence of one column, a time step. NaN where a
         column is real, since a density has no such meaning.
         """
-        return float(np.exp(-self.total / self._entries)) if self.discrete and self._entries else float("nan")
+        known = self.discrete and self._entries and self.normalized
+        return float(np.exp(-self.total / self._entries)) if known else float("nan")
 
     @property
     def _entries(self) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import logsumexp
 
-from ppl_gen import backends, images, importance
+from ppl_gen import backends, images, importance, unnormalised
 from ppl_gen.anomaly import anomaly_p_values
 from ppl_gen.conditions import join, rows_to_draw_for
 from ppl_gen.data import Data, starts_of
@@ -121,7 +121,7 @@ def score(
     num_draws, num_rows = len(next(iter(fit.posterior.values()))), len(data)
     keep = num_draws * num_rows <= KEEP_VALUES if keep_draws is None else keep_draws
     predictive, sd, hdi = np.empty(num_rows), np.empty(num_rows), np.empty((num_rows, 2))
-    kept, precisions = [], []
+    kept, precisions, of_log_z = [], [], []
     # A point estimate goes first among the draws, so that one pass over the rows serves both.
     point, posterior = point_draw(fit), with_point(fit)
     local = bool(fit.pair.local)
@@ -134,6 +134,8 @@ def score(
             precisions.append(importance.precision(found if point is None else found[:1]))
         predictive[rows] = logsumexp(values, axis=0) - np.log(num_draws) if point is None else values[0]
         draws = values[-num_draws:]
+        if fit.pair.tempered is not None:
+            of_log_z.append(unnormalised.row_error(fit.posterior, draws))
         sd[rows] = standard_deviation(draws)
         hdi[rows] = highest_density_interval(draws, hdi_prob)
         if keep:
@@ -142,12 +144,15 @@ def score(
     if fit.pair.log_prob_error is not None:
         numerical = numerical_error(fit, data, point or posterior)
         error = numerical if error is None else np.hypot(error, numerical)
+    normalized = True
+    if of_log_z:
+        error, k_hat, normalized = unnormalised.precision(fit, np.concatenate(of_log_z))
     return Score(
         log_predictive=predictive, sd=sd, hdi=hdi, kind=fit.family.density_for(fit.schema), hdi_prob=hdi_prob,
         uncertainty=fit.uncertainty, log_prob=_as_dataarray(fit, kept) if keep else None,
         p_value=anomaly_p_values(fit, data, predictive) if p_values else None, steps=data.sequence_labels(),
         num_entries=num_entries(data), discrete=is_discrete(data),
-        error=error, elbo=elbo, k_hat=k_hat,
+        error=error, elbo=elbo, k_hat=k_hat, normalized=normalized,
     )  # fmt: skip
 
 
@@ -266,4 +271,6 @@ def refuse_method(fit: Fit, method: str | None) -> None:
 def refuse_member(fit: Fit, member: int | None) -> None:
     """Raise a :class:`SettingError` where a member's latent space is asked for, and there is none."""
     if member is not None:
-        raise SettingError(f"member is for families with codes, such as vae; {fit.family.name} has none: leave it out.")
+        raise SettingError(
+            f"member is for families with codes or hidden units, such as vae; {fit.family.name} has none: leave it out."
+        )

@@ -18,6 +18,7 @@ EXAMPLES = {
     "your_own_guide": {"max_steps": 1000},
     "hmm_states_and_forecast": {"num_warmup": 100, "num_samples": 50},
     "flow_density_with_intervals": {"max_steps": 200},
+    "jem_semi_supervised": {"num_steps": 200},
 }
 
 

@@ -34,7 +34,8 @@ NAMES = ["width ($ per $)", "a name that is far too long to be written below a s
 UNCERTAINTY = ("posterior", "guide", "bootstrap", "point")
 OF_SEQUENCES, OF_NETWORKS = {"states", "transitions", "durations", "forecast", "residuals"}, {"grid", "calibration"}
 OF_CODES = {"reconstructions", "codes", "traversals", "loss_parts"}
-OF_ROWS = set(plots.KINDS) - OF_SEQUENCES - OF_NETWORKS - OF_CODES - {"conditionals", "images"}
+OF_ENERGIES = {"course", "surface", "filters", "annealing"}
+OF_ROWS = set(plots.KINDS) - OF_SEQUENCES - OF_NETWORKS - OF_CODES - OF_ENERGIES - {"conditionals", "images"}
 EXPECTED = {
     "posterior": OF_ROWS - {"loss"},
     "guide": OF_ROWS - {"trace", "rank", "energy"},

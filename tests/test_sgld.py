@@ -13,7 +13,7 @@ import pytest
 import ppl_gen as pg
 from ppl_gen.errors import FitError, SettingError, UnsupportedError
 from ppl_gen.family import BACKENDS
-from ppl_gen.inference.sgld import INFLATION, Plan, choose_step
+from ppl_gen.inference.sgld.walking import INFLATION, Plan, choose_step
 from ppl_gen.progress import Monitor
 
 QUICK = pg.SGLD(num_samples=50, num_warmup=300, thinning=20)

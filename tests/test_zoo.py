@@ -131,6 +131,12 @@ def test_latents_are_probabilities_that_agree_with_the_labels(name: str, backend
     if fit.pair.decode is not None:
         assert list(fit.latents().columns)[:3] == ["row", "z0", "z0_sd"]
         return
+    if fit.pair.features is not None:
+        features = fit.latents().set_index("row")
+        assert list(features.columns) == [f"h{j}" for j in range(features.shape[1])]
+        assert features.to_numpy().min() >= 0
+        assert features.to_numpy().max() <= 1
+        return
     if not fit.family.num_labels:
         with pytest.raises(pg.UnsupportedError, match="no local latent"):
             fit.latents()
@@ -162,7 +168,8 @@ def test_a_gradient_reaches_every_latent_site(name: str) -> None:
     else:
         unconstrained = numpyro_chains.to_unconstrained(pair, pair.data, start)
         gradient = jax.grad(lambda u: numpyro_ops.log_density_fn(pair)(u, pair.data))(unconstrained)
-    assert all(np.isfinite(g).all() and np.any(g != 0) for g in gradient.values())
+    idle = () if pair.idle is None else pair.idle(pair.data._replace(mask=True))
+    assert all(np.isfinite(g).all() and (name in idle or np.any(g != 0)) for name, g in gradient.items())
 
 
 @each

@@ -10,12 +10,16 @@ import numpy as np
 import pandas as pd
 
 import ppl_gen as pg
+from ppl_gen.inference.contrastive import Contrastive
 from ppl_gen.models.autoregressive import Autoregressive
 from ppl_gen.models.dae import DenoisingAutoencoder
+from ppl_gen.models.ebm import EBM
 from ppl_gen.models.flow import Flow
 from ppl_gen.models.hmm import HMM, HMMPrior
 from ppl_gen.models.hmm.effects import BY_KIND, FIELDS
+from ppl_gen.models.rbm import RBM
 from ppl_gen.models.vae import VAE
+from ppl_gen.normalizer import SMC
 
 
 def clusters(num_rows: int = 120, seed: int = 0) -> pd.DataFrame:
@@ -61,7 +65,13 @@ CASES = {
         clusters,
         NETWORKS,
     ),
+    "ebm": Case(
+        EBM(hidden=(8,)),
+        clusters,
+        Contrastive(num_members=2, max_steps=150, num_steps=5, normalizer=SMC(num_particles=4096, num_states=200)),
+    ),
     "vae": Case(VAE(latent_dim=1, hidden=(8,)), clusters, NETWORKS),
+    "rbm": Case(RBM(4), clusters, pg.Contrastive(num_members=2, max_steps=600, batch_size=64)),
     "autoregressive-made": Case(Autoregressive(hidden=(16,), num_mixture_components=2), clusters, NETWORKS),
 }
 

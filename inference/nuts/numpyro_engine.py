@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 FAST, SLOW, SAMPLE = 0, 1, 2
 CHUNK = 25  # steps per call of the compiled program
+CHUNK_OF_ROW = 250  # where there is a single row, whose density is quick
 
 
 class ChainState(NamedTuple):
@@ -58,6 +59,25 @@ class Info(NamedTuple):
 
 def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> Draws:
     """Sample the posterior; see :class:`ppl_gen.inference.nuts.NUTS`."""
+    return sample(pair, data, settings, seed, monitor, _kernel)
+
+
+def _kernel(settings: NUTS) -> Callable:
+    """blackjax's transition, as :func:`sample` takes it."""
+    kernel = blackjax.nuts.build_kernel()
+
+    def transition(key: Any, state: Any, log_density: Callable, size: Any, inverse_mass: Any) -> Any:
+        return kernel(key, state, log_density, size, inverse_mass, settings.max_tree_depth)
+
+    return transition
+
+
+def sample(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, make_kernel: Callable) -> Draws:
+    """Chains of a Hamiltonian sampler, whose step size and mass matrix are adapted in Stan's windows.
+
+    :param make_kernel: ``settings -> transition(key, state, log density, step size, inverse mass matrix) -> (state,
+        info)``, of states that ``blackjax.hmc.init`` makes.
+    """
     view = pair.data if pair.data is not None else data.view("numpyro")
     total = settings.num_warmup + settings.num_samples
     monitor.begin(total)
@@ -67,21 +87,22 @@ def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> 
     key = jax.random.key(seed)
     positions = positions + 0.05 * jax.random.normal(jax.random.fold_in(key, 2**31 - 1), positions.shape)
 
-    key_programs = ("nuts", settings.target_accept, settings.max_tree_depth, str(positions.dtype))
-    init, advance = pair.cached(key_programs, lambda: _programs(pair, settings, unravel))
+    key_programs = (settings.replace(num_samples=4, num_warmup=20, num_chains=1, num_starts=1), str(positions.dtype))
+    init, advance = pair.cached(key_programs, lambda: _programs(pair, settings, unravel, make_kernel(settings)))
     chain_keys = [jax.random.fold_in(key, chain) for chain in range(settings.num_chains)]
     states = [init(position, view) for position in positions]
     states, done, kept = _restore(monitor, states)
+    chunk = CHUNK if len(view.x) > 1 else CHUNK_OF_ROW
     schedule = _schedule(settings)
     interrupted = False
     try:
         while done < total:
-            steps = np.arange(done, done + CHUNK)
+            steps = np.arange(done, done + chunk)
             states, output = over_chains(advance, states, chain_keys, steps, schedule[steps], view)
             kept.append(
                 jax.tree.map(lambda leaf, done=done: leaf[:, max(settings.num_warmup - done, 0) : total - done], output)
             )
-            done = min(done + CHUNK, total)
+            done = min(done + chunk, total)
             monitor.worth_keeping = done > settings.num_warmup
             monitor.update(done, total, divergences=float(sum(k[1].diverging.sum() for k in kept)))
             if monitor.checkpoint_path is not None:
@@ -93,15 +114,14 @@ def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> 
     flat, info = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *kept)
     return Draws(
         posterior=constrain(pair, view, flat, unravel), uncertainty="posterior",
-        sample_stats=info._asdict(), interrupted=interrupted,
-        figures={"num_warmup": settings.num_warmup, "max_tree_depth": settings.max_tree_depth},
+        sample_stats=_stats(info), interrupted=interrupted,
+        figures={name: getattr(settings, name) for name in ("num_warmup", "max_tree_depth") if hasattr(settings, name)},
     )  # fmt: skip
 
 
-def _programs(pair: Pair, settings: NUTS, unravel: Callable) -> tuple[Callable, Callable]:
+def _programs(pair: Pair, settings: Any, unravel: Callable, kernel: Callable) -> tuple[Callable, Callable]:
     """The compiled ``init(position, view)`` and ``advance(state, key, steps, stages, view)`` of one chain."""
     log_density = log_density_fn(pair)
-    kernel = blackjax.nuts.build_kernel()
     mass_init, mass_update, mass_final = mass_matrix_adaptation(is_diagonal_matrix=True)
     size_init, size_update, size_final = dual_averaging_adaptation(settings.target_accept)
 
@@ -128,14 +148,14 @@ def _programs(pair: Pair, settings: NUTS, unravel: Callable) -> tuple[Callable, 
             size = jnp.exp(jnp.where(sampling, state.step_size.log_step_size_avg, state.step_size.log_step_size))
             sampler, info = kernel(
                 jax.random.fold_in(key, number), state.sampler, lambda u: log_density(unravel(u), view), size,
-                state.mass_matrix.inverse_mass_matrix, settings.max_tree_depth,
+                state.mass_matrix.inverse_mass_matrix,
             )  # fmt: skip
             moved = state._replace(sampler=sampler)
             state = jax.lax.cond(
                 sampling, lambda: moved, lambda: adapt(moved, stage, window_ends == 1, info.acceptance_rate)
             )
             kept = Info(
-                info.is_divergent, info.energy, sampler.logdensity, info.num_trajectory_expansions,
+                info.is_divergent, info.energy, sampler.logdensity, getattr(info, "num_trajectory_expansions", 0),
                 info.num_integration_steps, info.acceptance_rate, size,
             )  # fmt: skip
             return state, (sampler.position, kept)
@@ -146,16 +166,21 @@ def _programs(pair: Pair, settings: NUTS, unravel: Callable) -> tuple[Callable, 
     return jax.jit(init, compiler_options=numpyro_programs.QUICK), jax.jit(advance)
 
 
+def _stats(info: Info) -> dict[str, np.ndarray]:
+    """What is said of steps: the depth of a tree where there are trees."""
+    return {name: value for name, value in info._asdict().items() if name != "tree_depth" or np.any(value)}
+
+
 def _strong(state: ChainState) -> ChainState:
     """The state with no weak types (JAX's name for those of Python numbers), which would compile ``advance`` twice:
     for the state that ``init`` gives, and for its own."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state)
 
 
-def _schedule(settings: NUTS) -> np.ndarray:
+def _schedule(settings: Any) -> np.ndarray:
     """(steps, 2): the stage of each step, and whether a window of mass adaptation ends with it (Stan's windows)."""
     total = settings.num_warmup + settings.num_samples
-    schedule = np.full((total + CHUNK, 2), (SAMPLE, 0), dtype=np.int32)
+    schedule = np.full((total + CHUNK_OF_ROW, 2), (SAMPLE, 0), dtype=np.int32)
     schedule[: settings.num_warmup] = np.asarray(build_schedule(settings.num_warmup), dtype=np.int32)
     return schedule
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyro
 import torch
+from pyro.infer.mcmc import HMC as PyroHMC
 from pyro.infer.mcmc import NUTS as PyroNUTS
 
 from ppl_gen.backends.pyro_ops import as_tensor
@@ -35,6 +36,20 @@ Record = dict[str, Any]
 
 def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> Draws:
     """Sample the posterior; see :class:`ppl_gen.inference.nuts.NUTS`."""
+
+    def kernel(potential: Callable) -> Kernel:
+        return Kernel(
+            potential_fn=potential, target_accept_prob=settings.target_accept, max_tree_depth=settings.max_tree_depth
+        )
+
+    return sample(pair, data, settings, seed, monitor, kernel)
+
+
+def sample(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, make_kernel: Callable) -> Draws:
+    """Chains of one of Pyro's Hamiltonian samplers.
+
+    :param make_kernel: ``potential -> sampler``, a :class:`Recorded` one.
+    """
     view = pair.data if pair.data is not None else data.view("pyro")
     monitor.begin(settings.num_chains * (settings.num_warmup + settings.num_samples))
     starts = starting_values(pair, view, seed, settings.num_chains, settings.num_starts)
@@ -47,7 +62,9 @@ def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> 
         try:
             for chain in range(len(chains), settings.num_chains):
                 current = []
-                steps = _sample(space, program, {k: v[chain] for k, v in starts.items()}, settings, seed, chain)
+                steps = _sample(
+                    space, program, {k: v[chain] for k, v in starts.items()}, settings, seed, chain, make_kernel
+                )
                 for number, record in enumerate(steps):
                     current += record
                     monitor.worth_keeping |= bool(record)
@@ -63,25 +80,27 @@ def run(pair: Pair, data: Data, settings: NUTS, seed: int, monitor: Monitor) -> 
     stats = {name: np.stack([chain[name] for chain in chains]) for name in chains[0] if name != "position"}
     return Draws(
         posterior=posterior, uncertainty="posterior", sample_stats=stats, interrupted=interrupted,
-        figures={"num_warmup": settings.num_warmup, "max_tree_depth": settings.max_tree_depth},
+        figures={name: getattr(settings, name) for name in ("num_warmup", "max_tree_depth") if hasattr(settings, name)},
     )  # fmt: skip
 
 
-class Kernel(PyroNUTS):
-    """Pyro's NUTS, which also keeps what ArviZ asks about each step; the sampler itself is untouched."""
+class Recorded(PyroHMC):
+    """Mixed into a sampler of Pyro's, keeps what ArviZ asks about each step; the sampler itself is untouched."""
 
     energy: Any = None
-    num_leapfrogs = 0
+
+    def details(self) -> Record:
+        """What this sampler alone says of a step."""
+        return {}
 
     def sample(self, params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        mean, divergences, self.num_leapfrogs, self.energy = self._mean_accept_prob, len(self._divergences), 0, None
+        mean, divergences, self.energy = self._mean_accept_prob, len(self._divergences), None
         step_size = self.step_size
         params = super().sample(params)
         count = self._t - self._warmup_steps if self._t > self._warmup_steps else self._t
         self.info = {
             "diverging": len(self._divergences) > divergences, "energy": float(self.energy),
-            "lp": -float(self._potential_energy_last), "tree_depth": self.num_leapfrogs.bit_length(),
-            "n_steps": self.num_leapfrogs, "step_size": float(step_size),
+            "lp": -float(self._potential_energy_last), "step_size": float(step_size), **self.details(),
             # Pyro keeps the running mean only: m_n = m_(n-1) + (a_n - m_(n-1)) / n.
             "acceptance_rate": mean + (self._mean_accept_prob - mean) * count,
         }  # fmt: skip
@@ -92,6 +111,16 @@ class Kernel(PyroNUTS):
         if self.energy is None:  # the Hamiltonian of this trajectory; later calls only look for a step size
             self.energy = self._kinetic_energy(unscaled) + self._potential_energy_last
         return momentum, unscaled
+
+
+class Kernel(Recorded, PyroNUTS):
+    """Pyro's NUTS, which counts its leapfrog steps."""
+
+    num_leapfrogs = 0
+
+    def details(self) -> Record:
+        found, self.num_leapfrogs = self.num_leapfrogs, 0
+        return {"tree_depth": found.bit_length(), "n_steps": found}
 
     def _build_basetree(self, *args: Any) -> Any:
         self.num_leapfrogs += 1
@@ -113,24 +142,28 @@ class _Potential(torch.autograd.Function):
 
 
 def _sample(
-    space: Unconstrained, program: Callable, start: dict[str, np.ndarray], settings: NUTS, seed: int, chain: int
+    space: Unconstrained,
+    program: Callable,
+    start: dict[str, np.ndarray],
+    settings: Any,
+    seed: int,
+    chain: int,
+    make_kernel: Callable,
 ) -> Iterator[list[Record]]:
     """One chain, step by step: [] for each step of the warm-up, then a list that holds the one draw."""
     pyro.set_rng_seed(int(np.random.SeedSequence([seed, chain]).generate_state(1)[0]))
-    kernel = Kernel(
-        potential_fn=lambda params: _Potential.apply(params["u"], program),
-        target_accept_prob=settings.target_accept, max_tree_depth=settings.max_tree_depth,
-    )  # fmt: skip
+    kernel = make_kernel(lambda params: _Potential.apply(params["u"], program))
     # A little noise, so that chains that begin at the same mode do not begin at the same point.
     position = space.start({name: as_tensor(value) for name, value in start.items()})
     params = kernel.initial_params = {"u": position + 0.05 * torch.randn(space.size)}
     kernel.setup(settings.num_warmup)
+    kernel.details()  # of the search for a first step size
     for number in range(settings.num_warmup + settings.num_samples):
         params = kernel.sample(params)
         yield [] if number < settings.num_warmup else [kernel.info | {"position": params["u"].numpy().copy()}]
 
 
-def _report(monitor: Monitor, settings: NUTS, chains: list[Record], current: list[Record], number: int) -> None:
+def _report(monitor: Monitor, settings: Any, chains: list[Record], current: list[Record], number: int) -> None:
     steps = settings.num_warmup + settings.num_samples
     if (number + 1) % CHUNK == 0 or number + 1 == steps:
         diverging = sum(chain["diverging"].sum() for chain in chains) + sum(draw["diverging"] for draw in current)
@@ -141,7 +174,7 @@ def _stack(draws: list[Record]) -> Record:
     return {name: np.array([draw[name] for draw in draws]) for name in draws[0]}
 
 
-def _largest_block(chains: list[Record], current: list[Record], settings: NUTS) -> list[Record]:
+def _largest_block(chains: list[Record], current: list[Record], settings: Any) -> list[Record]:
     """What to keep when a chain was cut: the whole chains, or all chains up to the cut, whichever is more draws."""
     cut = len(current)
     if cut * (len(chains) + 1) <= len(chains) * settings.num_samples:

@@ -17,9 +17,10 @@ import optax
 from ppl_gen.backends import numpyro_programs
 from ppl_gen.backends.numpyro_chains import constrain, over_chains, unconstrained_starts
 from ppl_gen.backends.numpyro_ops import log_density_fn
-from ppl_gen.inference import sgld
 from ppl_gen.inference.em.numpyro_engine import starting_values
-from ppl_gen.inference.sgld import SGLD, Plan
+from ppl_gen.inference.sgld import SGLD
+from ppl_gen.inference.sgld import walking as sgld
+from ppl_gen.inference.sgld.walking import Plan
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data, View
@@ -33,6 +34,25 @@ CLIP = 10.0  # the norm of a climb's gradient, in nats a row
 
 def run(pair: Pair, data: Data, settings: SGLD, seed: int, monitor: Monitor) -> Draws:
     """Sample the posterior; see :class:`ppl_gen.inference.sgld.SGLD`."""
+    return walk(pair, data, settings, seed, monitor, 1, _dynamics)
+
+
+def _dynamics(settings: SGLD, gradient: Callable) -> Callable:
+    """blackjax's step, as :func:`walk` takes it."""
+    sampler = blackjax.sgld(gradient)
+
+    def step(key: Any, state: jax.Array, batch: Any, size: Any) -> jax.Array:
+        return sampler.step(key, state[0], batch, size / 2)[None]
+
+    return step
+
+
+def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, parts: int, dynamics: Callable) -> Draws:
+    """Chains of a dynamics along noisy gradients.
+
+    :param parts: what a chain's state (parts, dimension) is made of: its position, and perhaps its velocity.
+    :param dynamics: ``(settings, gradient(position, batch)) -> step(key, state, batch, size) -> state``.
+    """
     view = pair.data if pair.data is not None else data.view("numpyro")
     plan, key = Plan(settings), jax.random.key(seed)
     monitor.begin(settings.total)
@@ -40,11 +60,12 @@ def run(pair: Pair, data: Data, settings: SGLD, seed: int, monitor: Monitor) -> 
     positions, unravel = unconstrained_starts(pair, view, starts)
     keys = [jax.random.fold_in(key, chain) for chain in range(settings.num_chains)]
     program = pair.cached(
-        ("sgld", settings, len(data), str(positions.dtype)), lambda: _Program(pair, settings, unravel)
+        ("walk", settings, len(data), str(positions.dtype)), lambda: _Program(pair, settings, unravel, dynamics)
     )
     packed = monitor.load()
     if packed is None:
-        states, scale, curvatures = program.begin(list(positions), keys, plan, view, monitor)
+        begun, scale, curvatures = program.begin(list(positions), keys, plan, view, monitor)
+        states = [jnp.zeros((parts, one.size), one.dtype).at[0].set(one) for one in begun]
         looks, calls = [], 0
     else:
         states, calls = list(jnp.asarray(packed["positions"])), int(packed["calls"])
@@ -56,7 +77,7 @@ def run(pair: Pair, data: Data, settings: SGLD, seed: int, monitor: Monitor) -> 
         while calls < len(plan.bounds):
             states, output = over_chains(program.advance, states, keys, plan.bounds[calls], sizes, scale, view)
             done = int(plan.bounds[calls, -1])
-            sgld.check_finite(output, done, step)
+            sgld.check_finite(output, done, step, settings.name)
             looks, calls = [np.concatenate([*looks, output], axis=1)], calls + 1
             monitor.worth_keeping = plan.kept(looks[0]).shape[1] > 0
             monitor.update(done, settings.total)
@@ -74,11 +95,11 @@ def run(pair: Pair, data: Data, settings: SGLD, seed: int, monitor: Monitor) -> 
 class _Program:
     """The compiled pieces of a chain for one pair and one size of table."""
 
-    def __init__(self, pair: Pair, settings: SGLD, unravel: Callable) -> None:
+    def __init__(self, pair: Pair, settings: Any, unravel: Callable, dynamics: Callable) -> None:
         self.settings, self.pair = settings, pair
         log_density = log_density_fn(pair)
         self.gradient = jax.grad(lambda w, scale, view, rows: log_density(unravel(scale * w), view, rows))
-        self.sampler = blackjax.sgld(lambda w, batch: self.gradient(w, *batch))
+        self.dynamics = dynamics(settings, lambda w, batch: self.gradient(w, *batch))
         self.adam = optax.chain(optax.clip_by_global_norm(CLIP), optax.scale_by_adam())
         self.advance = jax.jit(self._advance)
         self.climb = jax.jit(self._climb)
@@ -119,20 +140,20 @@ class _Program:
         return None if size is None or size >= number else jax.random.randint(key, (size,), 0, number)
 
     def _advance(
-        self, position: jax.Array, key: Any, bounds: jax.Array, sizes: jax.Array, scale: jax.Array, view: View
+        self, state: jax.Array, key: Any, bounds: jax.Array, sizes: jax.Array, scale: jax.Array, view: View
     ) -> Any:
         """Through the intervals of a call: the position after each."""
 
-        def step(number: jax.Array, u: jax.Array) -> jax.Array:
+        def step(number: jax.Array, state: jax.Array) -> jax.Array:
             key_rows, key_noise = jax.random.split(jax.random.fold_in(key, number))
             rows = self._rows(key_rows, view, self.settings.rows_per_step(len(view.x)))
-            return self.sampler.step(key_noise, u, (scale, view, rows), sizes[number] / 2)
+            return self.dynamics(key_noise, state, (scale, view, rows), sizes[number])
 
-        def interval(u: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            u = jax.lax.fori_loop(*ends, step, u)
-            return u, u
+        def interval(state: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            state = jax.lax.fori_loop(*ends, step, state)
+            return state, state[0]
 
-        return jax.lax.scan(interval, position, (bounds[:-1], bounds[1:]))
+        return jax.lax.scan(interval, state, (bounds[:-1], bounds[1:]))
 
     def _climb(self, state: Any, key: Any, steps: jax.Array, rates: jax.Array, view: View) -> Any:
         """Steps of Adam up the log joint."""

@@ -6,8 +6,9 @@ same bits.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ import torch
 from ppl_gen.backends.pyro_ops import as_tensor
 from ppl_gen.backends.pyro_programs import over_draws, recorded, sandbox
 from ppl_gen.backends.pyro_unconstrained import Unconstrained
-from ppl_gen.inference import sgld
 from ppl_gen.inference.em.pyro_engine import starting_values
-from ppl_gen.inference.sgld import SGLD, Plan
+from ppl_gen.inference.sgld import SGLD
+from ppl_gen.inference.sgld import walking as sgld
+from ppl_gen.inference.sgld.walking import Plan
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data, View
@@ -31,6 +33,21 @@ Gradient = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 def run(pair: Pair, data: Data, settings: SGLD, seed: int, monitor: Monitor) -> Draws:
     """Sample the posterior; see :class:`ppl_gen.inference.sgld.SGLD`."""
+    return walk(pair, data, settings, seed, monitor, 1, _dynamics)
+
+
+def _dynamics(settings: SGLD, state: torch.Tensor, gradient: Callable, size: float) -> torch.Tensor:
+    """Welling & Teh's eq. 4, as :func:`walk` takes it."""
+    position = state[0]
+    return (position + 0.5 * size * gradient(position) + size**0.5 * torch.randn_like(position))[None]
+
+
+def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, parts: int, dynamics: Callable) -> Draws:
+    """Chains of a dynamics along noisy gradients.
+
+    :param parts: what the chains' state (parts, chain, dimension) is made of: position, and perhaps velocity.
+    :param dynamics: ``(settings, state, gradient(position), size) -> state``.
+    """
     view = pair.data if pair.data is not None else data.view("pyro")
     plan, interrupted = Plan(settings), False
     monitor.begin(settings.total)
@@ -41,26 +58,30 @@ def run(pair: Pair, data: Data, settings: SGLD, seed: int, monitor: Monitor) -> 
         packed = monitor.load()
         if packed is None:
             curvatures = chains.begin(plan, monitor)
+            state = torch.zeros(parts, *chains.positions.shape)
+            state[0] = chains.positions
             looks, calls = [], 0
         else:
-            chains.positions, chains.scale = torch.as_tensor(packed["positions"]), torch.as_tensor(packed["scale"])
+            state, chains.scale = torch.as_tensor(packed["state"]), torch.as_tensor(packed["scale"])
             curvatures, calls = packed["curvatures"], int(packed["calls"])
             looks = [packed["looks"]] if calls else []
             torch.set_rng_state(torch.as_tensor(packed["random"]))
         step, figures = sgld.choose_step(settings, curvatures, len(data))
         try:
             while calls < len(plan.bounds):
-                output = np.stack([
-                    chains.advance(step * plan.sizes[start:end])
-                    for start, end in zip(plan.bounds[calls, :-1], plan.bounds[calls, 1:], strict=True)
-                ], axis=1)  # fmt: skip
+                found = []
+                for start, end in itertools.pairwise(plan.bounds[calls].tolist()):
+                    for size in (step * plan.sizes[start:end]).tolist():
+                        state = dynamics(settings, state, chains.noisy_gradient, size)
+                    found.append(state[0].numpy())
+                output = np.stack(found, axis=1)
                 done = int(plan.bounds[calls, -1])
-                sgld.check_finite(output, done, step)
+                sgld.check_finite(output, done, step, settings.name)
                 looks, calls = [np.concatenate([*looks, output], axis=1)], calls + 1
                 monitor.worth_keeping = plan.kept(looks[0]).shape[1] > 0
                 monitor.update(done, settings.total)
                 if monitor.checkpoint_path is not None:
-                    monitor.save({"positions": chains.positions.numpy(), "scale": chains.scale.numpy(),
+                    monitor.save({"state": state.numpy(), "scale": chains.scale.numpy(),
                                   "curvatures": curvatures, "looks": looks[0], "calls": np.asarray(calls),
                                   "random": torch.get_rng_state().numpy()})  # fmt: skip
         except KeyboardInterrupt:
@@ -76,7 +97,7 @@ class _Chains:
     """Where all chains are, (chain, dimension), in units of ``scale``, and the programs that move them."""
 
     def __init__(
-        self, pair: Pair, space: Unconstrained, view: View, settings: SGLD, starts: dict[str, np.ndarray]
+        self, pair: Pair, space: Unconstrained, view: View, settings: Any, starts: dict[str, np.ndarray]
     ) -> None:
         self.pair, self.space, self.view, self.settings = pair, space, view, settings
         each = [{name: as_tensor(value[c]) for name, value in starts.items()} for c in range(settings.num_chains)]
@@ -130,13 +151,9 @@ class _Chains:
         """The gradient in the units of the walk."""
         return self.scale * gradient(self.scale * positions, rows)
 
-    def advance(self, sizes: np.ndarray) -> np.ndarray:
-        """Steps of these sizes: where the chains are then."""
-        batch = self.settings.rows_per_step(len(self.view.x))
-        for size in sizes.tolist():
-            drift = self._drift(self.positions, self._rows(batch), self.gradient)
-            self.positions = self.positions + 0.5 * size * drift + size**0.5 * torch.randn_like(self.positions)
-        return self.positions.numpy()
+    def noisy_gradient(self, positions: torch.Tensor) -> torch.Tensor:
+        """The same from rows drawn anew."""
+        return self._drift(positions, self._rows(self.settings.rows_per_step(len(self.view.x))), self.gradient)
 
     def _climb(self, rates: np.ndarray, monitor: Monitor) -> None:
         """Steps of Adam up the log joint."""

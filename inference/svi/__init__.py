@@ -29,7 +29,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ppl_gen.engine import Engine
-from ppl_gen.errors import SettingError
+from ppl_gen.errors import SettingError, UnsupportedError
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data
@@ -156,8 +156,13 @@ class SVI(Engine):
     def run(self, pair: Pair, data: Data, *, seed: int, monitor: Monitor) -> Draws:
         """Fit the pair to the data.
 
+        :raises UnsupportedError: the density is unnormalised, and so has no evidence lower bound.
         :raises SettingError: a setting is of local latents, and the pair has none.
         """
+        if pair.tempered is not None:
+            name, able = pair.family.name, " or ".join(pair.family.engines)
+            raise UnsupportedError(f"Engine 'svi' maximizes a likelihood, and that of {name} has a normaliser which is "
+                                   f"not known: fit it by {able}.")  # fmt: skip
         if not pair.local:
             defaults = type(self)()
             for name in ("objective", "annealing", "free_bits"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,12 +12,30 @@ from ppl_gen.engine import Draws
 from ppl_gen.inference.em.driver import out_of_bag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from ppl_gen.data import View
     from ppl_gen.family import Pair
     from ppl_gen.inference.svi import SVI
     from ppl_gen.progress import Monitor
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What an ensemble is trained by in place of the evidence lower bound.
+
+    ``name``    of the engine, for messages
+    ``key``     what tells its programs from others of the pair
+    ``loss``    of a mini-batch, in the backend's arrays: ``(pair, weights, rows, key) -> ()`` in NumPyro, without a key
+                in Pyro
+    ``finish``  ``{site: (members, *shape)} -> the same with more sites``, after training
+    ``extra``   {name: (members, *shape)}: starts of weights beside the pair's
+    """
+
+    name: str
+    key: Any
+    loss: Callable[..., Any]
+    finish: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+    extra: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
 
 MIN_STEPS = 50  # per window: passes over a small table are joined until they have as many steps
 EVERY = 10  # steps between two looks of the running mean at the weights: each is a pass over all of them

@@ -26,6 +26,7 @@ from ppl_gen.inference.svi.ensemble import (
     LOOKS,
     PART_ROWS,
     SHARE,
+    Objective,
     Plateau,
     Record,
     Split,
@@ -45,17 +46,20 @@ if TYPE_CHECKING:
 CHUNK = 2048  # validation rows at once
 
 
-def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> Draws:
+def run(
+    pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor, objective: Objective | None = None
+) -> Draws:
     """Fit an ensemble; see :class:`ppl_gen.inference.svi.SVI`."""
     view = pair.data if pair.data is not None else data.view("numpyro")
     split, members = Split.of(len(data), settings, seed), range(settings.num_members)
     assert pair.initialize is not None
     start, idle = without_idle(pair, pair.initialize(view, seed, settings.num_members), view)
+    start |= {} if objective is None else objective.extra
     # Pairs of one family and schema share their programs, and a compiled one takes views of one structure and shape.
     shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(view))
     key = ("ensemble", settings, split.train.shape, split.validation.shape, jax.tree.structure(view), shapes,
-           jnp.result_type(float))  # fmt: skip
-    program = pair.cached(key, lambda: _Program(pair, settings, split, idle))
+           jnp.result_type(float), None if objective is None else objective.key)  # fmt: skip
+    program = pair.cached(key, lambda: _Program(pair, settings, split, idle, objective))
     keys = jax.random.split(jax.random.key(seed), settings.num_members)
     weights = [{name: jnp.asarray(value[i], dtype=float) for name, value in start.items()} for i in members]
     states = [program.begin(weights[i], keys[i]) for i in members]
@@ -78,7 +82,8 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
             best = [states[i]["mean"] if better[i] else best[i] for i in members]
             monitor.worth_keeping = bool(np.isfinite(plateau.best).all())
             if not monitor.worth_keeping and plateau.broken.any():
-                raise FitError(f"SVI: the loss is not a number within {split.steps} steps; lower learning_rate "
+                name = "SVI" if objective is None else objective.name
+                raise FitError(f"{name}: the loss is not a number within {split.steps} steps; lower learning_rate "
                                f"(now {settings.rate_of_weights:g}).")  # fmt: skip
             shown = {"train": losses[:, 0].mean(), "validation": losses[:, 1].mean()}
             monitor.update(len(record.train) * split.steps, total * split.steps, **shown)
@@ -91,6 +96,7 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
         interrupted = True
     kept = {name: np.stack([np.asarray(member[name]) for member in best]) for name in start} | idle
     kept = with_chain(pair, numpyro_ops.hook_over_draws, kept, view, seed)
+    kept = kept if objective is None else objective.finish(kept)
     return record.result(
         kept, partial(numpyro_ops.log_prob, pair, view=view), split, plateau, settings, len(data), interrupted
     )
@@ -99,8 +105,15 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
 class _Program:
     """The compiled pieces of training for one pair and one size of data."""
 
-    def __init__(self, pair: Pair, settings: SVI, split: Split, idle: Mapping[str, np.ndarray]) -> None:
-        self.idle = {name: value[0] for name, value in idle.items()}
+    def __init__(
+        self,
+        pair: Pair,
+        settings: SVI,
+        split: Split,
+        idle: Mapping[str, np.ndarray],
+        objective: Objective | None = None,
+    ) -> None:
+        self.idle, self.objective = {name: value[0] for name, value in idle.items()}, objective
         self.pair, self.settings, self.split, self.elbo = pair, settings, split, Trace_ELBO()
         self.optimizer = optax.chain(optax.clip_by_global_norm(settings.clip), optax.scale_by_adam())
         self.begin = jax.jit(self._begin)
@@ -126,6 +139,9 @@ class _Program:
         :param share: of beta that holds yet.
         """
         weights = {**weights, **self.idle}
+        if self.objective is not None:
+            loss = self.objective.loss(self.pair, weights, rows, key)
+            return loss, jnp.zeros(2, loss.dtype)
         if self.pair.local:
             return numpyro_objective.loss(self.pair, self.settings, weights, key, rows, share)
         found = self.elbo.loss(key, weights, self.pair.density, self.pair.guide, rows) / len(rows.x)

@@ -25,6 +25,7 @@ from ppl_gen.inference.svi.ensemble import (
     LOOKS,
     PART_ROWS,
     SHARE,
+    Objective,
     Plateau,
     Record,
     Split,
@@ -45,7 +46,9 @@ BIG = 8_000_000  # multiplications in the largest layer of a step from which thr
 CHUNK = 2048  # validation rows at once
 
 
-def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> Draws:
+def run(
+    pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor, objective: Objective | None = None
+) -> Draws:
     """Fit an ensemble; see :class:`ppl_gen.inference.svi.SVI`.
 
     :raises FitError: a member's loss stopped being a finite number before there were any weights to keep.
@@ -54,14 +57,16 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
     split = Split.of(len(data), settings, seed)
     assert pair.initialize is not None
     start, idle = without_idle(pair, pair.initialize(view, seed, settings.num_members), view)
+    start |= {} if objective is None else objective.extra
     plateau = Plateau(settings.num_members, settings.patience, grace_windows(settings, split))
     record, interrupted = Record(), False
     total = -(-settings.max_steps // split.steps)
     with sandbox(seed, threads=threads_for(pair, start, split.batch_size)):
         # Pairs of one family and schema share their programs, and a recorded one takes views of one shape.
         shapes = tuple(None if leaf is None else tuple(leaf.shape) for leaf in view)
-        key = ("ensemble", settings, split.batch_size, torch.get_default_dtype(), shapes)
-        program = pair.cached(key, lambda: _Program(pair, settings, start, idle))
+        key = ("ensemble", settings, split.batch_size, torch.get_default_dtype(), shapes,
+               None if objective is None else objective.key)  # fmt: skip
+        program = pair.cached(key, lambda: _Program(pair, settings, start, idle, objective))
         state = _State(program.flatten(start), settings)
         state.restore(monitor, record, plateau)
         train, validation = torch.as_tensor(split.train), torch.as_tensor(split.validation)
@@ -79,7 +84,8 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
                 state.keep(plateau.update(validated))
                 monitor.worth_keeping = bool(np.isfinite(plateau.best).all())
                 if not monitor.worth_keeping and plateau.broken.any():
-                    raise FitError(f"SVI: the loss is not a number within {split.steps} steps; lower learning_rate "
+                    name = "SVI" if objective is None else objective.name
+                    raise FitError(f"{name}: the loss is not a number within {split.steps} steps; lower learning_rate "
                                    f"(now {settings.rate_of_weights:g}).")  # fmt: skip
                 shown = {"train": float(losses.mean()), "validation": float(validated.mean())}
                 monitor.update(len(record.train) * split.steps, total * split.steps, **shown)
@@ -90,6 +96,7 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
             interrupted = True
         kept = {name: value.numpy() for name, value in program.unflatten(state.best).items()} | idle
     kept = with_chain(pair, pyro_ops.hook_over_draws, kept, view, seed)
+    kept = kept if objective is None else objective.finish(kept)
     return record.result(
         kept, partial(pyro_ops.log_prob, pair, view=view), split, plateau, settings, len(data), interrupted
     )
@@ -159,8 +166,10 @@ class _Program:
     """The recorded pieces of training for one pair and one size of mini-batch."""
 
     def __init__(
-        self, pair: Pair, settings: SVI, start: Mapping[str, np.ndarray], idle: Mapping[str, np.ndarray]
-    ) -> None:
+        self, pair: Pair, settings: SVI, start: Mapping[str, np.ndarray], idle: Mapping[str, np.ndarray],
+        objective: Objective | None = None,
+    ) -> None:  # fmt: skip
+        self.objective = objective
         self.idle = {n: torch.as_tensor(v[0], dtype=torch.get_default_dtype()) for n, v in idle.items()}
         self.pair, self.settings = pair, settings
         self.shapes = {name: value.shape[1:] for name, value in start.items()}
@@ -176,7 +185,7 @@ class _Program:
     def unflatten(self, vector: torch.Tensor) -> Tensors:
         """{name: (..., *shape)} of (..., number of weights)."""
         parts = zip(self.shapes.items(), vector.split(self.sizes, -1), strict=True)
-        return {name: part.reshape(*vector.shape[:-1], *shape) for (name, shape), part in parts}
+        return {name: part.reshape((*vector.shape[:-1], *shape)) for (name, shape), part in parts}
 
     def _loss(
         self, vector: torch.Tensor, rows: View, share: torch.Tensor | float = 1.0
@@ -186,6 +195,8 @@ class _Program:
         :param share: of beta that holds yet.
         """
         weights = {**self.unflatten(vector), **self.idle}
+        if self.objective is not None:
+            return self.objective.loss(self.pair, weights, rows), torch.zeros(2)
         if self.pair.local:
             return pyro_objective.loss(self.pair, self.settings, weights, rows, share)
         model = poutine.substitute(self.pair.density, data=weights)
@@ -201,7 +212,7 @@ class _Program:
         call takes all where random numbers are drawn, whose order would else be that in which threads come.
         """
         arrays = {name: leaf for name, leaf in view._asdict().items() if leaf is not None and name != "patterns"}
-        size = len(weights) if self.pair.local else 1
+        size = len(weights) if self.pair.local or self.objective is not None else 1
 
         def function(weights: torch.Tensor, rows: torch.Tensor, share: torch.Tensor, *leaves: torch.Tensor) -> Any:
             batch = view._replace(**dict(zip(arrays, leaves, strict=True))).take(rows)

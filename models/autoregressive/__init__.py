@@ -71,7 +71,7 @@ class Autoregressive(NetworkFamily):
     title: ClassVar[str] = "Autoregressive network"
     density: ClassVar[str] = "exact"
     kinds: ClassVar[tuple[str, ...]] = ("real", "count", "binary", "categorical")
-    engines: ClassVar[tuple[str, ...]] = ("svi", "sgld")
+    engines: ClassVar[tuple[str, ...]] = ("svi", "sgld", "sghmc")
     allows_missing: ClassVar[bool] = False
 
     network: str = "made"

@@ -81,7 +81,7 @@ class Flow(NetworkFamily):
     title: ClassVar[str] = "Normalizing flow"
     density: ClassVar[str] = "exact"
     kinds: ClassVar[tuple[str, ...]] = ("real", "count", "binary", "categorical")
-    engines: ClassVar[tuple[str, ...]] = ("svi", "sgld")
+    engines: ClassVar[tuple[str, ...]] = ("svi", "sgld", "sghmc")
     allows_missing: ClassVar[bool] = False
 
     transform: str = "nsf"

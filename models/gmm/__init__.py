@@ -132,7 +132,7 @@ class GMM(Family):
     title: ClassVar[str] = "Gaussian mixture"
     density: ClassVar[str] = "exact"
     kinds: ClassVar[tuple[str, ...]] = ("real",)
-    engines: ClassVar[tuple[str, ...]] = ("nuts", "svi", "em", "sgld")
+    engines: ClassVar[tuple[str, ...]] = ("nuts", "svi", "em", "sgld", "hmc", "sghmc")
 
     num_components: int | str = 2
     covariance: str = "full"

@@ -139,7 +139,7 @@ class HMM(Family):
     title: ClassVar[str] = "Hidden Markov model"
     density: ClassVar[str] = "exact"
     kinds: ClassVar[tuple[str, ...]] = ("real", "count", "binary", "categorical")
-    engines: ClassVar[tuple[str, ...]] = ("nuts", "svi", "em", "sgld")
+    engines: ClassVar[tuple[str, ...]] = ("nuts", "svi", "em", "sgld", "hmc", "sghmc")
     sequences: ClassVar[bool] = True
     conditions_sequences: ClassVar[bool] = True
 

@@ -16,7 +16,7 @@ def shrink(architecture: Architecture, weights: Weights, rows: jax.Array) -> jax
     """(n, numbers) of images (n, h w c): each convolution halves height and width, rounded up."""
     h = rows.reshape(-1, *architecture.levels[0])
     for i in range(len(architecture.levels) - 1):
-        h = _convolve(h, weights[f"conv_{i}_weight"], 2) + weights[f"conv_{i}_bias"]
+        h = convolve(h, weights[f"conv_{i}_weight"], 2) + weights[f"conv_{i}_bias"]
         h = jax.nn.relu(h)
     return h.reshape(len(rows), -1)
 
@@ -29,7 +29,7 @@ def grow(architecture: Architecture, weights: Weights, out: jax.Array) -> jax.Ar
     for i in reversed(range(len(levels) - 1)):
         height, width, _ = levels[i]
         h = jnp.repeat(jnp.repeat(h, 2, 1), 2, 2)[:, :height, :width]
-        h = _convolve(h, weights[f"conv_{i}_weight"], 1)
+        h = convolve(h, weights[f"conv_{i}_weight"], 1)
         if i:
             h = jax.nn.relu(h + weights[f"conv_{i}_bias"])
     number, pixels = architecture.groups[0].num_parameters, levels[0][0] * levels[0][1]
@@ -37,7 +37,7 @@ def grow(architecture: Architecture, weights: Weights, out: jax.Array) -> jax.Ar
     return (h + weights["conv_0_bias"]).reshape(*out.shape[:-1], -1)
 
 
-def _convolve(h: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
+def convolve(h: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
     """(n, ceil(height / stride), ceil(width / stride), channels out)."""
     height, width = (-(-size // stride) for size in h.shape[1:3])
     padded = jnp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)))

@@ -17,7 +17,7 @@ def shrink(architecture: Architecture, weights: Weights, rows: torch.Tensor) -> 
     """(n, numbers) of images (n, h w c): each convolution halves height and width, rounded up."""
     h = rows.reshape(-1, *architecture.levels[0])
     for i in range(len(architecture.levels) - 1):
-        h = _convolve(h, weights[f"conv_{i}_weight"], 2) + weights[f"conv_{i}_bias"]
+        h = convolve(h, weights[f"conv_{i}_weight"], 2) + weights[f"conv_{i}_bias"]
         h = torch.relu(h)
     return h.reshape(len(rows), -1)
 
@@ -30,7 +30,7 @@ def grow(architecture: Architecture, weights: Weights, out: torch.Tensor) -> tor
     for i in reversed(range(len(levels) - 1)):
         height, width, _ = levels[i]
         h = h.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :height, :width]
-        h = _convolve(h, weights[f"conv_{i}_weight"], 1)
+        h = convolve(h, weights[f"conv_{i}_weight"], 1)
         if i:
             h = torch.relu(h + weights[f"conv_{i}_bias"])
     number, pixels = architecture.groups[0].num_parameters, levels[0][0] * levels[0][1]
@@ -38,7 +38,7 @@ def grow(architecture: Architecture, weights: Weights, out: torch.Tensor) -> tor
     return (h + weights["conv_0_bias"]).reshape(*out.shape[:-1], -1)
 
 
-def _convolve(h: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
+def convolve(h: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
     """(n, ceil(height / stride), ceil(width / stride), channels out)."""
     height, width = (-(-size // stride) for size in h.shape[1:3])
     padded = pad(h, (0, 0, 1, 1, 1, 1))

@@ -15,7 +15,7 @@ from numpyro.contrib.funsor import log_density as enum_log_density
 from numpyro.infer.util import log_density as plain_log_density
 from numpyro.infer.util import potential_energy
 
-from ppl_gen import importance
+from ppl_gen import importance, unnormalised
 from ppl_gen.backends import numpyro_local
 from ppl_gen.backends.numpyro_programs import PIECE, Program, one_per_core, rows_over_cores, small
 from ppl_gen.labels import joint_sites
@@ -197,6 +197,8 @@ def sample_rows(
     :param context: (len(index), c) what row i is conditioned on; of sequences (len(index), num_steps, c).
     :param options: for a model of sequences ``num_steps``; they are then (len(index), num_steps, d).
     """
+    if pair.tempered is not None:
+        return unnormalised.draw(pair, posterior, np.asarray(index), seed)
     if pair.has_weights:
         return _sample_by_draw(pair, posterior, index, seed, context, options)
     chosen = {name: jnp.asarray(value[index]) for name, value in posterior.items()}
@@ -246,6 +248,8 @@ def sample_table(
     :param context: (num_obs, c) what each is conditioned on; of sequences (num_obs, num_steps, c).
     :param options: for a model of sequences ``num_steps``; they are then (num_obs, num_steps, d).
     """
+    if pair.tempered is not None:
+        return unnormalised.draw_table(pair, parameters, num_obs, seed)
     program = pair.cached(
         ("sample_table", num_obs, *options.values()),
         lambda: Program(lambda one, key, y: _draw(pair, one, key, num_obs, y, options), limit=100_000),  # values

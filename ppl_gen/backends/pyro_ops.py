@@ -18,7 +18,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.util import site_is_subsample
 from torch.utils import _pytree as pytree
 
-from ppl_gen import importance
+from ppl_gen import importance, unnormalised
 from ppl_gen.backends import pyro_local
 from ppl_gen.backends.pyro_programs import Tensors, over_draws, sandbox
 from ppl_gen.labels import joint_sites
@@ -193,6 +193,8 @@ def sample_rows(
     :param context: (len(index), c) what row i is conditioned on; of sequences (len(index), num_steps, c).
     :param options: for a model of sequences ``num_steps``; they are then (len(index), num_steps, d).
     """
+    if pair.tempered is not None:
+        return unnormalised.draw(pair, posterior, np.asarray(index), seed)
     draws, index = _as_tensors(posterior), np.asarray(index)
     order = np.argsort(index, kind="stable")
     used, counts = np.unique(index, return_counts=True)
@@ -221,6 +223,8 @@ def sample_table(
     :param context: (num_obs, c) what each is conditioned on; of sequences (num_obs, num_steps, c).
     :param options: for a model of sequences ``num_steps``; they are then (num_obs, num_steps, d).
     """
+    if pair.tempered is not None:
+        return unnormalised.draw_table(pair, parameters, num_obs, seed)
     view = None if context is None else View(None, context=as_tensor(context))
     with sandbox(seed), torch.no_grad():
         trace = _trace(pair.density, _as_tensors(parameters), view, num_obs=num_obs, **options)

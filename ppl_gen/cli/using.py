@@ -102,11 +102,16 @@ def score(
             f"Monte Carlo error of a row {found.error.mean():.2g} on average, {found.error.max():.2g} at most; mean "
             f"elbo {found.elbo.mean():.4f} nats"
         )
+    if not found.normalized:
+        report.say("log Z is not known: only differences of log_prob between rows mean anything")
+    elif found.kind == "unnormalised" and found.error is not None and len(found):
+        report.say(f"log Z is known to {found.error.max():.2g} nats (standard error), the same in every row")
     if found.unreliable.any():
         from ppl_gen.scores import MAX_KHAT
 
         number = f"{found.unreliable.sum():,} of {what}"
-        report.say(f"k_hat above {MAX_KHAT:g} in {number}: do not trust their log_prob, or raise --num-particles")
+        how = "normalise with more" if found.kind == "unnormalised" else "raise --num-particles"
+        report.say(f"k_hat above {MAX_KHAT:g} in {number}: do not trust their log_prob, or {how}")
     if found.p_value is not None and (not fit.family.sequences or (found.p_value > 0).any()):
         report.show_anomalies(frame, what="sequences" if fit.family.sequences else "rows")
     _say_where(path, len(frame), "score")

@@ -1,0 +1,128 @@
+"""Fits of restricted Boltzmann machines: digits beside scikit-learn's, log Z, hidden units, pictures, bad input."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import expit, logsumexp
+from sklearn.datasets import load_digits
+from sklearn.neural_network import BernoulliRBM
+from test_rbm import each_backend, table
+
+import ppl_gen as pg
+from ppl_gen import plots
+from ppl_gen.cli import main
+from ppl_gen.models.rbm import RBM
+from ppl_gen.normalizer import normalize
+
+
+@cache
+def digits() -> tuple[np.ndarray, np.ndarray, pg.Fit]:
+    """scikit-learn's 8 x 8 digits, pixels brighter than half or not: training and test images, and a machine of 16
+    hidden units after 60 epochs."""
+    order = np.random.default_rng(0).permutation(1797)
+    images = (load_digits().images > 7.5).astype(int)[order]
+    engine = pg.Contrastive(num_members=1, num_steps=1, batch_size=32, max_steps=60 * 44, validation=0.0)
+    with pytest.warns(UserWarning, match="never vary"):
+        return images[:1437], images[1437:], pg.fit(RBM(16), images[:1437], engine=engine, seed=0)
+
+
+def test_digits_are_held_out_better_than_by_scikit_learn_at_equal_epochs() -> None:
+    train, test, fit = digits()
+    with np.errstate(over="ignore"):
+        peer = BernoulliRBM(16, learning_rate=0.05, n_iter=60, random_state=0).fit(train.reshape(-1, 64))
+    x, states = test.reshape(-1, 64), np.arange(2**16)[:, None] >> np.arange(16) & 1
+    own, found = fit.posterior, []
+    for weight, visible, hidden in (
+        (own["weight"][0], own["visible_bias"][0], own["hidden_bias"][0]),
+        (peer.components_.T, peer.intercept_visible_, peer.intercept_hidden_),
+    ):
+        log_z = logsumexp(states @ hidden + np.logaddexp(0, states @ weight.T + visible).sum(1))
+        found.append((x @ visible + np.logaddexp(0, x @ weight + hidden).sum(1)).mean() - log_z)
+    assert found[0] > max(found[1], -20.47)
+    score = fit.score(test, p_values=False)
+    assert score.kind == "unnormalised"
+    assert score.error is None
+    assert score.log_predictive.mean() == pytest.approx(found[0], abs=1e-6)
+
+
+@each_backend
+def test_annealing_finds_the_log_normalizer_that_enumeration_does(backend: str) -> None:
+    train, _, fit = digits()
+    pair, exact = RBM(16).build(backend, fit.schema, len(train)), fit.posterior["log_normalizer"]
+    found = normalize(pair, fit.posterior, None, pg.AIS(num_temperatures=300, num_chains=256), seed=1)
+    off, error = abs(found["log_normalizer"] - exact)[0], found["log_normalizer_error"][0]
+    assert off < min(0.05, 3 * error)
+    assert found["log_normalizer_k_hat"][0] < 0.7
+
+
+def test_hidden_units_are_latents_and_pictures_and_reach_the_command_line(tmp_path: Any, capsys: Any) -> None:
+    _, test, fit = digits()
+    frame = fit.latents(test[:4])
+    logits = test[:4].reshape(4, -1) @ fit.posterior["weight"][0] + fit.posterior["hidden_bias"][0]
+    np.testing.assert_allclose(frame.filter(regex=r"^h").to_numpy(), expit(logits), atol=1e-6)
+    with pytest.raises(pg.SettingError, match="member must be a whole number from 0 to 0"):
+        fit.latents(test[:4], member=1)
+    with pytest.raises(pg.SettingError, match="leave method out"):
+        fit.latents(test[:4], method="importance")
+    assert plots.applicable(fit)["filters"] == ""
+    assert "filters" in plots.applicable(fit)["latents"]
+    assert len(plots.plot_filters(fit).axes) == 2
+    names, values = fit.family.filters(fit.posterior, fit.schema)
+    assert names == list(fit.schema.names)
+    np.testing.assert_array_equal(values, fit.posterior["weight"])
+    path = tmp_path / "mixed.csv"
+    table("mixed").to_csv(path, index=False)
+    options = [
+        "--engine",
+        "contrastive",
+        "--set",
+        "num_hidden=3",
+        "--engine-set",
+        "num_members=1",
+        "--engine-set",
+        "max_steps=50",
+    ]
+    assert main(["fit", str(path), "rbm", *options, "--backend", "pyro", "-o", str(tmp_path / "fit")]) == 0
+    loaded = pg.load(tmp_path / "fit")
+    names, values = loaded.family.filters(loaded.posterior, loaded.schema)
+    assert names == ["p=blue", "p=green", "p=red", "u", "a", "q=blue", "q=green", "q=red", "v"]
+    # A row's features in this order give the log odds of its hidden units but for a constant.
+    frame, rows = loaded.latents(), table("mixed")
+    read = np.stack([rows[n[0]] == n[2:] if "=" in n else (rows[n] - rows[n].mean()) / rows[n].std(ddof=0)
+                     if n != "a" else rows[n] for n in names], 1).astype(float)  # fmt: skip
+    rest = np.log(frame["h0"] / (1 - frame["h0"])) - read @ values[0, :, 0]
+    assert np.ptp(rest) < 1e-4
+    assert len(plots.plot_filters(loaded).axes) == 2
+    assert main(["latents", str(tmp_path / "fit"), "--json"]) == 0
+    assert '"h0"' in capsys.readouterr().out
+
+
+def test_bad_input_is_named() -> None:
+    binary = table("binary").astype(float)
+    binary.iloc[7, 1] = 0.5
+    with pytest.raises(pg.DataError, match=r"Column 'b', row 7: 0\.5 is not 0 or 1"):
+        RBM(visible="bernoulli").prepare(binary)
+    with pytest.raises(pg.DataError, match="Column 'p' holds labels, but rbm takes binary columns only"):
+        RBM(visible="bernoulli").prepare(table("categorical"))
+    images = np.random.default_rng(0).integers(0, 2, (60, 4, 4))
+    images[3, 1, 2] = 7
+    with pytest.raises(pg.DataError, match=r"Image 3, pixel \(1, 2\) is 7, but rbm takes pixels of 0 and 1 only"):
+        RBM(visible="bernoulli").prepare(images)
+    lacking = table("real")
+    lacking.iloc[4, 0] = np.nan
+    with pytest.raises(pg.DataError, match="missing values"):
+        RBM().prepare(lacking)
+    with pytest.raises(pg.DataError, match="at least 50 rows, the table has 49"):
+        RBM().prepare(table()[:49])
+    for options, name in (({"num_hidden": 0}, "num_hidden"), ({"visible": "poisson"}, "visible"),
+                          ({"scale": "unit"}, "scale")):  # fmt: skip
+        with pytest.raises(pg.SettingError, match=name):
+            RBM(**options)
+    new = table("mixed")[:9]
+    new.loc[3, "p"] = "mauve"
+    with pytest.raises(pg.DataError, match="Column 'p', row 3: unknown category 'mauve'"):
+        RBM().prepare(table("mixed")).schema.encode(new)
