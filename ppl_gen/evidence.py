@@ -22,6 +22,7 @@ MAX_REPLICATED = 20_000_000  # replicates x rows x columns
 NUM_PARTICLES = 512  # of rows with codes
 SAMPLED_AT_ONCE = 50_000  # rows
 MAX_PIXELS, MAX_REPLICATED_PIXELS = 12_500, 1_250_000  # of images, which take longer: in a table, in all replicates
+MAX_WALKED, MAX_REPLICATED_WALKED = 250, 25_000  # rows that are drawn by moves along gradients, likewise
 
 
 class Evidence:
@@ -38,7 +39,8 @@ class Evidence:
     def __init__(self, fit: Fit) -> None:
         self.fit = fit
         limit = MAX_ROWS if fit.schema.image is None else min(MAX_ROWS, -(-MAX_PIXELS // fit.schema.num_columns))
-        self.rows = random_rows(len(fit.train), limit, fit.seed)
+        self.walked = fit.pair.tempered is not None and fit.pair.gibbs is None
+        self.rows = random_rows(len(fit.train), min(limit, MAX_WALKED) if self.walked else limit, fit.seed)
         if fit.train.lengths is not None:  # as many sequences as have MAX_STEPS steps together
             steps = np.cumsum(fit.train.lengths[self.rows])
             self.rows = self.rows[: max(1, int((steps <= MAX_STEPS).sum()))]
@@ -120,6 +122,8 @@ class Evidence:
         ensemble which member."""
         limit = MAX_REPLICATED if self.fit.schema.image is None else MAX_REPLICATED_PIXELS
         number = max(20, min(NUM_REPLICATES, limit // max(self.observed.size, 1)))
+        if self.walked:
+            number = min(number, max(20, MAX_REPLICATED_WALKED // len(self.rows)))
         if self.fit.uncertainty == "ensemble":  # whose density is the mean over its members
             return np.arange(number)[None] % self.fit.draws.num_chains
         if not self.has_posterior:
