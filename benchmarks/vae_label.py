@@ -104,7 +104,7 @@ def digits(num_seeds: int = 3) -> None:
     import ppl_gen as pg
 
     family = pg.VAE(latent_dim=10, hidden=(64,), likelihood="normal", scale="shared", label="digit")
-    engine = pg.SVI(num_members=1, max_steps=3000, learning_rate=0.003, validation=0.0)
+    engine = pg.SVI(num_members=4, max_steps=3000, learning_rate=0.003, validation=0.0)
     lines: list[Found] = []
     for seed in range(num_seeds):
         split = small_digits(seed)

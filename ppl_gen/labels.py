@@ -33,8 +33,8 @@ class Label:
 
     ``size``    C, how many values it has: 0, 1, ... C - 1
     ``column``  its place in ``view.x``
-    ``weight``  alpha, of log q(y | x) of a row with a label in the training objective; None is a tenth of the number of
-                other columns over the share of rows that have one
+    ``weight``  alpha, of log q(y | x) of a row with a label in the training objective; None is the number of other
+                columns over the share of rows that have one
     ``others``  how many other columns there are
     ``site``    its name in model and guide
     """
@@ -47,7 +47,7 @@ class Label:
 
     def alpha(self, parameters: Any) -> Any:
         """The weight, given the parameters of one member."""
-        return 0.1 * self.others / parameters[SHARE][0] if self.weight is None else self.weight
+        return self.others / parameters[SHARE][0] if self.weight is None else self.weight
 
 
 def joint_sites(pair: Pair) -> tuple[str, ...]:

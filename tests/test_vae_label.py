@@ -184,7 +184,7 @@ class TestParity:
         bound = likelihood - 0.8 * kl
         unlabelled = (np.exp(log_q) * (bound + 0.8 * (log_p - log_q))).sum(1)
         y = np.where(seen, data.x[:, 1], 0).astype(int)
-        of_label, alpha = (np.arange(60), y), 0.1 * 2 * 60 / 20 if weight is None else weight
+        of_label, alpha = (np.arange(60), y), 2 * 60 / 20 if weight is None else weight
         whole = np.where(seen, bound[of_label] + log_p[y] + alpha * log_q[of_label], unlabelled)
         for backend in BACKENDS:
             found, gradient = loss_and_gradient(family, data, weights, backend, pg.SVI(num_particles=particles))

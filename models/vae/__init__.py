@@ -88,8 +88,8 @@ class VAE(NetworkFamily):
     :param channels: of ``"conv"``: channels of each convolution; each halves height and width.
     :param label: a binary or categorical column that some rows lack: it is a discrete latent y of those; see above.
     :param classification_weight: alpha, the weight of log q(y | x) of a row with a label in the training objective.
-        None: a tenth of the number of other columns, over the share of rows that have a label (Kingma et al. 2014,
-        sec. 3.1.2, have no such number: theirs is 0.1 over the share).
+        None: the number of other columns over the share of rows that have a label (Kingma et al. 2014, sec. 3.1.2,
+        have 0.1 over the share, whatever the columns).
     """
 
     name: ClassVar[str] = "vae"
