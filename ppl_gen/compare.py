@@ -98,7 +98,7 @@ def _named(models: Mapping[str, Family | Fit] | Sequence[Family | Fit]) -> dict[
     for model in listed:
         if not isinstance(model, Family | Fit):
             raise SettingError(f"A model must be a family such as GMM(2) or a fit, not {type(model).__name__}.")
-        if isinstance(model, Fit) and model.pair.tempered is not None and not is_normalized(model.posterior):
+        if isinstance(model, Fit) and model.family.density == "unnormalised" and not is_normalized(model.posterior):
             raise SettingError(f"log Z of this fit of {model.family.name} is not known, so its densities can't be "
                                "compared with others: compare model.normalize('smc').")  # fmt: skip
     if isinstance(models, Mapping):

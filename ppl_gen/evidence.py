@@ -39,7 +39,7 @@ class Evidence:
     def __init__(self, fit: Fit) -> None:
         self.fit = fit
         limit = MAX_ROWS if fit.schema.image is None else min(MAX_ROWS, -(-MAX_PIXELS // fit.schema.num_columns))
-        self.walked = fit.pair.tempered is not None and fit.pair.gibbs is None
+        self.walked = fit.family.density == "unnormalised" and fit.pair.gibbs is None
         self.rows = random_rows(len(fit.train), min(limit, MAX_WALKED) if self.walked else limit, fit.seed)
         if fit.train.lengths is not None:  # as many sequences as have MAX_STEPS steps together
             steps = np.cumsum(fit.train.lengths[self.rows])
