@@ -161,6 +161,13 @@ class VAE(NetworkFamily):
         """The column kinds that the likelihood is of."""
         return LIKELIHOODS[self.likelihood]
 
+    @property
+    def guide_advice(self) -> str:
+        """A wider encoder, longer training, and the bound that is tight where weights are even."""
+        bound = "" if self.label is not None else ", or fit with objective='iwae'"
+        return (f"make the networks wider (hidden), train longer (max_steps, patience){bound}; scores alone gain by "
+                "more num_particles, too")  # fmt: skip
+
     def check(self, data: Data) -> None:
         """The data must have at least 50 rows; of ``"conv"`` images; of a label both rows with and without it.
 
