@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import pickle
 from functools import cache
 
 import numpy as np
@@ -168,6 +170,25 @@ class TestParity:
             found.append(bounds(pair, weights, sliceable(data, backend), 16))
         for one, other in zip(*found, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-9, rtol=1e-9)
+
+
+class TestOptions:
+    @pytest.mark.parametrize(("options", "words"), [
+        ({"num_pseudo_inputs": 5}, "set prior='vamp'"), ({"prior_layers": 2}, "set prior='flow'"),
+        ({"channels": (3,)}, "set network='conv'"), ({"scale": "shared", "likelihood": "bernoulli"}, "'normal' or"),
+    ])  # fmt: skip
+    def test_that_nothing_uses_are_refused(self, options: dict[str, object], words: str) -> None:
+        with pytest.raises(pg.SettingError, match=words):
+            pg.VAE(**options)
+        assert pg.VAE(num_pseudo_inputs=100, prior_layers=4, channels=[32, 64]) == pg.VAE()
+
+    @pytest.mark.parametrize("kind", [pg.VAE, pg.SVI, pg.GMM, pg.HMMPrior, pg.NUTS])
+    def test_that_there_are_not_are_named(self, kind: type) -> None:
+        field = dataclasses.fields(kind)[0].name
+        with pytest.raises(pg.SettingError, match=f"no option '{field}s': did you mean '{field}'"):
+            kind(**{f"{field}s": 3})
+        assert list(inspect.signature(kind).parameters) == [f.name for f in dataclasses.fields(kind) if f.init]
+        assert pickle.loads(pickle.dumps(kind())) == kind()
 
 
 @cache

@@ -400,8 +400,11 @@ def test_labels_that_say_nothing_are_refused(values: str | None, message: str) -
 def test_images_of_unequal_size_are_refused() -> None:
     pictures = [np.zeros((8, 8), np.uint8)] * 60
     pictures[5] = np.zeros((7, 8), np.uint8)
-    with pytest.raises(pg.DataError, match="Image 5 is 7 x 8, image 0 is 8 x 8"):
-        pg.fit(pg.VAE(2, network="conv"), pictures)
+    ragged = np.empty(60, object)
+    ragged[:] = pictures
+    for given in (pictures, ragged):
+        with pytest.raises(pg.DataError, match="Image 5 is 7 x 8, image 0 is 8 x 8"):
+            pg.fit(pg.VAE(2, network="conv"), given)
 
 
 def test_pixels_that_are_no_truth_values_are_named() -> None:

@@ -131,6 +131,10 @@ class VAE(NetworkFamily):
                 "VAE: prior='flow' needs latent_dim of at least 2, as one half of z transforms the other: use "
                 "prior='vamp' or 'normal'."
             )
+        self.refuse_idle(["num_pseudo_inputs"], self.prior == "vamp", "prior='vamp'")
+        self.refuse_idle(["prior_layers"], self.prior == "flow", "prior='flow'")
+        self.refuse_idle(["channels"], self.network == "conv", "network='conv'")
+        self.refuse_idle(["scale"], self.likelihood in ("auto", "normal"), "likelihood='normal' or 'auto'")
         self._check_label()
 
     def _check_label(self) -> None:
