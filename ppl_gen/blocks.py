@@ -106,7 +106,7 @@ def tell_constant(names: Sequence[str], number: int) -> None:
 def choose_kind(name: str, series: pd.Series, chosen: str | None, accept: Iterable[str], accept_for: str,
                 where: Where) -> str:  # fmt: skip
     """The kind asked for, or else the one inferred; widened until it is accepted. Where no real numbers are, floats are
-    read as counts or as truth values if they all can be.
+    read as counts or as truth values if they all can be; where labels alone are, whole numbers are labels.
 
     :raises DataError: neither it nor a wider one is accepted.
     """
@@ -119,6 +119,10 @@ def choose_kind(name: str, series: pd.Series, chosen: str | None, accept: Iterab
         # Say which value is none. Whole numbers with gaps come as floats: pandas has no other number for a missing one.
         check_kind(name, narrow, read_numbers(name, normalise(series)[0], where), where)
         kind = kind if chosen else narrow
+    if accept == ("categorical",) and kind != "categorical" and not chosen:
+        raw = read_numbers(name, normalise(series)[0], where)
+        seen = raw[~np.isnan(raw)]
+        kind = "categorical" if (seen == np.rint(seen)).all() else kind
     return widen(name, kind, accept, accept_for)
 
 

@@ -242,8 +242,7 @@ def of_density(fit: Fit) -> Found:
     found = Check.of(
         "density k-hat", above / len(score), "at most", KHAT_SHARE,
         info=f"{above} of {len(score):,} rows above {MAX_KHAT:g}; Monte Carlo error a row {score.error.mean():.2g}",
-        advice="The guide proposes latents too far from where they are: raise num_particles, or make the "
-        "networks of the guide wider and train them longer.",
+        advice=f"The guide proposes latents too far from where they are: {fit.family.guide_advice}.",
     )  # fmt: skip
     table = pd.DataFrame({"row": evidence.rows, "log_prob_error": score.error, "elbo": score.elbo,
                           "k_hat": score.k_hat})  # fmt: skip

@@ -168,7 +168,7 @@ def _aggregate(fit: Fit, codes: Codes) -> Check:
         worst,
         "at least",
         P_VALUE / members,
-        info=f"lowest of {members} members; {len(chosen)} codes of rows against as many of the prior",
+        info=f"lowest of members: {members}; {len(chosen)} codes of rows against as many of the prior",
         advice="Codes of the rows are not spread like the prior, so draws come from where no rows are: use "
         "prior='vamp' or 'flow', or train longer.",
     )

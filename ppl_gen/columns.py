@@ -31,6 +31,13 @@ class Column:
     scale: float = 1.0
     categories: tuple[Any, ...] | None = None
 
+    @property
+    def levels(self) -> tuple[Any, ...]:
+        """The labels of a categorical column, False and True or 0 and 1 of a binary one; of others ()."""
+        if self.categories is not None or self.kind != "binary":
+            return self.categories or ()
+        return (False, True) if "bool" in self.dtype else (0, 1)
+
     def to_model(self, raw: np.ndarray) -> np.ndarray:
         """(n,) values in the table's units -> model space; NaN stays."""
         if self.kind != "real" or (self.loc == 0.0 and self.scale == 1.0):

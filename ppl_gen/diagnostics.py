@@ -167,7 +167,7 @@ def diagnose(fit: Fit) -> Diagnosis:
     chains, number = fit.draws.num_chains, f"{fit.draws.num_draws:,}"
     draws = {"posterior": f"{chains} chains x {number} draws", "guide": f"{number} draws from the guide",
              "bootstrap": f"{number} {fit.draws.refits}",
-             "ensemble": f"{chains} members"}.get(fit.uncertainty, "a point estimate")  # fmt: skip
+             "ensemble": f"{chains} member{'s' * (chains != 1)}"}.get(fit.uncertainty, "a point estimate")  # fmt: skip
     return Diagnosis(f"{fit.family.name} by {engine}, {fit.train.describe()}, {draws}", tuple(found), details)
 
 

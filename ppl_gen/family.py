@@ -70,6 +70,11 @@ class Family(Settings):
         return self.density
 
     @property
+    def guide_advice(self) -> str:
+        """What to do where importance sampling with the guide of local latents as proposal can't tell the density."""
+        return "train longer (max_steps)"
+
+    @property
     def accepts(self) -> tuple[str, ...]:
         """The column kinds that it models with these hyperparameters."""
         return self.kinds

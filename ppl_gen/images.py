@@ -75,13 +75,20 @@ def read(
         i, j = np.argwhere(others)[0]
         raise DataError(f"{where(source.image, i, j)} is {x[i, j]:g}, but {accept_for} takes pixels of 0 and 1 only: "
                         "compare them with a threshold, as in images > 127, or choose another likelihood.")  # fmt: skip
+    if set(accept) == {"categorical"} and kind != "categorical":
+        if not is_whole(source.values):
+            i, j = np.argwhere(x != np.rint(x))[0]
+            raise DataError(f"{where(source.image, i, j)} is {x[i, j]:g}; {accept_for} takes labels only: round the "
+                            "pixels to a few whole numbers, or choose another likelihood.")  # fmt: skip
+        kind = "categorical"
     kind = widen(PIXEL, kind, accept, accept_for)
     dtype = str(source.values.dtype)
     columns = tuple(Column(name, kind, dtype) for name in source.names)
     if kind == "categorical":
         labels, codes = np.unique(x, return_inverse=True)
         if len(labels) > LEVELS or (labels != np.rint(labels)).any():
-            raise DataError(f"Pixels have {len(labels):,} different values, no labels: choose another kind.")
+            raise DataError(f"Pixels have {len(labels):,} different values, no labels: choose another kind or "
+                            "likelihood.")  # fmt: skip
         categories = tuple(int(v) for v in labels)
         columns = tuple(dataclasses.replace(c, categories=categories) for c in columns)
         x = codes.reshape(x.shape).astype(x.dtype)
@@ -113,7 +120,10 @@ def to_floats(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         bad = np.argwhere(~np.isfinite(x))
         if len(bad):
             what = "is missing" if np.isnan(x[tuple(bad[0])]) else "is infinite"
-            raise DataError(f"{where(shape, *map(int, bad[0]))} {what} ({len(bad):,} such): images must be complete.")
+            place = where(shape, *map(int, bad[0]))
+            raise DataError(f"{place} {what} ({len(bad):,} such): images must be complete. "
+                            "Fill it in, or pass the pixels as columns, images.reshape(len(images), -1), to a family "
+                            "that takes missing entries.")  # fmt: skip
     return x
 
 
@@ -155,7 +165,7 @@ def fit_columns(
 ) -> tuple[tuple[Column, ...], np.ndarray]:  # fmt: skip
     """The columns as of this kind, and x in model space, from the units of the images.
 
-    :raises DataError: nothing varies, or a real pixel or a label never does.
+    :raises DataError: nothing varies, or a real pixel never does.
     """
     counted = x if weights is None else x[weights > 0]
     constant = np.ones(x.shape[1], bool)
@@ -163,7 +173,7 @@ def fit_columns(
         constant &= (counted[start : start + ROWS_AT_ONCE] == counted[0]).all(0)
     if constant.all():
         raise DataError("All images are alike, so there is nothing to fit.")
-    if constant.any() and kind not in ("binary", "count"):
+    if constant.any() and kind == "real":  # a label that never varies is one of those of all pixels
         place = where(shape, 0, int(np.argmax(constant))).partition(", ")[2]
         raise DataError(
             f"{place} never varies ({int(constant.sum()):,} of {len(constant):,} never do), and has no scale as a "

@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 
 NUM_PARTICLES = 64
 NUM_SETS = 8  # of points, scrambled independently
+NEGLIGIBLE = 0.01  # of the mean weight; nats
 CHUNK_VALUES = 1_000_000  # draws x particles x rows at once
 
 
 class Precision(NamedTuple):
     """How sure the log of a mean density is, each (rows,): its Monte Carlo standard error, the ELBO (nats), and Pareto
-    k-hat of the weights."""
+    k-hat of the weights, see :func:`k_hat`."""
 
     error: np.ndarray
     elbo: np.ndarray
@@ -107,4 +108,23 @@ def precision(found: np.ndarray) -> Precision:
         elbo = logsumexp(found.mean(1), axis=0) - np.log(len(found))
     means = ratios.reshape(NUM_SETS, number // NUM_SETS, -1).mean(1)
     error = means.std(axis=0, ddof=1) / np.sqrt(NUM_SETS)
-    return Precision(error, np.asarray(elbo), pareto_k(pooled.T))
+    return Precision(error, np.asarray(elbo), k_hat(pooled.T))
+
+
+def k_hat(log_ratios: np.ndarray) -> np.ndarray:
+    r"""(rows,): Pareto k-hat of the importance ratios (rows, K), minus infinity where they are nearly constant.
+
+    k-hat is the shape of the tail, whatever its size: it says how far the mean of what stands out of the ratios can be
+    trusted, not how much that is. What stands out is :math:`\frac1K \sum_k (w_k - u)_+`, u being where the tail begins.
+    Where that is below 1 % of the mean, a tail of twice the weight would move log p(x) by less than 0.01 nats, so that
+    its shape does not matter.
+    """
+    from ppl_gen.arviz_bridge import tail_size
+
+    found, size = pareto_k(log_ratios), tail_size(log_ratios.shape[1])
+    if 4 < size < log_ratios.shape[1]:
+        with np.errstate(invalid="ignore"):  # a row of density 0
+            ratios = np.sort(np.exp(log_ratios - log_ratios.max(1, keepdims=True)), axis=1)
+        excess = (ratios[:, -size:] - ratios[:, [-size - 1]]).sum(1)
+        found = np.where(excess < NEGLIGIBLE * ratios.sum(1), -np.inf, found)
+    return found

@@ -15,7 +15,7 @@ import numpy as np
 
 from ppl_gen import backends, labelled, latents
 from ppl_gen.conditions import join
-from ppl_gen.errors import DataError
+from ppl_gen.errors import DataError, UnsupportedError
 from ppl_gen.scoring import check_seed, encode, sliceable
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ def impute(fit: Fit, table: Any, num_draws: int, seed: int) -> pd.DataFrame:
     latents.require(fit, "impute")
     latents.check_count("num_draws", num_draws)
     check_seed(seed)
+    if fit.schema.image is not None:
+        raise UnsupportedError("Images are complete, so that there is nothing to impute: fit a table of their pixels, "
+                               "images.reshape(len(images), -1), which may have missing entries.")  # fmt: skip
     if "draw" in fit.schema.names:
         raise DataError("Column 'draw' is where the number of the draw goes: rename the table's own.")
     data = encode(fit, table)

@@ -66,7 +66,7 @@ def table(fit: Fit, data: Data, seed: int) -> dict[str, Any]:
         f"{name}_agreement": (each.argmax(2) == best).mean(0),
         f"{name}_classifier": column.to_table(guess.argmax(1)).to_numpy(), f"{name}_classifier_prob": guess.max(1),
     }  # fmt: skip
-    for k, value in enumerate(column.categories or (0, 1)):
+    for k, value in enumerate(column.levels):
         found[f"{name}={value}"] = centre[:, k]
         found[f"{name}={value}_sd"] = each[:, :, k].std(0)
     return found

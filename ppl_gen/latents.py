@@ -109,7 +109,7 @@ def latents(fit: Fit, table: Any, method: str | None, num_draws: int, seed: int,
             continue
         mean = np.einsum("kn,knl->nl", share, part.values[0])
         variance = np.einsum("kn,knl->nl", share, (part.values[0] - mean) ** 2)
-        found.append((mean, np.sqrt(variance), importance.pareto_k(part.log_weights[0].T)))
+        found.append((mean, np.sqrt(variance), importance.k_hat(part.log_weights[0].T)))
     if method == "draws":  # (num_draws, n, L)
         values, chosen = (np.concatenate(each, axis=1).swapaxes(0, 1) for each in zip(*found, strict=True))
         frame = pd.DataFrame({"row": rows.repeat(num_draws), "draw": np.tile(np.arange(num_draws), len(rows))})

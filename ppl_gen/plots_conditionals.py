@@ -90,7 +90,7 @@ def _drawn(fit: Fit, position: int) -> tuple[np.ndarray, np.ndarray]:
         low, high = np.quantile(x[:, position], [0.01, 0.99])
         places = np.linspace(low, high, PLACES)
     else:
-        places = np.arange(len(column.categories or (0, 1)), dtype=float)
+        places = np.arange(len(column.levels), dtype=float)
     typical = [np.median(x[:, j]) if c.kind == "real" else _most_frequent(x[:, j]) for j, c in enumerate(columns)]
     grid = np.tile(np.asarray(typical, x.dtype), (len(places), 1))
     grid[:, position] = places
@@ -119,7 +119,7 @@ def _draw(ax: Axes, column: Column, places: np.ndarray, bands: np.ndarray, rows:
         for low, high, face in zip(lows, highs, FILLS, strict=True):
             ax.bar(places, high - low, width=0.7, bottom=low, color=face)
         ax.hlines(median, places - 0.35, places + 0.35, color=MODEL)
-        names = column.categories or (0, 1)
+        names = column.levels
         ax.set_xticks(places, [label(name, 10) for name in names], rotation=30 if len(names) > 4 else 0)
         x = x + np.random.default_rng(seed).uniform(-0.25, 0.25, len(x))
     ax.scatter(x, rows[:, 1], s=size, color=INK, alpha=0.5, linewidths=0)

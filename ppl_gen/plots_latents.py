@@ -63,7 +63,7 @@ def plot_codes(
     """Training rows in latent space, each at the mean of its code: the two dimensions that vary most over the rows,
     coloured by a column; where that is the label, rows without one faintly by the likeliest.
 
-    :param colour_by: the column's name; by default one that is conditioned on, else one of labels, else the first.
+    :param colour_by: the column's name; by default the label, else what is conditioned on, else labels, else the first.
     :raises UnsupportedError: rows have no codes.
     :raises SettingError: no column has this name, or there is no such member.
     """
@@ -92,13 +92,16 @@ def plot_codes(
 
 
 def _column_to_show(fit: Fit, name: str | None) -> str:
+    from ppl_gen import labelled
+
     names = fit.schema.names
     if name is not None:
         if name not in names:
             raise SettingError(f"Unknown column {name!r}: {nearest(str(name), names)}")
         return name
     labels = [c.name for c in fit.schema.columns if c.kind in ("categorical", "binary")]
-    return (*fit.schema.conditions, *labels, *names)[0]
+    own = () if fit.pair.label is None else (labelled.column_of(fit).name,)
+    return (*own, *fit.schema.conditions, *labels, *names)[0]
 
 
 def _scatter(
@@ -112,7 +115,7 @@ def _scatter(
         ax.scatter(x[~seen], y[~seen], s=10, facecolors="none", edgecolors=SHADE, linewidths=0.5,
                    label="missing" if (~seen).any() else None)  # fmt: skip
     if column.kind in ("categorical", "binary"):
-        for k, text in enumerate(column.categories or (0, 1)):
+        for k, text in enumerate(column.levels):
             here = seen & (values == k)
             if likeliest is not None:
                 guess = ~seen & (likeliest == k)
@@ -158,7 +161,7 @@ def plot_reconstructions(
         column, seen = columns[k], np.ones(len(data), bool) if data.mask is None else data.mask[:, j]
         one, other = (np.asarray(v, np.float64)[seen] for v in (data.x[:, j], found["typical"][:, k]))
         if column.kind in ("categorical", "binary"):
-            names = column.categories or (0, 1)
+            names = column.levels
             table = np.zeros((len(names), len(names)))
             np.add.at(table, (one.astype(int), other.astype(int)), 1)
             ax.imshow(table / np.maximum(table.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -226,6 +229,9 @@ def plot_traversals(
     placed = labelled.placed(fit, flat, given)
     values = latents.decoded(fit, posterior, placed, context)["expected"].astype(np.float64)
     title = f"{fit.family.name}: decoded along dimensions of the latent space, member {member}"
+    if fit.pair.label is not None:
+        column = labelled.column_of(fit)
+        title += f", {label(column.name)} = {label(column.levels[given[0]])}"
     if images:
         fig = plots_style.figure_of(fig, 7.0, 0.8 * len(chosen) + 0.8)
         ax = fig.add_subplot()
@@ -238,9 +244,9 @@ def plot_traversals(
         each = values[:, k].reshape(len(chosen), -1) * column.scale + column.loc
         for i, j in enumerate(chosen):
             ax.plot(steps, each[i], color=colour(i), label=f"z{j}")
-        if column.categories is not None:
-            ax.set_yticks(range(len(column.categories)), [label(n, 8) for n in column.categories])
-        ax.set_title(label(column.name) + (": p(1)" if column.kind == "binary" else ""))
+        if column.kind == "categorical":
+            ax.set_yticks(range(len(column.levels)), [label(n, 8) for n in column.levels])
+        ax.set_title(label(column.name) + (f": p({column.levels[1]})" if column.kind == "binary" else ""))
         ax.set_xlabel("sds from the mean")
         ax.set_ylabel("decoded")
     handles, texts = fig.axes[0].get_legend_handles_labels()
@@ -251,7 +257,8 @@ def plot_traversals(
 @styled
 def plot_loss_parts(fit: Fit, *, fig: Figure | SubFigure | None = None) -> Figure:
     """The two parts of the loss of each member's validation rows, window by window: minus the expected log likelihood
-    (left), and the divergence of the encoder from the prior (right), which is 0 where codes say nothing.
+    (left), and the divergence of the encoder from the prior (right), which is 0 where codes say nothing. With a label y
+    the first has log p(y) of rows that have one, the second the divergence of q(y | x) from p(y) of the others.
 
     :raises UnsupportedError: the fit has no local latents.
     """
@@ -261,7 +268,8 @@ def plot_loss_parts(fit: Fit, *, fig: Figure | SubFigure | None = None) -> Figur
     windows, members, _ = parts.shape
     steps = np.arange(1, windows + 1) * float(fit.draws.figures["num_steps"]) / windows
     fig = plots_style.figure_of(fig, 8.4, 3.4)
-    names = ("minus E log p(x | z)", "KL(q(z | x) || p(z))")
+    y = "" if fit.pair.label is None else ", y"
+    names = (f"minus E log p(x | z{y})" + (", and p(y) if known" if y else ""), f"KL(q(z{y} | x) || p(z{y}))")
     for i, (ax, name) in enumerate(zip(plots_style.panels(fig, 2, 2), names, strict=True)):
         for m in range(members):
             ax.plot(

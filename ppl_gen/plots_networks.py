@@ -85,14 +85,15 @@ def plot_calibration(fit: Fit, *, fig: Figure | SubFigure | None = None, max_col
 
 def draw_losses(fit: Fit, fig: Figure | SubFigure | None) -> Figure:
     """The loss of each member, of its training rows (thin) and its validation rows, window by window; a dot marks the
-    weights that were kept. Left all windows, right the last half closer."""
+    weights that were kept. Left all windows, right the last half closer, where there are more than two."""
     found = fit.draws.parameters
     train, validation = (np.asarray(found[f"{name}_loss"], np.float64) for name in ("train", "validation"))
     windows, members = train.shape
     steps = np.arange(1, windows + 1) * float(fit.draws.figures["num_steps"]) / windows
     has_validation = bool(found.get("validation_rows", np.ones((1, 1))).shape[1])
     fig = plots_style.figure_of(fig, 8.4, 3.6)
-    for ax, first in zip(plots_style.panels(fig, 2, 2), (0, windows // 2), strict=True):
+    starts = (0, windows // 2) if windows > 2 else (0,)  # a line has two points
+    for ax, first in zip(plots_style.panels(fig, len(starts), 2), starts, strict=True):
         for m in range(members):
             ax.plot(steps[first:], train[first:, m], color=chain_colour(m), linewidth=0.6, alpha=0.8, linestyle="--")
             if not has_validation:

@@ -116,10 +116,10 @@ def _label_axes(scene: _Scene, ax: Axes, i: int, j: int) -> None:
     column = scene.fit.schema.columns
     limit = 18 if last > 2 else plots_style.MAX_LABEL
     for axis, k, outer in ((ax.xaxis, j, i == last), (ax.yaxis, i, j == 0 and i != j)):
-        kind, labels = column[k].kind, column[k].categories or ()
+        kind, labels = column[k].kind, column[k].levels
         if axis is ax.yaxis and i == j:
             continue
-        if kind == "categorical" and len(labels) <= 8:
+        if 0 < len(labels) <= 8:
             axis.set_ticks(range(len(labels)), [label(text, 10) for text in labels])
         else:
             axis.set_major_locator(MaxNLocator(4, integer=kind != "real"))

@@ -159,7 +159,7 @@ def plot_latents(fit: Fit, table: Any = None, *, fig: Figure | SubFigure | None 
     fig = plots_style.figure_of(fig, 7.4, 4.4 if uncertain else 3.2)
     grid = fig.add_gridspec(2 if uncertain else 1, 1, height_ratios=[2, 1] if uncertain else [1])
     ax = fig.add_subplot(grid[0])
-    _stack(ax, mean[order], site)
+    _stack(ax, mean[order], site, [label(c.removeprefix(f"{site}="), 14) for c in values])
     ax.set_ylabel(f"p({site} | row)")
     if uncertain:
         ax.tick_params(labelbottom=False)
@@ -176,12 +176,12 @@ def plot_latents(fit: Fit, table: Any = None, *, fig: Figure | SubFigure | None 
     return plots_style.finish(fig, f"{fit.family.name}: which {site} each row comes from{over}{_and(note)}")
 
 
-def _stack(ax: Axes, mean: np.ndarray, site: str) -> None:
+def _stack(ax: Axes, mean: np.ndarray, site: str, names: list[str]) -> None:
     """Bars of height 1 without gaps: one colour per common value, grey for the rare ones together."""
     share = mean.mean(0)
     common = np.flatnonzero(share >= MIN_SHARE)
     parts: list[tuple[np.ndarray, Any, str]] = [
-        (mean[:, k], colour(int(k)), f"{site} = {k}  ({share[k]:.0%})") for k in common
+        (mean[:, k], colour(int(k)), f"{label(site)} = {names[k]}  ({share[k]:.0%})") for k in common
     ]
     rest = np.setdiff1d(np.arange(mean.shape[1]), common)
     if len(rest):
@@ -263,7 +263,7 @@ def column_edges(column: Column, observed: np.ndarray, drawn: np.ndarray) -> np.
     low, high = np.quantile(drawn, [0.005, 0.995])
     low, high = min(low, observed.min()), max(high, observed.max())
     if column.kind in ("binary", "categorical"):
-        return np.arange(len(column.categories or (0, 1)) + 1) - 0.5
+        return np.arange(len(column.levels) + 1) - 0.5
     step = resolution(observed) if column.kind == "real" else 1.0
     return plots_style.bins(observed, step, low, high)
 

@@ -108,7 +108,8 @@ def interval_name(fit: Any) -> str:
 def score_interval(fit: Any, hdi_prob: float) -> str:
     """What the interval of a score is, for a legend: of an ensemble of few members, the range of them all."""
     if few_members(fit, hdi_prob):
-        return f"range of all {len(next(iter(fit.posterior.values())))} {interval_name(fit)}"
+        number = len(next(iter(fit.posterior.values())))
+        return "the only member of the ensemble" if number == 1 else f"range of all {number} {interval_name(fit)}"
     return f"{hdi_prob:.0%} interval over {interval_name(fit)}"
 
 

@@ -135,6 +135,10 @@ def _from_array(table: Any, images: bool) -> Source:
             f"A table is a DataFrame, an array, or the path of a {', '.join(EXTENSIONS)} file, "
             f"not {type(table).__name__}."
         )
+    if isinstance(table, np.ndarray) and table.dtype == object and table.ndim == 1:
+        parts = list(table)
+        if parts and all(isinstance(part, np.ndarray) and part.ndim > 1 for part in parts):
+            table = parts  # of one size an object array of images is as good as a list of them
     if isinstance(table, list | tuple) and all(isinstance(part, np.ndarray) and part.ndim > 1 for part in table):
         for i, part in enumerate(table):
             if part.shape != table[0].shape:

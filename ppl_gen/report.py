@@ -209,7 +209,8 @@ def facts(result: Fit) -> list[tuple[str, str]]:
     chains = f"{result.draws.num_chains} x {result.draws.num_draws}".removeprefix("1 x ")
     spread = {"posterior": f"{chains} draws from the posterior", "guide": f"{chains} draws from the guide",
               "bootstrap": f"a point estimate, and {chains} {result.draws.refits} for its intervals",
-              "ensemble": f"an ensemble of {result.draws.num_chains} members, whose spread is the interval",
+              "ensemble": f"an ensemble of {result.draws.num_chains} members, whose spread is the interval"
+              if result.draws.num_chains > 1 else "a single member, without intervals",
               "point": "a point estimate, without intervals"}  # fmt: skip
     return [
         ("family", describe(result.family)),

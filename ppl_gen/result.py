@@ -160,7 +160,8 @@ class Fit:
         Multiple imputations (Rubin 1987, Multiple Imputation for Nonresponse in Surveys): analyse each table by itself,
         and the results differ by how sure the missing entries are.
 
-        :raises UnsupportedError: the family can't, and the message says which can.
+        :raises UnsupportedError: the family can't, and the message says which can; or the rows are images, which are
+            complete.
         """
         from ppl_gen.imputation import impute
 

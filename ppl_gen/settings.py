@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Self
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from ppl_gen.errors import SettingError, did_you_mean
 
 
+class _Named(type):
+    """Classes that name the nearest option where they are made with one that they don't have."""
+
+    if not TYPE_CHECKING:  # so that type checkers see the fields
+
+        def __call__(cls, *args: Any, **options: Any) -> Any:
+            _refuse_unknown(cls, options)
+            return super().__call__(*args, **options)
+
+        @property
+        def __signature__(cls) -> inspect.Signature:
+            own = inspect.signature(cls.__init__)
+            return own.replace(parameters=list(own.parameters.values())[1:])
+
+
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(metaclass=_Named):
     """Base of families, priors and engines: values only, checked when made, equal when their fields are equal."""
 
     def __post_init__(self) -> None:
@@ -32,10 +48,7 @@ class Settings:
 
         :raises SettingError: a name is no field of this class (the nearest valid one is named).
         """
-        valid = [f.name for f in dataclasses.fields(self)]
-        for name in changes:
-            if name not in valid:
-                raise SettingError(f"{type(self).__name__} has no option {name!r}: {did_you_mean(name, valid)}")
+        _refuse_unknown(type(self), changes)
         return dataclasses.replace(self, **changes)
 
     def with_options(self, options: Mapping[str, str]) -> Self:
@@ -91,6 +104,18 @@ class Settings:
         if value not in choices:
             raise SettingError(f"{type(self).__name__}: unknown {name} {value!r}: {did_you_mean(str(value), choices)}")
 
+    def refuse_idle(self, names: Iterable[str], used: bool, by: str) -> None:
+        """Raise a :class:`SettingError` where one of the fields is not at its default and nothing uses it.
+
+        :param by: the setting that would, such as ``prior='vamp'``.
+        """
+        for field in dataclasses.fields(self):
+            if not used and field.name in names and getattr(self, field.name) != field.default:
+                raise SettingError(
+                    f"{type(self).__name__}: {field.name} is of {by} alone, and changes nothing here: leave it out, or "
+                    f"set {by}."
+                )
+
     def require_integer(self, name: str, low: int) -> None:
         value = getattr(self, name)
         ok = isinstance(value, int) and not isinstance(value, bool) and value >= low
@@ -108,6 +133,13 @@ class Settings:
         value = getattr(self, name)
         ok = isinstance(value, int | float) and not isinstance(value, bool) and low < value < high
         self.require(name, ok, f"a number above {low:g}" + (f" and below {high:g}" if high < float("inf") else ""))
+
+
+def _refuse_unknown(cls: Any, options: Iterable[str]) -> None:
+    valid = [f.name for f in dataclasses.fields(cls)]
+    for name in options:
+        if name not in valid:
+            raise SettingError(f"{cls.__name__} has no option {name!r}: {did_you_mean(name, valid)}")
 
 
 def parse_value(text: str) -> Any:

@@ -18,7 +18,17 @@ import pytest
 import typer
 
 import ppl_gen as pg
-from ppl_gen import checks, checks_latents, checks_networks, checks_sequences, plots, plots_pairs
+from ppl_gen import (
+    checks,
+    checks_contrastive,
+    checks_energies,
+    checks_latents,
+    checks_networks,
+    checks_sequences,
+    plots,
+    plots_pairs,
+    scores,
+)
 from ppl_gen.cli import app, listing
 from ppl_gen.cli import options as o
 from ppl_gen.family import Pair
@@ -168,12 +178,29 @@ def test_the_thresholds_are_those_of_the_code() -> None:
         "aggregate posterior p": f"at least {checks_latents.P_VALUE} / members",
         "walk-back R-hat": f"at most {checks.RHAT}", "walk-back bulk ESS": f"at least {checks.ESS_PER_CHAIN} a chain",
         "steps in rarest state": f"at least {checks_sequences.MIN_STEPS:g}",
+        "log Z standard error": f"at most {checks_energies.MAX_ERROR} nats",
+        "log Z k-hat": f"at most {scores.MAX_KHAT}",
+        "AIS effective sample size": f"at least {checks_energies.MIN_ESS}",
+        "log Z forward-reverse gap": f"at most 3 standard errors, or {checks_energies.MAX_GAP} nats",
+        "model chains R-hat": f"at most {checks.RHAT}",
+        "model chains bulk ESS": f"at least {checks.ESS_PER_CHAIN} a chain",
+        "diverged members": "at most 0", "negative chains R-hat": f"at most {checks_contrastive.RHAT}",
+        "data against samples": f"at most {checks_contrastive.ERRORS:g} standard errors, or {checks_contrastive.GAP}",
+        "learnt log Z": f"at most {checks_contrastive.ERRORS:g} standard errors, or {checks_contrastive.GAP}",
     }  # fmt: skip
     for name, limit in figures.items():
         assert rows[name][2].replace(" %", "%").startswith(limit)
     source = "".join(
         text_of(ROOT / "ppl_gen" / f"{name}.py")
-        for name in ("checks", "checks_latents", "checks_networks", "checks_sequences", "denoising")
+        for name in (
+            "checks",
+            "checks_contrastive",
+            "checks_energies",
+            "checks_latents",
+            "checks_networks",
+            "checks_sequences",
+            "denoising",
+        )
     )
     asked = set(re.findall(r'Check(?:\.of)?\(\s*f?"([^"{]+?)(?:, \{what\})?"', source))
     asked |= set(re.findall(r'"((?:LOO-)?PIT p)"', source))

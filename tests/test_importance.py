@@ -300,3 +300,30 @@ def test_the_particles_asked_for_must_be_a_number() -> None:
     for wrong in (0, 1.5, True, "many"):
         with pytest.raises(pg.SettingError, match="num_particles"):
             fitted().score(num_particles=wrong)
+
+
+class TestNearlyConstantWeights:
+    HEAVY = 1 / (1 - (np.arange(512) + 0.5) / 512) ** 1.5  # Pareto quantiles of shape 1.5
+
+    def test_have_no_tail_that_matters_whatever_its_shape(self) -> None:
+        # Beyond the 67 largest of 512 the ratios add a few hundredths of the heavy part to the mean.
+        heavy, light = np.log(self.HEAVY), np.log1p(1e-4 * self.HEAVY)
+        found = importance.k_hat(np.stack([heavy, light, light + 300, light - 900]))
+        assert found[0] > 0.7
+        assert (found[1:] == -np.inf).all()
+
+    def test_the_limit_is_a_hundredth_of_the_mean(self) -> None:
+        excess = np.sort(self.HEAVY)[-67:].sum() - 67 * np.sort(self.HEAVY)[-68]
+        for share, expected in ((0.009, True), (0.011, False)):
+            # With w = 1 + c h, the excess over the mean is c excess / (512 + c sum h).
+            c = share * 512 / (excess - share * self.HEAVY.sum())
+            assert (importance.k_hat(np.log1p(c * self.HEAVY)[None]) == -np.inf).all() == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "advice"),
+    [(pg.VAE(), "objective='iwae'"), (pg.DenoisingAutoencoder(), "raise noise"), (pg.Flow(), "num_layers")],
+)
+def test_advice_names_settings_that_there_are(family: pg.Family, advice: str) -> None:
+    assert advice in family.guide_advice
+    assert "iwae" not in pg.VAE(label="who").guide_advice  # refused with a label

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import pickle
 from functools import cache
 
 import numpy as np
@@ -17,6 +19,7 @@ from ppl_gen.cli import main
 from ppl_gen.engine import Draws
 from ppl_gen.models.vae import VAE
 from ppl_gen.models.vae.architecture import MIN_POSTERIOR
+from ppl_gen.result import Fit
 
 BACKENDS = ("numpyro", "pyro")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -168,6 +171,57 @@ class TestParity:
             found.append(bounds(pair, weights, sliceable(data, backend), 16))
         for one, other in zip(*found, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-9, rtol=1e-9)
+
+
+class TestOptions:
+    @pytest.mark.parametrize(("options", "words"), [
+        ({"num_pseudo_inputs": 5}, "set prior='vamp'"), ({"prior_layers": 2}, "set prior='flow'"),
+        ({"channels": (3,)}, "set network='conv'"), ({"scale": "shared", "likelihood": "bernoulli"}, "'normal' or"),
+    ])  # fmt: skip
+    def test_that_nothing_uses_are_refused(self, options: dict[str, object], words: str) -> None:
+        with pytest.raises(pg.SettingError, match=words):
+            pg.VAE(**options)
+        assert pg.VAE(num_pseudo_inputs=100, prior_layers=4, channels=[32, 64]) == pg.VAE()
+
+    def test_a_categorical_likelihood_reads_whole_numbers_as_labels(self) -> None:
+        family, rng = pg.VAE(2, likelihood="categorical"), np.random.default_rng(0)
+        table = pd.DataFrame({"a": rng.integers(3, size=60) - 1, "b": rng.random(60) < 0.5, "c": list("uv") * 30})
+        table["d"] = np.where(np.arange(60) == 3, np.nan, np.arange(60) % 4)
+        data = family.prepare(table)
+        assert set(data.schema.kinds) == {"categorical"}
+        pd.testing.assert_frame_equal(data.to_frame(), table)
+        with pytest.raises(pg.DataError, match="'e' holds real numbers"):
+            family.prepare(table.assign(e=rng.normal(size=60)))
+        pictures = rng.integers(3, size=(60, 2, 3)).astype(np.uint8)
+        pictures[:, 0, 0] = 1
+        with pytest.warns(UserWarning, match="1 of 6 pixels never vary"):
+            data = family.prepare(pictures)
+        assert data.schema.columns[0].categories == (0, 1, 2)
+        with pytest.warns(UserWarning, match="1 of 6 pixels never vary"):
+            assert pg.VAE(2).prepare(pictures, kinds={"pixel": "categorical"}).schema == data.schema
+        with pytest.raises(pg.DataError, match=r"Image 0, pixel \(0, 0\) is 0.5.*round"):
+            family.prepare(pictures / 2)
+
+    def test_images_are_complete(self) -> None:
+        pictures = np.random.default_rng(0).random((60, 2, 3))
+        family = pg.VAE(2)
+        data = family.prepare(pictures)
+        draws = Draws({"u": np.zeros((1, 1, 1))}, "ensemble", parameters={}, figures={"num_steps": 1})
+        fit = Fit(family, pg.SVI(), "numpyro", 0, data.schema, draws, data, versions={}, seconds=1.0)
+        with pytest.raises(pg.UnsupportedError, match="a table of their pixels"):
+            fit.impute(pictures)
+        pictures[4, 1, 1] = np.nan
+        with pytest.raises(pg.DataError, match=r"Image 4, pixel \(1, 1\) is missing .*reshape"):
+            family.prepare(pictures)
+        assert family.prepare(pictures.reshape(60, -1)).mask is not None
+
+    @pytest.mark.parametrize("kind", [pg.VAE, pg.SVI, pg.GMM, pg.HMMPrior, pg.NUTS])
+    def test_that_there_are_not_are_named(self, kind: type) -> None:
+        field = dataclasses.fields(kind)[0].name
+        with pytest.raises(pg.SettingError, match=f"no option '{field}s': did you mean '{field}'"):
+            kind(**{f"{field}s": 3})
+        assert list(inspect.signature(kind).parameters) == [f.name for f in dataclasses.fields(kind) if f.init]
+        assert pickle.loads(pickle.dumps(kind())) == kind()
 
 
 @cache

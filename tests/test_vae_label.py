@@ -242,6 +242,10 @@ def loss_and_gradient(
     return float(value), {name: np.asarray(each) for name, each in gradient.items()}
 
 
+def legend_texts(figure: Any) -> list[Any]:
+    return [text for ax in figure.axes if ax.get_legend() is not None for text in ax.get_legend().get_texts()]
+
+
 @cache
 def fitted(backend: str) -> Fit:
     engine = pg.SVI(num_members=2, max_steps=600, learning_rate=0.01, validation=0.0)
@@ -275,9 +279,14 @@ class TestFits:
     def test_checks_and_pictures(self) -> None:
         fit = fitted("pyro")
         assert {"active units", "latent KL", "ELBO gap"} <= {check.name for check in fit.diagnose().checks}
-        plots.plot_codes(fit)
-        plots.plot_traversals(fit)
+        assert {"u", "v"} <= {text.get_text() for text in legend_texts(plots.plot_codes(fit))}
+        assert "who = " in plots.plot_traversals(fit).get_suptitle()
         plots.plot_reconstructions(fit)
+        assert any("who = v" in text.get_text() for text in legend_texts(plots.plot_latents(fit)))
+        assert [ax.get_title(loc="left") for ax in plots.plot_loss_parts(fit).axes] == [
+            "minus E log p(x | z, y), and p(y) if known",
+            "KL(q(z, y | x) || p(z, y))",
+        ]
 
     def test_saved_loaded_and_by_the_command_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         fit, (table, _) = fitted("pyro"), clusters()
@@ -332,14 +341,24 @@ def test_pictures_of_tables_and_rows_without_the_label(label: str | None, tmp_pa
     """Every picture that applies is drawn with and without a label; new rows need no column for it."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.normal(size=(80, 2)), columns=["a", "b"])
+    table["c"] = table["a"] > 0
     if label is not None:
         table[label] = np.where(np.arange(80) < 20, np.array(["x", "y"])[np.arange(80) % 2], None)
-    fit = pg.fit(pg.VAE(2, hidden=(4,), label=label), table, engine=pg.SVI(max_steps=20, num_members=2), seed=0)
+    fit = pg.fit(pg.VAE(2, hidden=(4,), label=label), table, engine=pg.SVI(max_steps=20, num_members=1), seed=0)
+    shown = plots.plot_codes(fit, colour_by="c")
+    assert {"False", "True"} <= {text.get_text() for text in legend_texts(shown)}
+    pairs = plots.plot_pairs(fit).axes
+    assert any([tick.get_text() for tick in ax.get_xticklabels()] == ["False", "True"] for ax in pairs)
+    loss = plots.plot_loss(fit).axes  # a single window or two: no line would be in the last half
+    windows = len(fit.draws.parameters["train_loss"])
+    assert len(loss) == (1 if windows <= 2 else 2)
+    assert "1 member" in fit.diagnose().title
+    assert "1 members" not in str(fit.diagnose())
     names = {path.stem for path in pg.plots.plot_all(fit, tmp_path)}
     assert {"pairs", "codes"} <= names
     assert ("latents" in names) == (label is not None)
     if label is not None:
-        without, empty = table[["a", "b"]], table.assign(who=None)
+        without, empty = table[["a", "b", "c"]], table.assign(who=None)
         np.testing.assert_array_equal(fit.score(without).log_predictive, fit.score(empty).log_predictive)
         assert fit.score(without).unreliable.shape == (80,)
 
@@ -381,8 +400,11 @@ def test_labels_that_say_nothing_are_refused(values: str | None, message: str) -
 def test_images_of_unequal_size_are_refused() -> None:
     pictures = [np.zeros((8, 8), np.uint8)] * 60
     pictures[5] = np.zeros((7, 8), np.uint8)
-    with pytest.raises(pg.DataError, match="Image 5 is 7 x 8, image 0 is 8 x 8"):
-        pg.fit(pg.VAE(2, network="conv"), pictures)
+    ragged = np.empty(60, object)
+    ragged[:] = pictures
+    for given in (pictures, ragged):
+        with pytest.raises(pg.DataError, match="Image 5 is 7 x 8, image 0 is 8 x 8"):
+            pg.fit(pg.VAE(2, network="conv"), given)
 
 
 def test_pixels_that_are_no_truth_values_are_named() -> None:

@@ -91,6 +91,11 @@ class DenoisingAutoencoder(NetworkFamily):
         self.require_integer("num_warmup", 0)
         self.require_integer("thinning", 1)
 
+    @property
+    def guide_advice(self) -> str:
+        """The corruption is the proposal: it has to cover the states of the chain that a row may come from."""
+        return "raise noise, and flip where columns hold labels; scores alone gain by more num_particles, too"
+
     def check(self, data: Data) -> None:
         """The data must have at least 50 rows, and no missing entry.
 

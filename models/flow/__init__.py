@@ -124,6 +124,13 @@ class Flow(NetworkFamily):
         """Exact for real columns; with others the noise added to them has to be integrated out."""
         return "exact" if all(c.kind == "real" for c in schema.target_columns) else "importance"
 
+    @property
+    def guide_advice(self) -> str:
+        """The proposal is uniform in each cell, so the density must not be too steep there."""
+        return ("where in its cell a whole number or label lies matters much: use fewer layers (num_layers), or the "
+                "families vae or autoregressive, which give such columns probabilities of their own; scores alone gain "
+                "by more num_particles, too")  # fmt: skip
+
     def check(self, data: Data) -> None:
         """The data must be complete, with at least 50 rows, and two columns for coupling layers.
 

@@ -131,6 +131,10 @@ class VAE(NetworkFamily):
                 "VAE: prior='flow' needs latent_dim of at least 2, as one half of z transforms the other: use "
                 "prior='vamp' or 'normal'."
             )
+        self.refuse_idle(["num_pseudo_inputs"], self.prior == "vamp", "prior='vamp'")
+        self.refuse_idle(["prior_layers"], self.prior == "flow", "prior='flow'")
+        self.refuse_idle(["channels"], self.network == "conv", "network='conv'")
+        self.refuse_idle(["scale"], self.likelihood in ("auto", "normal"), "likelihood='normal' or 'auto'")
         self._check_label()
 
     def _check_label(self) -> None:
@@ -160,6 +164,13 @@ class VAE(NetworkFamily):
     def accepts(self) -> tuple[str, ...]:
         """The column kinds that the likelihood is of."""
         return LIKELIHOODS[self.likelihood]
+
+    @property
+    def guide_advice(self) -> str:
+        """A wider encoder, longer training, and the bound that is tight where weights are even."""
+        bound = "" if self.label is not None else ", or fit with objective='iwae'"
+        return (f"make the networks wider (hidden), train longer (max_steps, patience){bound}; scores alone gain by "
+                "more num_particles, too")  # fmt: skip
 
     def check(self, data: Data) -> None:
         """The data must have at least 50 rows; of ``"conv"`` images; of a label both rows with and without it.

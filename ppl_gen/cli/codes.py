@@ -128,8 +128,9 @@ def impute(
     """
     from ppl_gen import report
 
-    path = o.check_output(output, overwrite=overwrite)
+    path = o.check_output(output, overwrite=overwrite, images=True)
     fit = o.load_fit(run, backend)
+    o.refuse_array(fit, path, output)
     with report.working("imputing"):
         frame = fit.impute(o.read_rows(fit, table, drop), num_draws=num_draws, seed=seed)
     deliver(frame, path, overwrite, as_json, run, f"{several(num_draws, 'table')}, missing entries drawn")

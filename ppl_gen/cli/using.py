@@ -212,7 +212,7 @@ def plot(
     kind: Annotated[list[str] | None, typer.Option("--kind", metavar="KIND", help="Only this picture; repeat.")] = None,
     as_json: o.JsonOption = False,
 ) -> None:
-    """Draw the pictures of a fit as .png files: chains, components, predictive checks, densities.
+    """Draw the pictures of a fit as .png files: chains, components, codes, predictive checks, densities.
 
     [bold]Examples[/bold]
 
