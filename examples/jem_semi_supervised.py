@@ -82,7 +82,8 @@ def main(num_steps: int = 1500) -> float:
         print(f"{name}: {np.mean(np.asarray(logits(weights, jnp.asarray(x))).argmax(1) == y):.1%} right")
 
     table = pd.DataFrame(x, columns=["x", "y"])
-    engine = pg.Contrastive(num_members=1, normalizer="smc")  # nothing to train: it normalises and walks
+    method = pg.SMC(num_particles=512, num_refined=5)
+    engine = pg.Contrastive(num_members=1, normalizer=method)  # nothing to train: it normalises and walks
     fit = pg.fit(pg.EBM(energy=lambda x: -log_density(both, x)), table, engine=engine, seed=0)
     log_z, error = (float(fit.posterior[name][0]) for name in ("log_normalizer", "log_normalizer_error"))
     print(f"\nlog Z {log_z:.3f} +- {error:.3f} nats\n")

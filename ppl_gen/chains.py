@@ -10,13 +10,14 @@ that a chain comes from one mode to another by way of the base.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_gen import registry
+from ppl_gen import registry, widened
 from ppl_gen.annealing import Moves, Swaps
 from ppl_gen.diagnostics import Check, Diagnosis, chain_statistics
 from ppl_gen.engine import Engine
@@ -76,14 +77,26 @@ class Chains:
     sample_stats: Mapping[str, np.ndarray]
     title: str
     sampler: str
+    wider: Callable[[], Check] | None = dataclasses.field(default=None, repr=False)
 
     @cached_property
     def data(self) -> Any:
         """The ArviZ object: ``posterior`` with a variable for each column, and ``sample_stats``."""
         from ppl_gen.arviz_bridge import from_dictionaries
 
+        return from_dictionaries(self._groups, {"title": self.title})
+
+    @property
+    def _groups(self) -> dict[str, dict[str, np.ndarray]]:
         columns = {name: self.states[:, :, j] for j, name in enumerate(map(str, self.schema.targets))}
-        return from_dictionaries({"posterior": columns, "sample_stats": dict(self.sample_stats)}, {"title": self.title})
+        return {"posterior": columns, "sample_stats": dict(self.sample_stats)}
+
+    def to_netcdf(self, path: str | Path) -> None:
+        """Write :attr:`data` to a file, for ``arviz.from_netcdf``."""
+        from ppl_gen.arviz_groups import dataset, to_netcdf
+
+        found = {name: dataset(arrays, {}, {}, True) for name, arrays in self._groups.items()}
+        to_netcdf(found, {"title": self.title}, path)
 
     def to_frame(self) -> pd.DataFrame:
         """All states as rows like those of the table, chain after chain."""
@@ -107,7 +120,8 @@ class Chains:
         return chain_statistics(values).set_index(np.array(names, object)).rename_axis("quantity")
 
     def diagnose(self) -> Diagnosis:
-        """Whether the chains mixed: R-hat and bulk ESS of the worst quantity (Vehtari et al. 2021), and divergences."""
+        """Whether the chains mixed: R-hat and bulk ESS of the worst quantity (Vehtari et al. 2021), divergences, and of
+        real columns whether there is mass where no chain has been (:mod:`ppl_gen.widened`)."""
         from ppl_gen.checks import ESS_PER_CHAIN, rhat_limit
 
         table = self.summary()
@@ -131,10 +145,15 @@ class Chains:
                 info=f"of {chains * number:,}",
                 advice="The energy bends more sharply than steps can follow: raise target_accept.",
             ))  # fmt: skip
+        found += [] if self._elsewhere is None else [self._elsewhere]
         for name in ("acceptance_rate", "swap_rate"):
             if name in self.sample_stats:
                 found.append(Check(name.replace("_", " "), float(np.mean(self.sample_stats[name]))))
         return Diagnosis(self.title, tuple(found), {"quantities": table.reset_index()})
+
+    @cached_property
+    def _elsewhere(self) -> Check | None:
+        return None if self.wider is None else self.wider()
 
     @property
     def mixed(self) -> bool:
@@ -219,10 +238,20 @@ def run(
     else:
         states, stats = _by_engine(tempering, pair, parameters, settings, int(seed))
     columns = schema.target_columns
+    wider = None
+    if pair.gibbs is None and not discrete:
+        wider = partial(_compare, tempering, pair, parameters, list(map(str, schema.targets)), states, int(seed))
     states = states.reshape(*states.shape[:2], -1).astype(np.float64)
     states = states * np.array([c.scale for c in columns]) + np.array([c.loc for c in columns])
     title = f"{pair.family.name} by {name} in {pair.backend}: {states.shape[0]} chains x {states.shape[1]:,} draws"
-    return Chains(schema, states, stats, title, name)
+    return Chains(schema, states, stats, title, name, wider)
+
+
+def _compare(tempering: Any, pair: Pair, parameters: Any, names: list[str], states: np.ndarray, seed: int) -> Check:
+    flat = states.reshape(-1, *states.shape[2:])
+    lp = tempering.log_density(pair, parameters, flat).reshape(states.shape[:2])
+    found = widened.particles(tempering, pair, parameters, states, seed)
+    return widened.check(names, states.reshape(*states.shape[:2], -1), lp, found)
 
 
 def _exchanged(

@@ -22,7 +22,7 @@ MAX_REPLICATED = 20_000_000  # replicates x rows x columns
 NUM_PARTICLES = 512  # of rows with codes
 SAMPLED_AT_ONCE = 50_000  # rows
 MAX_PIXELS, MAX_REPLICATED_PIXELS = 12_500, 1_250_000  # of images, which take longer: in a table, in all replicates
-MAX_WALKED, MAX_REPLICATED_WALKED = 250, 25_000  # rows that are drawn by moves along gradients, likewise
+MAX_WALKED, MAX_REPLICATED_WALKED = 100, 10_000  # rows that are drawn by moves along gradients, likewise
 
 
 class Evidence:

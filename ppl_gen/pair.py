@@ -59,7 +59,8 @@ class Pair:
     Of an unnormalised density, of which the model has the site ``energy``, a factor, beside the base ``x``. Between the
     two lies a path of densities by their inverse temperature, from 0, the base, which is normalised, to 1. Parameters
     hold the sites ``log_normalizer`` (), with its standard error and k-hat ``log_normalizer_error``,
-    ``log_normalizer_k_hat`` (), and ``chain`` (C, T, *row), states of Markov chains, after training:
+    ``log_normalizer_k_hat`` (), ``chain`` (C, T, *row), states of Markov chains, and ``annealing``, the course of the
+    estimate (:func:`ppl_gen.normalizer.normalize`), after training:
 
     ``tempered``        ``(parameters, x (n, *row), inverse_temperature) -> (n,)``: log unnormalised density; at 1 it
                         is log p(x) + log Z
@@ -78,7 +79,8 @@ class Pair:
     ``forecast``            ``(parameters, view, horizon, key) -> {"z": (N, horizon), "x": (N, horizon, D)}``: a draw
                             of the continuation
 
-    ``key`` is the backend's source of randomness: a key in NumPyro, a seed in Pyro. Of hooks that these options rule
+    ``key`` is the backend's source of randomness: a key in NumPyro, a seed in Pyro, where ``gibbs`` and ``draw_base``
+    also take None: torch's own generator as it stands. Of hooks that these options rule
     out, ``lacking`` says why, and what to change.
     """
 

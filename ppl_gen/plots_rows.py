@@ -23,8 +23,7 @@ HIDDEN = "latents are hidden units (see the filters picture)"
 ALPHA = 0.05  # anomaly p-value below which a row is marked
 NAMED = 5  # lowest rows that get their label written
 MIN_SHARE = 0.01  # latents' values rarer than this share one grey
-MAX_COLUMNS = 12
-BANDS = (0.9, 0.5)
+MAX_COLUMNS, BANDS = 12, (0.9, 0.5)
 
 
 @styled

@@ -44,14 +44,14 @@ def save(fit: Fit, path: str | Path, *, overwrite: bool = False) -> Path:
     :param overwrite: replace a fit that is there; anything else that is there is never replaced.
     :raises StorageError: the path exists, or can't be written (full disk, no permission); what was there is untouched.
     """
-    from ppl_gen.arviz_bridge import to_netcdf
+    from ppl_gen.arviz_groups import groups, to_netcdf
 
     path = check_output(path, overwrite=overwrite)
     arrays = _arrays(fit)
 
     def fill(folder: Path) -> None:
         write_arrays(folder / ARRAYS, arrays, {})
-        to_netcdf(fit, folder / ARVIZ)
+        to_netcdf(*groups(fit), folder / ARVIZ)
         document = _document(fit, arrays)
         document["files"] = {name: _stamp(folder / name) for name in (ARRAYS, ARVIZ)}
         (folder / JSON).write_text(sign(plain(document)), encoding="utf-8")

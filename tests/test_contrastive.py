@@ -121,7 +121,7 @@ def test_a_member_that_diverges_stops_and_keeps_the_weights_of_the_window_before
 def test_a_run_that_resumes_gives_the_same_bits_and_ctrl_c_keeps_what_there_is(backend, tmp_path, ctrl_c) -> None:
     from ppl_gen.progress import Monitor
 
-    engine = Contrastive(num_members=2, num_steps=2, max_steps=240, num_chains=500, normalizer=FEW)
+    engine = Contrastive(num_members=2, num_steps=2, max_steps=240, num_chains=100, normalizer="none")
     family, table = EBM(hidden=(8,)), ring()
     whole = pg.fit(family, table, engine=engine, backend=backend, seed=3)
     calls, update = [], Monitor.update

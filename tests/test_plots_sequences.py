@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 import ppl_gen as pg
 from ppl_gen import plots, plots_durations, plots_steps, plots_times
-from ppl_gen.arviz_bridge import groups
+from ppl_gen.arviz_groups import groups
 from ppl_gen.engine import Draws
 from ppl_gen.errors import UnsupportedError
 from ppl_gen.models.hmm import HMM

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any
 
@@ -14,6 +15,7 @@ from test_rbm import each_backend, table
 
 import ppl_gen as pg
 from ppl_gen import plots
+from ppl_gen.arviz_bridge import from_netcdf
 from ppl_gen.cli import main
 from ppl_gen.models.rbm import RBM
 from ppl_gen.normalizer import normalize
@@ -99,6 +101,37 @@ def test_hidden_units_are_latents_and_pictures_and_reach_the_command_line(tmp_pa
     assert len(plots.plot_filters(loaded).axes) == 2
     assert main(["latents", str(tmp_path / "fit"), "--json"]) == 0
     assert '"h0"' in capsys.readouterr().out
+
+
+def test_chains_and_log_z_from_the_command_line(tmp_path: Any, capsys: Any) -> None:
+    engine = pg.Contrastive(num_members=1, max_steps=40, normalizer="exact")
+    run = str(pg.fit(RBM(3), table("binary"), engine=engine).save(tmp_path / "fit"))
+    few = [word for item in ("num_samples=60", "num_warmup=5", "num_chains=2") for word in ("--set", item)]
+    options = ["chains", run, "--sampler", "tempered", *few, "-o", str(tmp_path / "chains.nc")]
+    with pytest.MonkeyPatch.context() as patch:  # no chains have an R-hat of 0
+        patch.setattr("ppl_gen.checks.rhat_limit", lambda *_: 0.0)
+        assert main([*options, "--json", "--strict"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"] == "FAIL: 1 of 2 checks failed: R-hat."
+    assert [row["quantity"] for row in found["summary"]][:2] == list(table("binary").columns[:2])
+    assert from_netcdf(tmp_path / "chains.nc")["posterior"]["b"].shape == (2, 60)
+    assert main(options) == 2  # the file is there
+    assert "exists already" in capsys.readouterr().err
+    assert main(["chains", run]) == 2
+    assert "--sampler tempered" in capsys.readouterr().err
+
+    anew = ["--method", "ais", "--set", "num_temperatures=50", "--set", "num_chains=64", "-o", str(tmp_path / "ais")]
+    assert main(["normalize", run, *anew, "--json"]) == 0
+    (member,) = json.loads(capsys.readouterr().out)["members"]
+    exact = float(pg.load(run).posterior["log_normalizer"][0])
+    assert abs(member["log_normalizer"] - exact) < 4 * member["log_normalizer_error"]
+    loaded = pg.load(tmp_path / "ais")
+    assert float(loaded.posterior["log_normalizer"][0]) == pytest.approx(member["log_normalizer"])
+    assert main(["normalize", run]) == 2  # in place, which nobody has asked for
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["normalize", str(tmp_path / "ais"), "--method", "exact", "--overwrite"]) == 0
+    assert float(pg.load(tmp_path / "ais").posterior["log_normalizer"][0]) == pytest.approx(exact, abs=1e-6)
+    assert main(["normalize", run, "--method", "none", "--set", "num_chains=4", "--overwrite"]) == 2
 
 
 def test_bad_input_is_named() -> None:

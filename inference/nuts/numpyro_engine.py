@@ -10,6 +10,7 @@ chain and the step's number, so a resumed run gives the same bits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import blackjax
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 FAST, SLOW, SAMPLE = 0, 1, 2
 CHUNK = 25  # steps per call of the compiled program
-CHUNK_OF_ROW = 250  # where there is a single row, whose density is quick
+CHUNK_OF_ROW = 500  # where there is a single row, whose density is quick
 
 
 class ChainState(NamedTuple):
@@ -181,8 +182,13 @@ def _schedule(settings: Any) -> np.ndarray:
     """(steps, 2): the stage of each step, and whether a window of mass adaptation ends with it (Stan's windows)."""
     total = settings.num_warmup + settings.num_samples
     schedule = np.full((total + CHUNK_OF_ROW, 2), (SAMPLE, 0), dtype=np.int32)
-    schedule[: settings.num_warmup] = np.asarray(build_schedule(settings.num_warmup), dtype=np.int32)
+    schedule[: settings.num_warmup] = _windows(settings.num_warmup)
     return schedule
+
+
+@cache
+def _windows(num_warmup: int) -> np.ndarray:
+    return np.asarray(build_schedule(num_warmup), dtype=np.int32)
 
 
 def _pack(states: list, done: int, kept: list) -> dict[str, np.ndarray]:

@@ -69,8 +69,11 @@ def tilt(architecture: Architecture, weights: Weights, x: torch.Tensor, log_base
 
 def tempered(architecture: Architecture, weights: Weights, x: torch.Tensor, inverse_temperature: Any) -> torch.Tensor:
     """(n,): log of the base's density times the tilt to the power of the inverse temperature."""
-    beta = torch.as_tensor(inverse_temperature, dtype=x.dtype)
     inside = is_inside(architecture, weights, x)
+    if architecture.family.is_given and isinstance(inverse_temperature, float) and inverse_temperature == 1.0:
+        found = minus_energy(architecture, weights, x)  # the base cancels: chains need not evaluate it
+        return torch.where(inside & torch.isfinite(found), found, -torch.inf)
+    beta = torch.as_tensor(inverse_temperature, dtype=x.dtype)
     log_base = base(architecture, weights).log_prob(x)
     found = tilt(architecture, weights, x, log_base)
     there = torch.isfinite(found)

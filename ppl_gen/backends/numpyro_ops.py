@@ -168,14 +168,8 @@ def log_weights(
     :param seed: of latents whose distributions have no quantile function.
     :param by_label: (draws, particles * C, obs), before a label is summed out.
     """
-    program = pair.cached(
-        ("log_weights", by_label),
-        lambda: jax.jit(
-            numpyro_local.log_weights_fn(
-                pair, _collapsed_row_log_prob if pair.collapsed or pair.label else _enumerated_row_log_prob, by_label
-            )
-        ),
-    )
+    row = _collapsed_row_log_prob if pair.collapsed or pair.label else _enumerated_row_log_prob
+    program = pair.cached(("log_weights", by_label), lambda: jax.jit(numpyro_local.log_weights_fn(pair, row, by_label)))
     keys = jax.random.split(jax.random.key(seed), len(uniforms))
     at = jnp.asarray(uniforms, dtype=float)
     return np.asarray(program(as_jax(posterior), at, keys, view._replace(weights=None)))

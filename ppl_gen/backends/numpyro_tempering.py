@@ -50,6 +50,12 @@ def normalizer(pair: Pair, parameters: Mapping[str, Any]) -> float:
     return float(pair.cached("log_normalizer", lambda: jax.jit(pair.log_normalizer))(parameters))
 
 
+def log_density(pair: Pair, parameters: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
+    """(n,): of rows ``x`` (n, *row), unnormalised."""
+    program = pair.cached("log_density", lambda: jax.jit(lambda one, x: _log_density(pair, one, x, 1.0)))
+    return np.asarray(program(parameters, jnp.asarray(x, jnp.result_type(float))))
+
+
 def run(
     pair: Pair, parameters: Mapping[str, Any], x: np.ndarray, path: Path, moves: Moves, seed: int, *, groups: int,
     adaptive: bool = False, resample: bool = True,

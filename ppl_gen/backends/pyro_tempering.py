@@ -48,6 +48,13 @@ def normalizer(pair: Pair, parameters: Tensors) -> float:
         return float(pair.log_normalizer(parameters))
 
 
+def log_density(pair: Pair, parameters: Tensors, x: np.ndarray) -> np.ndarray:
+    """(n,): of rows ``x`` (n, *row), unnormalised."""
+    assert pair.tempered is not None
+    with sandbox(0), torch.no_grad():
+        return torch.nan_to_num(pair.tempered(parameters, as_tensor(x), 1.0), nan=-torch.inf, neginf=-torch.inf).numpy()
+
+
 def run(
     pair: Pair, parameters: Tensors, x: np.ndarray, path: Path, moves: Moves, seed: int, *, groups: int,
     adaptive: bool = False, resample: bool = True,

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ppl_gen import __version__
-from ppl_gen.cli import codes, compiled, fitting, using, wording
+from ppl_gen.cli import codes, compiled, fitting, unnormalised, using, wording
 
 INTERRUPTED, USER_ERROR, BROKEN_PIPE = 130, 2, 141
 
@@ -49,7 +49,8 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (*fitting.COMMANDS, *using.COMMANDS, *codes.COMMANDS):
+COMMANDS = (*fitting.COMMANDS, *using.COMMANDS, *codes.COMMANDS, *unnormalised.COMMANDS)
+for command in COMMANDS:
     app.command()(command)
 
 
@@ -126,7 +127,7 @@ def _usage(error: typer.TyperException) -> str:
 
 def _command(arguments: list[str]) -> str:
     """The command that a usage error is about, with a space after it."""
-    names = {function.__name__.replace("_", "-") for function in (*fitting.COMMANDS, *using.COMMANDS, *codes.COMMANDS)}
+    names = {function.__name__.replace("_", "-") for function in COMMANDS}
     return next((f"{word} " for word in arguments if word in names), "")
 
 

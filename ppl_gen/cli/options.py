@@ -197,8 +197,9 @@ def load_fit(run: str, backend: str | None = None) -> Fit:
     return load(run, backend=backend)
 
 
-def check_output(output: str | None, *, overwrite: bool, images: bool = False) -> Path | None:
-    """The file to write a table to, or new ``images``, refused before any work is done if it can't be one."""
+def check_output(output: str | None, *, overwrite: bool, images: bool = False, chains: bool = False) -> Path | None:
+    """The file to write a table to, or new ``images``, or ``chains`` as netCDF, refused before any work is done if it
+    can't be one."""
     from ppl_gen.errors import SettingError
     from ppl_gen.files import check_output_file
 
@@ -206,8 +207,10 @@ def check_output(output: str | None, *, overwrite: bool, images: bool = False) -
         return None
     path = Path(output).expanduser()
     arrays = images and path.suffix.lower() in (".npy", ".npz")
-    if path.suffix.lower() not in (".csv", ".parquet") and not arrays:
-        raise SettingError(f"{output!r}: the name must end in .csv or .parquet, which says how to write the table.")
+    netcdf = chains and path.suffix.lower() == ".nc"
+    if path.suffix.lower() not in (".csv", ".parquet") and not (arrays or netcdf):
+        names = ".nc, .csv or .parquet" if chains else ".csv or .parquet"
+        raise SettingError(f"{output!r}: the name must end in {names}, which says how to write the table.")
     check_output_file(path, overwrite=overwrite)
     return path
 

@@ -28,6 +28,7 @@ def in_options(text: str) -> str:
     text = re.sub(r"\bdrop=\[(?=['\"])(.*?['\"])\]", _drop, text)
     text = re.sub(r"\bkinds=\{(['\"])(.*?)\1: '?([\w.]+)'?\}", r"--kind '\2=\3'", text)
     text = re.sub(r"\bprior=\w+Prior\((\w+)=([^()]+)\)", _prior, text)
+    text = text.replace("sampler='tempered'", "--sampler tempered")  # of chains; training's has the same name
     text = re.sub(r"\b([a-z_]+)='(\w+)'", _setting, text)
     text = re.sub(rf"(?<!['\w])({'|'.join(OPTIONS)}|kinds)=(?![^\s.,:;)])", _option, text)
     for python, words in PLAIN.items():
