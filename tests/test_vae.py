@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import json
-import pickle
 from functools import cache
 
 import numpy as np
@@ -221,7 +221,7 @@ class TestOptions:
         with pytest.raises(pg.SettingError, match=f"no option '{field}s': did you mean '{field}'"):
             kind(**{f"{field}s": 3})
         assert list(inspect.signature(kind).parameters) == [f.name for f in dataclasses.fields(kind) if f.init]
-        assert pickle.loads(pickle.dumps(kind())) == kind()
+        assert copy.deepcopy(kind()) == kind()
 
 
 @cache
