@@ -273,3 +273,18 @@ def test_a_row_that_is_a_series_is_refused_and_a_dictionary_of_scalars_is_a_row(
     with pytest.raises(DataError, match="iloc"):
         data.schema.encode(rows.iloc[0])
     np.testing.assert_array_equal(data.schema.encode({"a": 1.0, "b": 2.0}).x, data.x[1:2])
+
+
+def test_verbs_of_unnormalised_densities_are_commands() -> None:
+    from ppl_gen.checks_energies import MORE
+
+    assert in_options("only differences; fit.normalize('smc')") == "only differences; ppl-gen normalize --method smc"
+    told = in_options(
+        "sample by fit.chains(sampler='tempered'), or raise thinning of fit.normalize(SMC(thinning=...))."
+    )
+    assert told == (
+        "sample by ppl-gen chains --sampler tempered, or raise the thinning of ppl-gen normalize --method smc --set "
+        "thinning=...."
+    )
+    assert "fit.normalize" not in in_options(MORE)
+    assert "AIS(" not in in_options(MORE)

@@ -16,6 +16,15 @@ OPTIONS = (
     "backend", "checkpoint", "columns", "drop", "engine", "folds", "given", "hdi_prob", "horizon", "length", "method",
     "num_draws", "num_samples", "order", "seed", "sequence", "test", "weights",
 )  # fmt: skip
+VERBS = (  # verbs of fits that are commands
+    (r"fit\.chains\(sampler='(\w+)'\)", r"ppl-gen chains --sampler \1"),
+    (r"fit\.normalize\('(\w+)'\)", r"ppl-gen normalize --method \1"),
+    (r"fit\.normalize\(AIS\(num_temperatures=\.\.\., num_chains=\.\.\.\)\) or SMC\(num_particles=\.\.\.\)",
+     "ppl-gen normalize --method ais --set num_temperatures=... --set num_chains=..., or --method smc --set "
+     "num_particles=..."),
+    (r"raise thinning of fit\.normalize\(SMC\(thinning=\.\.\.\)\)",
+     "raise the thinning of ppl-gen normalize --method smc --set thinning=..."),
+)  # fmt: skip
 PLAIN = {  # what the parser of arguments says
     "Input should be a valid integer, unable to parse string as an integer": "it must be a whole number",
     "Input should be a valid number, unable to parse string as a number": "it must be a number",
@@ -28,6 +37,8 @@ def in_options(text: str) -> str:
     text = re.sub(r"\bdrop=\[(?=['\"])(.*?['\"])\]", _drop, text)
     text = re.sub(r"\bkinds=\{(['\"])(.*?)\1: '?([\w.]+)'?\}", r"--kind '\2=\3'", text)
     text = re.sub(r"\bprior=\w+Prior\((\w+)=([^()]+)\)", _prior, text)
+    for python, words in VERBS:
+        text = re.sub(python, words, text)
     text = text.replace("sampler='tempered'", "--sampler tempered")  # of chains; training's has the same name
     text = re.sub(r"\b([a-z_]+)='(\w+)'", _setting, text)
     text = re.sub(rf"(?<!['\w])({'|'.join(OPTIONS)}|kinds)=(?![^\s.,:;)])", _option, text)
