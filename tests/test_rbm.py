@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import pyro
 import pytest
 import torch
@@ -16,6 +15,7 @@ from numpyro import handlers
 from numpyro.contrib.funsor import config_enumerate, enum, log_density
 from pyro.infer import TraceEnum_ELBO
 from scipy.special import expit, logsumexp
+from zoo import columns_of as table
 
 import ppl_gen as pg
 from ppl_gen import backends
@@ -33,15 +33,6 @@ each_kind = pytest.mark.parametrize("kind", ["binary", "mixed"])
 @pytest.fixture(autouse=True)
 def _double(x64: None) -> None:
     pass
-
-
-def table(kind: str = "binary", num_rows: int = 60, seed: int = 0) -> pd.DataFrame:
-    rng = np.random.default_rng(seed)
-    binary = pd.DataFrame(rng.integers(0, 2, (num_rows, 6)), columns=list("abcdef"))
-    labels = pd.DataFrame({name: rng.choice(["red", "green", "blue"], num_rows) for name in "pq"})
-    real = pd.DataFrame(rng.normal(size=(num_rows, 2)), columns=list("uv"))
-    mixed = pd.concat([labels["p"], real["u"], binary[["a"]], labels["q"], real["v"]], axis=1)
-    return {"binary": binary, "categorical": labels, "real": real, "mixed": mixed}[kind]
 
 
 def machine(kind: str, num_hidden: int = 4, seed: int = 1) -> tuple[RBM, pg.Data, dict[str, np.ndarray]]:

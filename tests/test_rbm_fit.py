@@ -11,7 +11,7 @@ import pytest
 from scipy.special import expit, logsumexp
 from sklearn.datasets import load_digits
 from sklearn.neural_network import BernoulliRBM
-from test_rbm import each_backend, table
+from zoo import columns_of as table
 
 import ppl_gen as pg
 from ppl_gen import plots
@@ -19,6 +19,8 @@ from ppl_gen.arviz_bridge import from_netcdf
 from ppl_gen.cli import main
 from ppl_gen.models.rbm import RBM
 from ppl_gen.normalizer import normalize
+
+each_backend = pytest.mark.parametrize("backend", ("numpyro", "pyro"))
 
 
 @cache

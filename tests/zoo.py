@@ -31,6 +31,16 @@ def clusters(num_rows: int = 120, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame({"height": 170 + 10 * x[:, 0], "mass": 0.07 + 0.004 * x[:, 1]})
 
 
+def columns_of(kind: str = "binary", num_rows: int = 60, seed: int = 0) -> pd.DataFrame:
+    """Columns of one kind, or of several: ``"binary"``, ``"categorical"``, ``"real"`` or ``"mixed"``."""
+    rng = np.random.default_rng(seed)
+    binary = pd.DataFrame(rng.integers(0, 2, (num_rows, 6)), columns=list("abcdef"))
+    labels = pd.DataFrame({name: rng.choice(["red", "green", "blue"], num_rows) for name in "pq"})
+    real = pd.DataFrame(rng.normal(size=(num_rows, 2)), columns=list("uv"))
+    mixed = pd.concat([labels["p"], real["u"], binary[["a"]], labels["q"], real["v"]], axis=1)
+    return {"binary": binary, "categorical": labels, "real": real, "mixed": mixed}[kind]
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A family, a table for it, and an engine that fits it in about a second."""
