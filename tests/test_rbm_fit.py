@@ -20,7 +20,7 @@ from ppl_gen.cli import main
 from ppl_gen.models.rbm import RBM
 from ppl_gen.normalizer import normalize
 
-each_backend = pytest.mark.parametrize("backend", ("numpyro", "pyro"))
+each_backend = pytest.mark.parametrize("backend", ["numpyro", "pyro"])
 
 
 @cache
