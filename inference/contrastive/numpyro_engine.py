@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from itertools import repeat
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 import optax
 
 from ppl_gen.backends import numpyro_ops
-from ppl_gen.backends.numpyro_programs import QUICK, one_per_core
+from ppl_gen.backends.numpyro_programs import QUICK, CompiledOnce, one_per_core
 from ppl_gen.inference.contrastive.course import ADAPT, PART_ROWS, TRACE_LENGTH, TRACED, Course, Plan
 from ppl_gen.inference.contrastive.numpyro_negatives import Weights, move_all
 from ppl_gen.inference.svi.ensemble import EVERY, LOOKS, SHARE, without_idle
@@ -105,15 +104,7 @@ class _Program:
         self.optimizer = optax.chain(optax.clip_by_global_norm(settings.clip), rule)
         self.begin = jax.jit(self._begin, compiler_options=QUICK)
         self.trace = jax.jit(self._trace, compiler_options=QUICK)
-        self._compiled: Any = None
-        self._lock = Lock()
-
-    def window(self, *inputs: Any) -> Any:
-        """:meth:`_window`, compiled: once, not by each of the threads that call it first."""
-        with self._lock:
-            if self._compiled is None:
-                self._compiled = jax.jit(self._window).lower(*inputs).compile()
-        return self._compiled(*inputs)
+        self.window = CompiledOnce(self._window)
 
     def _begin(self, weights: Weights, fixed: Weights, key: Any, view: View) -> dict[str, Any]:
         key, now = jax.random.split(key)

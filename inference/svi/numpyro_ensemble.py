@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from itertools import repeat
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -18,7 +17,7 @@ import optax
 from numpyro.infer import Trace_ELBO
 
 from ppl_gen.backends import numpyro_ops
-from ppl_gen.backends.numpyro_programs import one_per_core
+from ppl_gen.backends.numpyro_programs import CompiledOnce, one_per_core
 from ppl_gen.errors import FitError
 from ppl_gen.inference.svi import numpyro_objective
 from ppl_gen.inference.svi.ensemble import (
@@ -117,15 +116,7 @@ class _Program:
         self.pair, self.settings, self.split, self.elbo = pair, settings, split, Trace_ELBO()
         self.optimizer = optax.chain(optax.clip_by_global_norm(settings.clip), optax.scale_by_adam())
         self.begin = jax.jit(self._begin)
-        self._compiled: Any = None
-        self._lock = Lock()
-
-    def window(self, *inputs: Any) -> Any:
-        """:meth:`_window`, compiled: once, not by each of the threads that call it first."""
-        with self._lock:
-            if self._compiled is None:
-                self._compiled = jax.jit(self._window).lower(*inputs).compile()
-        return self._compiled(*inputs)
+        self.window = CompiledOnce(self._window)
 
     def _begin(self, weights: Mapping[str, jax.Array], key: Any) -> dict[str, Any]:
         return {"weights": weights, "mean": weights, "moments": self.optimizer.init(weights), "key": key,

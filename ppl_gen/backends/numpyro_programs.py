@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -62,3 +63,18 @@ def rows_over_cores(program: Callable[[View], Any], view: View) -> np.ndarray:
         np.asarray(part)[..., at * size - start :] for at, (start, part) in enumerate(zip(starts, found, strict=True))
     ]
     return np.concatenate(found, axis=-1)
+
+
+class CompiledOnce:
+    """A function of arrays of one shape, compiled once, not by each of the threads that call it first."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self._lock = function, Lock()
+        self._compiled: Any = None
+
+    def __call__(self, *inputs: Any) -> Any:
+        with self._lock:
+            if self._compiled is None:
+                self._compiled = jax.jit(self.function).lower(*inputs).compile()
+            compiled = self._compiled
+        return compiled(*inputs)
