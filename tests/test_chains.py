@@ -168,3 +168,14 @@ def test_the_step_of_sghmc_is_the_one_whose_bias_is_stated() -> None:
         v = 0.9 * v + np.sqrt(step) * noisy + np.sqrt(0.19) * rng.standard_normal(len(u))
         total += (u**2).mean() if number >= 200 else 0.0
     assert total / 200 == pytest.approx(1.05, abs=0.012)
+
+
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+def test_exchanges_are_counted_over_all_sweeps_between_two_states(backend: str) -> None:
+    """Of a base that is nearly the density: two temperatures, which may exchange at every second sweep, mostly do."""
+    table = np.random.default_rng(0).normal(size=(400, 1))
+    sampler = pg.Tempered(num_samples=50, num_warmup=20, thinning=2)
+    found = pg.chains(pg.EBM(energy=lambda x: 0.5 * (x**2).sum(-1)), table, sampler=sampler, backend=backend)
+    rates = np.asarray(found.sample_stats["swap_rate"])
+    assert rates.mean() > 0.8
+    assert rates.max() <= 1

@@ -283,16 +283,17 @@ def _exchange(
         down = jnp.concatenate([jnp.zeros((1, chains), bool), up[:-1]])
         source = level[:, None] + up - down
         x = jnp.take_along_axis(x, source.reshape(levels, chains, *[1] * (x.ndim - 2)), axis=0)
-        rate = jnp.where(lower, swap, False).sum(0) / jnp.maximum(lower.sum(), 1)
         lp = density(x[-1:], betas[-1:])[0]
-        return x, lp, jnp.broadcast_to(accepted[-1], (chains,)), rate.astype(x.dtype)
+        return x, lp, jnp.broadcast_to(accepted[-1], (chains,)), carry[3] + up.sum(0), carry[4] + lower.sum()
 
-    def kept(x: jax.Array, i: Any) -> Any:
-        blank = jnp.zeros(chains, x.dtype)
-        first = i * plan.thinning
-        x, lp, accepted, swap = jax.lax.fori_loop(first, first + plan.thinning, sweep, (x, blank, blank, blank))
-        return x, {"x": x[-1], "lp": lp, "acceptance_rate": accepted, "swap_rate": swap}
+    def kept(carry: tuple[jax.Array, jax.Array], i: Any) -> Any:
+        x, rate = carry
+        first, none = i * plan.thinning, jnp.zeros((), int)
+        start = (x, jnp.zeros(chains, x.dtype), jnp.zeros(chains, x.dtype), jnp.zeros(chains, int), none)
+        x, lp, accepted, swaps, pairs = jax.lax.fori_loop(first, first + plan.thinning, sweep, start)
+        rate = jnp.where(pairs > 0, swaps / jnp.maximum(pairs, 1), rate).astype(x.dtype)  # none: as before
+        return (x, rate), {"x": x[-1], "lp": lp, "acceptance_rate": accepted, "swap_rate": rate}
 
     warmup = -(-plan.num_warmup // plan.thinning)
-    _, found = jax.lax.scan(kept, x, jnp.arange(warmup + plan.num_states))
+    _, found = jax.lax.scan(kept, (x, jnp.zeros(chains, x.dtype)), jnp.arange(warmup + plan.num_states))
     return {name: value[warmup:] for name, value in found.items()}

@@ -99,22 +99,26 @@ def exchange(
         ladder = [
             first.at(as_tensor(part), *values) for part, *values in zip(x, path.scale, path.log_step, strict=True)
         ]
+        swapped, rate = list[torch.Tensor](), torch.zeros(len(first.x))
         for number in range((warmup + plan.num_states) * plan.thinning):
             first = ladder[0]
             first.x = pair.draw_base(parameters, len(first.x), int(torch.randint(2**31 - 1, ())))  # type: ignore[misc]
             for particles, beta in zip(ladder[1:], path.beta[1:], strict=True):
                 particles.move(float(beta), 0.0)
-            swapped = [
+            swapped += [
                 _swap(low, high, *(float(beta) for beta in path.beta[k : k + 2]))
                 for k, (low, high) in enumerate(itertools.pairwise(ladder))
                 if k % 2 == number % 2
             ]
-            if number >= warmup * plan.thinning and (number + 1) % plan.thinning == 0:
+            if (number + 1) % plan.thinning:
+                continue
+            rate, swapped = torch.stack(swapped).mean(0) if swapped else rate, []  # none: as before
+            if number >= warmup * plan.thinning:
                 cold = ladder[-1]
                 records.append({
                     "x": cold.x, "lp": cold.log_density(cold.x, 1.0),
                     "acceptance_rate": torch.full((len(cold.x),), cold.acceptance),
-                    "swap_rate": torch.stack(swapped).mean(0) if swapped else torch.zeros(len(cold.x)),
+                    "swap_rate": rate,
                 })  # fmt: skip
         return {name: torch.stack([record[name] for record in records], 1).numpy() for name in records[0]}
 
