@@ -78,7 +78,8 @@ def plot_surface(fit: Fit, *, fig: Figure | SubFigure | None = None) -> Figure:
 @styled
 def plot_course(fit: Fit, *, fig: Figure | SubFigure | None = None) -> Figure:
     """Of each member, window by window: the gap in mean log density between rows and negatives, and between training
-    and validation rows, the norm of the gradient, and the share of the chains' steps that a test accepts.
+    and validation rows, the norm of the gradient, and, where chains follow gradients, the share of their steps that a
+    test accepts.
 
     :raises UnsupportedError: the fit was not trained by contrasts.
     """
@@ -88,8 +89,11 @@ def plot_course(fit: Fit, *, fig: Figure | SubFigure | None = None) -> Figure:
     found = fit.draws.parameters
     windows, members = found["energy_gap"].shape
     steps = np.arange(1, windows + 1) * float(fit.draws.figures["num_steps"]) / windows
+    tested, held_out = (found["acceptance"] != 1).any(), np.isfinite(found["validation_gap"]).any()
+    left_out = {"acceptance": not tested, "validation_gap": not held_out}
+    shown = {name: what for name, what in COURSE.items() if not left_out.get(name)}
     fig = plots_style.figure_of(fig, 8.4, 5.2)
-    for ax, (name, what) in zip(plots_style.panels(fig, 4, 2), COURSE.items(), strict=True):
+    for ax, (name, what) in zip(plots_style.panels(fig, len(shown), 2), shown.items(), strict=True):
         values = np.asarray(found[name], np.float64)
         for m in range(members):
             ax.plot(steps, values[:, m], color=chain_colour(m), linewidth=1.0)
