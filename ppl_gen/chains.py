@@ -26,6 +26,7 @@ from ppl_gen.normalizer import SITES, SMC, pilot
 from ppl_gen.pair import Pair
 from ppl_gen.progress import Monitor
 from ppl_gen.registry import import_backend
+from ppl_gen.scoring import check_seed
 from ppl_gen.settings import Settings
 from ppl_gen.view import View
 
@@ -115,8 +116,12 @@ class Chains:
         return [name for name, keep in zip(names, varies, strict=True) if keep], values[..., varies]
 
     def summary(self) -> pd.DataFrame:
-        """mean, sd, mcse_mean, ess_bulk, ess_tail and r_hat of each column and of the log density."""
+        """mean, sd, mcse_mean, ess_bulk, ess_tail and r_hat of each column and of the log density; of a single chain
+        those of its two halves."""
         names, values = self.quantities
+        if len(values) == 1:
+            half = values.shape[1] // 2
+            values = values[0, : 2 * half].reshape(2, half, -1)
         return chain_statistics(values).set_index(np.array(names, object)).rename_axis("quantity")
 
     def diagnose(self) -> Diagnosis:
@@ -128,8 +133,9 @@ class Chains:
         chains, number = self.states.shape[:2]
         split, slow = table["r_hat"].idxmax(), table["ess_bulk"].idxmin()
         advice = (
-            "The chains did not mix: each stays in a part of the density of its own, and the parts' shares are not to "
-            "be believed. Use sampler='tempered', whose chains go from part to part by way of the base."
+            "The chains did not mix. If R-hat is hardly too high, draw more: raise num_samples. Else each stays in a "
+            "part of its own, and the parts' shares are not to be believed: use sampler='tempered', whose chains go "
+            "from part to part by way of the base."
         )
         if self.sampler == "tempered":
             advice = "The chains did not mix: raise num_samples, thinning or num_warmup of Tempered."
@@ -188,17 +194,19 @@ def chains(
     import pandas as pd
 
     if table is None:
-        if not columns:
-            raise SettingError(
-                "Name the columns, columns=('x', 'y'), or give a table of rows that says where they lie."
-            )
+        if not columns or isinstance(columns, str):
+            raise SettingError("Name the columns in a tuple, columns=('x', 'y'), or give a table of rows.")
         z = np.random.default_rng(0).standard_normal((STARTS, len(columns)))
         z = z - z.mean(0)
         table = pd.DataFrame(z @ np.linalg.inv(np.linalg.cholesky(z.T @ z / STARTS)).T, columns=list(columns))
+    check_seed(seed)
     data = family.prepare(table)
     pair = family.build(backend, data.schema, len(data), data.view(backend))
     if pair.tempered is None or pair.initialize is None:
         raise UnsupportedError(f"The density of {family.name} is normalised as it is: fit it, and use fit.sample.")
+    if not getattr(family, "is_given", False):
+        raise UnsupportedError(f"This {family.name} has weights that are not trained yet: fit it, and use fit.chains. "
+                               "A density that is given is EBM(energy=my_function).")  # fmt: skip
     values = {name: np.asarray(value[0]) for name, value in pair.initialize(pair.data, int(seed), 1).items()}
     return run(dataclasses.replace(pair, data=None), values, data.schema, sampler, seed, options)
 
@@ -212,9 +220,8 @@ def resolve(sampler: Any, options: Mapping[str, Any]) -> Any:
         # What engines over parameters do first, to climb to a mode, would bring all chains to the same one.
         sampler = sampler.replace(num_pilot=0) if hasattr(sampler, "num_pilot") else sampler
     if not isinstance(sampler, Tempered) and getattr(sampler, "name", None) not in SAMPLERS:
-        raise SettingError(
-            f"sampler must be one of {', '.join(SAMPLERS)}, or settings such as NUTS(), not {sampler!r}."
-        )
+        names = ", ".join(SAMPLERS)
+        raise SettingError(f"sampler must be one of {names}, or settings such as NUTS(), not {sampler!r}.")
     return sampler.replace(**options) if options else sampler
 
 
@@ -222,8 +229,6 @@ def run(
     pair: Pair, values: Mapping[str, np.ndarray], schema: Schema, sampler: Any, seed: int, options: Mapping[str, Any]
 ) -> Chains:
     """Chains of the density with these parameters."""
-    from ppl_gen.scoring import check_seed
-
     check_seed(seed)
     settings = resolve(sampler, options)
     discrete = [column.name for column in schema.target_columns if column.kind != "real"]
@@ -241,6 +246,9 @@ def run(
     wider = None
     if pair.gibbs is None and not discrete:
         wider = partial(_compare, tempering, pair, parameters, list(map(str, schema.targets)), states, int(seed))
+    if "lp" not in stats:
+        flat = tempering.log_density(pair, parameters, states.reshape(-1, *states.shape[2:]))
+        stats["lp"] = flat.reshape(states.shape[:2])
     states = states.reshape(*states.shape[:2], -1).astype(np.float64)
     states = states * np.array([c.scale for c in columns]) + np.array([c.loc for c in columns])
     title = f"{pair.family.name} by {name} in {pair.backend}: {states.shape[0]} chains x {states.shape[1]:,} draws"

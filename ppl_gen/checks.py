@@ -32,6 +32,7 @@ from ppl_gen import arviz_bridge as az
 from ppl_gen import checks_sequences
 from ppl_gen.diagnostics import Check, chain_statistics, elements
 from ppl_gen.evidence import Evidence, posterior_khat
+from ppl_gen.normalizer import is_normalized
 from ppl_gen.scores import MAX_KHAT
 
 if TYPE_CHECKING:
@@ -195,6 +196,8 @@ def of_held_out(fit: Fit) -> Found:
     import pandas as pd
 
     evidence = Evidence.of(fit)
+    if fit.pair.tempered is not None and not is_normalized(fit.posterior):
+        return [], {}
     if not evidence.has_posterior:
         elpd = fit.held_out[np.isfinite(fit.held_out)]
         if not len(elpd):

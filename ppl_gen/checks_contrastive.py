@@ -57,11 +57,12 @@ def _of_training(fit: Fit) -> list[Check]:
                      advice="They keep the weights of the window before: lower learning_rate, raise num_steps, or set "
                      "weight_decay or energy_decay."),
             Check("gradient norm", figures["last_gradient_norm"], info="mean of the last window, nats"),
-            Check("negatives' step size", figures["last_step_size"], info="model space; share of steps that a test "
-                  f"accepts {figures['last_acceptance']:.2f}"),
             Check("energy gap of validation rows", figures["last_validation_gap"],
                   info="nats, how much higher log densities of training rows are"),
         ]  # fmt: skip
+        if fit.pair.gibbs is None:
+            found.append(Check("negatives' step size", figures["last_step_size"], info="model space; share of steps "
+                               f"that a test accepts {figures['last_acceptance']:.2f}"))  # fmt: skip
     off = figures.get("learnt_log_normalizer_off")
     if off is not None and np.isfinite(fit.posterior["log_normalizer_error"]).all():
         limit = max(GAP, ERRORS * float(fit.posterior["log_normalizer_error"].max()))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from scipy.special import logsumexp
 
 from ppl_gen.errors import UnsupportedError
 from ppl_gen.registry import import_backend
@@ -89,9 +90,10 @@ class Engine(Settings):
         missing = [hook for hook in self.hooks if getattr(pair, hook) is None]
         if not pair.has_priors and not self.trains_weights:
             have = "have with bayesian=True alone" if hasattr(pair.family, "bayesian") else "do not have"
-            why = f"needs priors, which the weights of {pair.family.name} {have}; without them it is fitted by svi."
+            able = pair.family.engines[0]
+            why = f"needs priors, which the weights of {pair.family.name} {have}; without them it is fitted by {able}."
             if missing:
-                why = f"maximizes in closed form, which the networks of {pair.family.name} don't have: fit it by svi."
+                why = f"maximizes in closed form, which networks of {pair.family.name} don't have: fit it by {able}."
             raise UnsupportedError(f"Engine {self.name!r} {why}")
         if missing:
             from ppl_gen import registry
@@ -106,3 +108,11 @@ class Engine(Settings):
             )
         module = import_backend(type(self).__module__, f"{pair.backend}_engine", pair.backend)
         return module.run(pair, data, self, seed, monitor)
+
+
+def out_of_bag(log_prob: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(obs,): log mean density of each row over the refits that did not see it; NaN where every refit did."""
+    left_out = counts == 0
+    number = left_out.sum(0)
+    value = logsumexp(np.where(left_out, log_prob, -np.inf), axis=0, b=np.where(number, 1.0, 0.0)[None, :] * left_out)
+    return np.where(number > 0, value - np.log(np.maximum(number, 1)), np.nan)

@@ -36,12 +36,11 @@ if TYPE_CHECKING:
 
 SITES = ("log_normalizer", "log_normalizer_error", "log_normalizer_k_hat", "chain", "annealing")
 METHODS = ("auto", "exact", "ais", "smc", "none")
-TRAJECTORY = (  # the columns of the site ``annealing``
-    "inverse_temperature", "log_normalizer", "error", "low", "median", "high", "ess", "acceptance", "log_step",
-    "reverse", "reverse_error",
-)  # fmt: skip
+TRAJECTORY = ("inverse_temperature", "log_normalizer", "error", "low", "median", "high", "ess", "acceptance",
+              "log_step", "reverse", "reverse_error")  # fmt: skip
 ROWS = 101  # of it
 POLISH = 10  # moves of what the reverse run starts from
+LEVEL_ROWS = 2_000  # about so many say how high a member's densities are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,9 +165,10 @@ def normalize(
 
     :param posterior: {site: (members, *shape)}; a ``chain`` (members, C, T, *row) of training is where the reverse run
         starts.
-    :param view: rows of the table; not read.
+    :param view: rows of the table, which ``"none"`` reads.
     :param method: ``"exact"`` (closed form or enumeration), ``"ais"``, ``"smc"``, settings of one of them, ``"auto"``
-        (exact where the pair has it, else SMC), or ``"none"``: log Z is then left out, 0 with an infinite error.
+        (exact where the pair has it, else SMC), or ``"none"``: log Z is not known, of infinite error. In its place
+        stands each member's mean log density of the rows (0 without them), so that no member outweighs the others.
     :raises SettingError: an unknown method, or ``"exact"`` where there is none.
     """
     chosen = resolve(method)
@@ -181,7 +181,7 @@ def normalize(
 
     def one(index: int) -> dict[str, np.ndarray]:
         values = {name: np.asarray(value[index]) for name, value in posterior.items()}
-        return _member(tempering, pair, values, chosen, (seed + 7919 * index) % 2**31)
+        return _member(tempering, pair, values, view, chosen, (seed + 7919 * index) % 2**31)
 
     found = tempering.over_members(one, len(next(iter(posterior.values()))))
     added = {name: np.stack([each[name] for each in found]) for name in SITES}
@@ -195,7 +195,7 @@ def is_normalized(posterior: Mapping[str, np.ndarray]) -> bool:
 
 
 def _member(
-    tempering: ModuleType, pair: Pair, values: dict[str, np.ndarray], method: Any, seed: int
+    tempering: ModuleType, pair: Pair, values: dict[str, np.ndarray], view: View | None, method: Any, seed: int
 ) -> dict[str, np.ndarray]:
     trained = values.get("chain")
     parameters = tempering.member({name: value for name, value in values.items() if name not in SITES})
@@ -212,9 +212,14 @@ def _member(
         return sites | {"log_normalizer": np.asarray(tempering.normalizer(pair, parameters)),
                         "log_normalizer_error": np.zeros(()), "log_normalizer_k_hat": np.asarray(-np.inf)}  # fmt: skip
     if method == "none":
-        return sites | {"log_normalizer": np.zeros(()), "log_normalizer_error": np.asarray(np.inf),
-                        "log_normalizer_k_hat": np.asarray(np.inf)}  # fmt: skip
+        level, unknown = np.zeros(()) if view is None else _mean_log_density(tempering, pair, parameters, view), np.inf
+        return sites | dict(zip(SITES[:3], (level, np.asarray(unknown), np.asarray(unknown)), strict=True))
     return sites
+
+
+def _mean_log_density(tempering: ModuleType, pair: Pair, parameters: Any, view: View) -> np.ndarray:
+    found = tempering.log_density(pair, parameters, np.asarray(view.x)[:: max(1, len(view.x) // LEVEL_ROWS)])
+    return np.asarray(np.mean(found[np.isfinite(found)], dtype=np.float64) if np.isfinite(found).any() else 0.0)
 
 
 def pilot(tempering: ModuleType, pair: Pair, parameters: Any, settings: SMC, seed: int) -> Run:

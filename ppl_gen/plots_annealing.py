@@ -58,7 +58,7 @@ def plot_annealing(fit: Fit, *, fig: Figure | SubFigure | None = None, member: i
     second.set_ylabel("nats")
     second.legend(loc="best")
     third.plot(beta, path["ess"], color=MODEL)
-    third.set_ylim(0, None)
+    third.set_ylim(0, 1.08 * float(np.nanmax(path["ess"])))
     third.set_title("effective sample size")
     for ax in (first, second, third):
         ax.set_xlabel("inverse temperature")

@@ -67,9 +67,9 @@ def plot_score(fit: Fit, table: Any = None, *, ax: Axes | None = None, hdi_prob:
     for handle in ax.legend(loc="lower right").legend_handles:
         if isinstance(handle, PathCollection):
             handle.set_sizes([14])
-    error = "" if score.error is None else "; Monte Carlo error not shown"
-    return plots_style.finish(ax, f"{fit.family.name}: {score.kind} log density of "
-                              f"{'the training' if table is None else 'new'} {unit}s{_and(note)}{error}")  # fmt: skip
+    what = f"{score.kind} log density of {'the training' if table is None else 'new'} {unit}s{_and(note)}"
+    title = f"{fit.family.name}: {what}"
+    return plots_style.finish(ax, f"{title}\n{score.precision}" if score.precision else title)
 
 
 def _name_lowest(ax: Axes, rows: Data, order: np.ndarray, value: np.ndarray) -> None:

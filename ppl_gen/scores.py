@@ -97,6 +97,16 @@ class Score:
         Gelman, Yao & Gabry 2024, J. Mach. Learn. Res. 25); False where the density is not estimated."""
         return np.zeros(len(self), bool) if self.k_hat is None else ~(np.asarray(self.k_hat) <= MAX_KHAT)
 
+    @property
+    def precision(self) -> str:
+        """How sure the numbers themselves are, in a few words; empty where they are exact."""
+        if not self.normalized:
+            return "without log Z: only differences mean anything"
+        if self.error is None or not len(self.error):
+            return ""
+        what = "error of log Z" if self.kind == "unnormalised" else "median Monte Carlo error"
+        return f"{what} ± {np.median(self.error):.2g} nats"
+
     def to_frame(self) -> pd.DataFrame:
         """Columns row, log_prob, log_prob_sd, hdi_low, hdi_high, anomaly_p_value (where known), kind; where the density
         is estimated also log_prob_error, elbo and k_hat."""
@@ -108,7 +118,7 @@ class Score:
         })  # fmt: skip
         for name, values in (("log_prob_error", self.error), ("elbo", self.elbo), ("k_hat", self.k_hat)):
             if values is not None:
-                frame[name] = values
+                frame[name] = np.where(np.isneginf(values), np.nan, values) if name == "k_hat" else values
         if self.p_value is not None:
             frame["anomaly_p_value"] = self.p_value
         frame["kind"] = self.kind

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import logsumexp
 
+from ppl_gen import backends
 from ppl_gen.annealing import Moves, Walk
+from ppl_gen.engine import out_of_bag
 from ppl_gen.errors import UnsupportedError, warn
 from ppl_gen.normalizer import SITES, is_normalized, normalize
 from ppl_gen.registry import import_backend
@@ -29,10 +31,16 @@ def renormalize(fit: Fit, method: Any, seed: int) -> Fit:
     check_seed(seed)
     if fit.pair.tempered is None:
         raise UnsupportedError(f"The density of {fit.family.name} is normalised as it is: its log Z is 0.")
-    found = normalize(fit.pair, fit.posterior, None, method, int(seed))
+    view = fit.train.view(fit.backend)
+    found = normalize(fit.pair, fit.posterior, view, method, int(seed))
     shape = (fit.draws.num_chains, fit.draws.num_draws)
     posterior = {name: value.reshape(*shape, *value.shape[1:]) for name, value in found.items()}
-    result = dataclasses.replace(fit, draws=dataclasses.replace(fit.draws, posterior=posterior))
+    held_out = fit.draws.held_out
+    if held_out is not None:  # densities, which another log Z changes
+        counts = np.ones((len(found["log_normalizer"]), len(fit.train)))
+        np.put_along_axis(counts, fit.draws.parameters["validation_rows"], 0, axis=1)
+        held_out = out_of_bag(backends.ops(fit.backend).log_prob(fit.pair, found, view), counts)
+    result = dataclasses.replace(fit, draws=dataclasses.replace(fit.draws, posterior=posterior, held_out=held_out))
     result.__dict__["pair"] = fit.pair  # and with it the compiled programs
     return result
 

@@ -90,6 +90,21 @@ def test_a_quadratic_energy_is_a_normal_density(backend: str, sampler: str) -> N
     assert found.summary()["r_hat"].max() < 1.05
 
 
+def test_chains_of_what_is_not_given_are_refused_and_a_single_one_is_judged_by_its_halves() -> None:
+    with pytest.raises(pg.UnsupportedError, match="not trained yet"):
+        pg.chains(pg.EBM(), columns=("a", "b"))
+    given = pg.EBM(energy=lambda x: 0.5 * (x**2).sum(-1))
+    with pytest.raises(pg.SettingError, match="in a tuple"):
+        pg.chains(given, columns="ab")
+    with pytest.raises(pg.SettingError, match="seed"):
+        pg.chains(given, columns=("a",), seed=-2)
+    one = pg.chains(given, columns=("a",), sampler="hmc", num_chains=1, num_samples=400, num_warmup=50)
+    table = one.summary()
+    assert list(table.index) == ["a", "log density"]
+    assert np.isfinite(table.to_numpy()).all()
+    assert one.diagnose()["R-hat"].passed
+
+
 @pytest.mark.parametrize("backend", ["numpyro", "pyro"])
 def test_rings_mix_by_tempering_alone(backend: str) -> None:
     """A chain of HMC stays on the ring that it began at, and R-hat tells; tempered chains visit both by their shares,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import cache
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -151,12 +152,21 @@ def test_what_is_no_energy_is_refused_in_words() -> None:
         r"must have shape \(60,\)": lambda x: x**2,
         "is not a number": lambda x: (x**2).sum(-1) * np.nan,
         "failed on rows": lambda x: x @ np.ones(7),
-        "does not grow without bound": lambda x: -(x**2).sum(-1),
+        "does not grow as fast": lambda x: -(x**2).sum(-1),
         "from .* it goes from": lambda x: 0 * x[:, 0],
+        "no finite integral": lambda x: (x[:, 0] + 2 * x[:, 1]) ** 2,  # flat along one direction, which is no axis
+        "its density needs": lambda x: 0.9 * jnp.log1p((x**2).sum(-1)),  # like 1 / r^1.8, in three columns
+        "gradient failed .* jax.numpy": lambda x: 0.5 * (np.asarray(x) ** 2).sum(-1),
     }
     for message, energy in bad.items():
         with pytest.raises(pg.SettingError, match=message):
             pg.fit(EBM(energy), table, engine=Contrastive(num_members=1))
+    for energy in (
+        lambda x: 1.6 * jnp.log1p((x**2).sum(-1)),
+        lambda x: (100 * x[:, 0] + x[:, 1]) ** 2 + 1e-6 * x[:, 1] ** 2 + x[:, 2] ** 2,
+    ):
+        pair = EBM(energy).pair("numpyro", table)  # heavy tails, and a narrow ridge
+        pair.initialize(pair.data, 0, 1)
     # A box ends the density, so that a constant energy is one.
     pair = EBM(lambda x: 0 * x[:, 0], base="uniform").pair("numpyro", table)
     pair.initialize(pair.data, 0, 1)
@@ -176,6 +186,10 @@ def test_tables_that_it_does_not_model_and_settings_that_contradict_are_refused(
         EBM(quadratic).pair("numpyro", frame, standardize=True)
     with pytest.raises(pg.SettingError, match="not trained"):
         EBM(quadratic, base="flow")
+    with pytest.raises(pg.SettingError, match="or a function"):
+        EBM(energy=5)
+    with pytest.warns(UserWarning, match="'a' holds two values"):
+        EBM().pair("numpyro", frame.assign(a=frame["a"] > 3))
     with pytest.raises(pg.UnsupportedError, match="contrastive"):
         pg.fit(EBM(), frame, engine="svi")
     with pytest.raises(pg.UnsupportedError, match="only normalises"):

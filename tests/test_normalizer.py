@@ -113,6 +113,9 @@ def test_scores_have_the_error_of_log_z_and_say_where_there_is_none(backend: str
     assert np.isinf(without.error).all()
     assert np.isnan(without.bits_per_dim)
     np.testing.assert_allclose(np.diff(without.log_predictive), np.diff(found.log_predictive), atol=1e-4)
+    np.testing.assert_allclose(without.log_predictive.mean(), 0, atol=0.01)  # beside the mean training row
+    assert without.precision.startswith("without log Z")
+    assert "held-out ELPD" not in [check.name for check in bare.diagnose().checks]
     with pytest.raises(SettingError, match="log Z of this fit"):
         pg.compare({"bare": bare, "fit": fit})
 

@@ -136,6 +136,21 @@ def test_chains_and_log_z_from_the_command_line(tmp_path: Any, capsys: Any) -> N
     assert main(["normalize", run, "--method", "none", "--set", "num_chains=4", "--overwrite"]) == 2
 
 
+def test_without_log_z_no_member_outweighs_the_others_and_rows_keep_their_ranks() -> None:
+    rows = table("binary", 200)
+    fit = pg.fit(RBM(3), rows, engine=pg.Contrastive(num_members=2, max_steps=200, batch_size=64), seed=0)
+    bare = fit.normalize("none")
+    with pytest.warns(UserWarning, match="only differences"):
+        without, known = bare.score(keep_draws=True), fit.score(keep_draws=True)
+    # A member's scores differ from those with its log Z by a constant, beside the mean row's, up to rounding.
+    gap = (without.log_prob - known.log_prob).to_numpy()
+    assert (np.ptp(gap, axis=-1) < 1e-4).all()
+    np.testing.assert_allclose(without.log_prob.to_numpy().mean(-1), 0, atol=1e-4)
+    # Ranks are among held-out densities of the same scale; a row may pass a few others, as members mix otherwise.
+    assert np.abs(without.p_value - known.p_value).max() < 0.05
+    assert np.ptp(without.p_value) > 0.9
+
+
 def test_bad_input_is_named() -> None:
     binary = table("binary").astype(float)
     binary.iloc[7, 1] = 0.5

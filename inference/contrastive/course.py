@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppl_gen.engine import Draws
+from ppl_gen.engine import Draws, out_of_bag
 from ppl_gen.errors import FitError, warn
 from ppl_gen.inference.contrastive import ACCEPTED, Contrastive
-from ppl_gen.inference.em.driver import out_of_bag
 from ppl_gen.inference.svi import SVI
 from ppl_gen.inference.svi.ensemble import Split
 
@@ -124,7 +123,8 @@ class Course:
         if new.any() and self.windows == 1:
             steps, rate = self.plan.split.steps, self.plan.rate
             raise FitError(f"Contrastive: the energies of rows and negatives ran apart within {steps} steps; lower "
-                           f"learning_rate (now {rate:g}), or raise num_steps.")  # fmt: skip
+                           f"learning_rate (now {rate:g}), raise num_steps, or drop a column that follows from "
+                           "others.")  # fmt: skip
         return self.going
 
     def tell(self, monitor: Monitor) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from scipy.special import logsumexp
 
 from ppl_gen import backends
-from ppl_gen.engine import Draws
+from ppl_gen.engine import Draws, out_of_bag
 from ppl_gen.progress import Monitor
 
 if TYPE_CHECKING:
@@ -182,11 +181,3 @@ def steps_of(view: View) -> np.ndarray:
 def row_weights(view: View) -> np.ndarray:
     """(obs,): the rows' weights in double precision, 1 where none were given."""
     return np.ones(len(view.x)) if view.weights is None else np.asarray(view.weights, np.float64)
-
-
-def out_of_bag(log_prob: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(obs,): log mean density of each row over the refits that did not see it; NaN where every refit did."""
-    left_out = counts == 0
-    number = left_out.sum(0)
-    value = logsumexp(np.where(left_out, log_prob, -np.inf), axis=0, b=np.where(number, 1.0, 0.0)[None, :] * left_out)
-    return np.where(number > 0, value - np.log(np.maximum(number, 1)), np.nan)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_gen.engine import Draws
-from ppl_gen.inference.em.driver import out_of_bag
+from ppl_gen.engine import Draws, out_of_bag
 
 if TYPE_CHECKING:
     from ppl_gen.data import View

@@ -32,7 +32,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from ppl_gen.errors import DataError, SettingError, UnsupportedError
+from ppl_gen.errors import DataError, SettingError, UnsupportedError, warn
 from ppl_gen.network_family import NetworkFamily
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class EBM(NetworkFamily):
     """An energy-based model of real columns.
 
     :param energy: ``"mlp"``, ``"conv"`` (of images), or a function ``energy(x) -> (n,)`` of rows x (n, D) in the units
-        of the table, whose density is :math:`e^{-E(x)} / Z`.
+        of the table, whose density is ``exp(-E(x)) / Z``.
     :param base: ``"normal"``, ``"uniform"`` or ``"flow"``.
     :param hidden: widths of the hidden layers.
     :param channels: of each convolution.
@@ -80,8 +80,8 @@ class EBM(NetworkFamily):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not callable(self.energy) and not str(self.energy).startswith(LOST):
-            self.require_choice("energy", ENERGIES)
+        named = isinstance(self.energy, str) and (self.energy in ENERGIES or self.energy.startswith(LOST))
+        self.require("energy", named or callable(self.energy), "'mlp', 'conv' or a function energy(x) -> (n,)")
         self.require_choice("base", BASES)
         self.require_choice("covariance", COVARIANCES)
         self.require_widths("hidden")
@@ -135,12 +135,22 @@ class EBM(NetworkFamily):
         if not self.is_given:
             super().check(data)
         self.refuse_missing(data)
+        if not self.is_given and data.schema.image is None:
+            narrow = [c.name for j, c in enumerate(data.schema.columns) if self._has_two_values(data, j)]
+            if narrow:
+                warn(f"Column {narrow[0]!r} holds two values alone, and ebm models real numbers, whose density at "
+                     "points has no bound: drop it, or use rbm.")  # fmt: skip
         if self.energy == "conv" and data.schema.image is None:
             raise DataError("energy='conv' models images, arrays (n, h, w) or (n, h, w, c), and this is a table: "
                             "reshape it, as in x.reshape(-1, 8, 8), or use energy='mlp'.")  # fmt: skip
         if self.base == "flow" and len(data.schema.targets) == 1:
             raise DataError("base='flow' needs at least two columns, as one half of them transforms the other: use "
                             "base='normal'.")  # fmt: skip
+
+    @staticmethod
+    def _has_two_values(data: Data, column: int) -> bool:
+        values = data.x[:, column]
+        return bool(((values == values.min()) | (values == values.max())).all())
 
     def default_engine(self, data: Data) -> tuple[str, str]:
         """Contrastive: persistent contrastive divergence; a function of the user's is only normalised."""

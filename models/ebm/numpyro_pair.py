@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -60,6 +61,7 @@ def initialize(architecture: Architecture, view: View, seed: int, num_starts: in
     if architecture.family.is_given:
         check_energy(
             lambda x: np.asarray(network.given(architecture, jnp.asarray(x, dtype=float)), np.float64),
+            lambda x: jax.eval_shape(jax.grad(lambda x: network.given(architecture, x).sum()), x.astype(float)),
             np.asarray(view.x, np.float64), architecture.family.base == "uniform", "a jax array",
         )  # fmt: skip
     return start(architecture, view, seed, num_starts)

@@ -58,8 +58,13 @@ def initialize(architecture: Architecture, view: View, seed: int, num_starts: in
     :raises SettingError: a function of the user's is no energy of these rows.
     """
     if architecture.family.is_given:
+
+        def rows(x: np.ndarray) -> torch.Tensor:
+            return torch.as_tensor(x, dtype=torch.get_default_dtype())
+
         check_energy(
-            lambda x: network.given(architecture, torch.as_tensor(x, dtype=torch.get_default_dtype())).double().numpy(),
+            lambda x: network.given(architecture, rows(x)).double().numpy(),
+            lambda x: torch.autograd.functional.jacobian(lambda x: network.given(architecture, x).sum(), rows(x)),
             np.asarray(view.x, np.float64), architecture.family.base == "uniform", "a torch tensor",
         )  # fmt: skip
     return start(architecture, view, seed, num_starts)

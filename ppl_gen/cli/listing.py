@@ -40,9 +40,7 @@ def engines_frame() -> pd.DataFrame:
 def options_frame(cls: type[Settings], prefix: str = "") -> pd.DataFrame:
     """A row per option of a family or engine, those of nested groups by their full name: option, default, meaning."""
     found = _PARAM.findall(inspect.getdoc(cls) or "")
-    meanings = {
-        name: " ".join(text.split()).replace("``", "") for names, text in found for name in re.findall(r"\w+", names)
-    }
+    meanings = {name: plain(text) for names, text in found for name in re.findall(r"\w+", names)}
     default, rows, nested = cls(), [], []
     for field in dataclasses.fields(cls):
         value = getattr(default, field.name)
@@ -52,6 +50,12 @@ def options_frame(cls: type[Settings], prefix: str = "") -> pd.DataFrame:
             rows.append((prefix + field.name, value, meanings.get(field.name, "")))
     frame = pd.DataFrame(rows, columns=["option", "default", "meaning"], dtype=object)
     return pd.concat([frame, *nested], ignore_index=True)
+
+
+def plain(text: str) -> str:
+    """A docstring's text in one line, without marks of code, and of mathematics its names alone."""
+    text = re.sub(r":math:`(.*?)`", lambda found: found[1].replace("\\", "").replace("{", "").replace("}", ""), text)
+    return " ".join(text.split()).replace("``", "")
 
 
 def find(name: str) -> type[Any]:
