@@ -1,7 +1,8 @@
 r"""The checks of codes, local latent vectors that a guide (an encoder) proposes: whether they are used, whether the
 guide finds them, and whether the prior is what they are spread like.
 
-Each is put to every member of an ensemble, in its own latent space, and the worst is shown:
+Each is put to every member of an ensemble, and to the last draw of each chain of a posterior, in its own latent space,
+and the worst is shown:
 
 ====================  ===========================  ===================================================================
 check                 threshold                    source
@@ -62,10 +63,10 @@ class Codes(NamedTuple):
         found = fit.__dict__.get("_codes")
         if found is None:
             train = Evidence.of(fit).train
-            ops, kl = backends.codes(fit.backend), []
+            ops, kl, posterior = backends.codes(fit.backend), [], latents.members(fit)
             for _, view, kept in latents.parts(fit, train):
-                kl.append(ops.divergences(fit.pair, fit.posterior, view, NUM_PARTICLES, fit.seed)[:, kept])
-            mean, sd = latents.codes(fit, train, fit.posterior)
+                kl.append(ops.divergences(fit.pair, posterior, view, NUM_PARTICLES, fit.seed)[:, kept])
+            mean, sd = latents.codes(fit, train, posterior)
             found = fit.__dict__["_codes"] = cls(mean, sd, np.concatenate(kl, 1).astype(np.float64))
         return found
 
@@ -89,8 +90,8 @@ def of_latents(fit: Fit) -> Found:
 
     if fit.pair.decode is None:
         return [], {}
-    codes, members = Codes.of(fit), len(fit.draws.posterior[next(iter(fit.draws.posterior))])
-    number, size = codes.active.sum(1), codes.mean.shape[2]
+    codes = Codes.of(fit)
+    members, number, size = len(codes.mean), codes.active.sum(1), codes.mean.shape[2]
     found = [_active(number, size), _collapse(codes), _divergence(codes), _gap(fit, size), _aggregate(fit, codes)]
     by_dimension = codes.kl.mean(1) if codes.kl.shape[2] == size else np.full((members, size), np.nan)
     table = pd.DataFrame({
@@ -151,16 +152,16 @@ def _gap(fit: Fit, size: int) -> Check:
 
 
 def _aggregate(fit: Fit, codes: Codes) -> Check:
-    from ppl_gen import backends
+    from ppl_gen import backends, latents
     from ppl_gen.scoring import sliceable
 
     rng, worst = np.random.default_rng(fit.seed), 1.0
-    members, rows, _ = codes.mean.shape
+    posterior, (members, rows, _) = latents.members(fit), codes.mean.shape
     chosen = rng.permutation(rows)[:MAX_TESTED]
     context = sliceable(fit, Evidence.of(fit).train.take(chosen)).context
     for m in range(members):
         spread = codes.sd[m, chosen] * rng.standard_normal((len(chosen), codes.mean.shape[2]))
-        one = {name: value[m] for name, value in fit.posterior.items()}
+        one = {name: value[m] for name, value in posterior.items()}
         prior = backends.codes(fit.backend).prior(fit.pair, one, len(chosen), context, fit.seed)
         worst = min(worst, permutation_p(codes.mean[m, chosen] + spread, prior.astype(np.float64), rng))
     return Check.of(

@@ -81,20 +81,28 @@ class Engine(Settings):
     checkpoints: ClassVar[bool] = True  # whether it can write its state and resume from it
     hooks: ClassVar[tuple[str, ...]] = ()  # the optional hooks of a pair that it can't do without
     trains_weights: ClassVar[bool] = False  # whether it fits network weights that have no priors
+    takes_bounds: ClassVar[bool] = False  # whether bounds of rows will do where local latents hide their densities
 
     def run(self, pair: Pair, data: Data, *, seed: int, monitor: Monitor) -> Draws:
         """Fit the pair to the data.
 
-        :raises UnsupportedError: the pair lacks a hook, or priors, that this engine needs.
+        :raises UnsupportedError: the pair lacks a hook, priors, or the density of a row, that this engine needs.
         """
         missing = [hook for hook in self.hooks if getattr(pair, hook) is None]
         if not pair.has_priors and not self.trains_weights:
             have = "have with bayesian=True alone" if hasattr(pair.family, "bayesian") else "do not have"
-            able = pair.family.engines[0]
-            why = f"needs priors, which the weights of {pair.family.name} {have}; without them it is fitted by {able}."
+            first = pair.family.engines[0]
+            why = f"needs priors, which the weights of {pair.family.name} {have}; without them it is fitted by {first}."
             if missing:
-                why = f"maximizes in closed form, which networks of {pair.family.name} don't have: fit it by {able}."
+                why = f"maximizes in closed form, which networks of {pair.family.name} don't have: fit it by {first}."
             raise UnsupportedError(f"Engine {self.name!r} {why}")
+        if pair.local and pair.has_priors and not self.takes_bounds:
+            name = pair.family.name
+            raise UnsupportedError(
+                f"Engine {self.name!r} can't fit {name} with bayesian=True, as only noisy bounds are known of the "
+                "density of a row, whose local latents have to be integrated out: use sgld or sghmc; or leave bayesian "
+                "out, and svi fits an ensemble by maximum likelihood."
+            )
         if missing:
             from ppl_gen import registry
 

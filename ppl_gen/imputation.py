@@ -4,7 +4,7 @@ Where a guide proposes codes z, by sampling-importance-resampling: of the partic
 proposes for a row's observed entries :math:`x_o`, one is chosen in proportion to
 :math:`w = p(x_o, z) / q(z \mid x_o)`, and the missing entries are drawn from :math:`p(x_m \mid z)` (Rezende, Mohamed &
 Wierstra 2014, arXiv:1401.4082, sec. 6.3; Mattei & Frellsen 2019, arXiv:1812.02633, sec. 3.2). Members that find the row
-likelier are chosen more often, as the mixture of all has it.
+likelier are chosen more often, as the mixture of all has it. Of a posterior the members are some draws of each chain.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from ppl_gen.data import Data
     from ppl_gen.result import Fit
+
+DRAWS = 8  # of each chain of a posterior
 
 
 def impute(fit: Fit, table: Any, num_draws: int, seed: int) -> pd.DataFrame:
@@ -59,7 +61,7 @@ def impute(fit: Fit, table: Any, num_draws: int, seed: int) -> pd.DataFrame:
 
 def draw_missing(fit: Fit, data: Data, num_draws: int, seed: int) -> np.ndarray:
     """(num_draws, n, d) whole rows of model space; only their missing entries are of use."""
-    ops, posterior = backends.codes(fit.backend), fit.posterior
+    ops, posterior = backends.codes(fit.backend), latents.members(fit, DRAWS)
     members = len(next(iter(posterior.values())))
     context = sliceable(fit, data).context
     codes, whose = [], []

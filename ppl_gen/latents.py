@@ -57,6 +57,16 @@ def member_of(fit: Fit, member: Any) -> dict[str, np.ndarray]:
     return {name: value[member : member + 1] for name, value in fit.posterior.items()}
 
 
+def members(fit: Fit, number: int = 1) -> dict[str, np.ndarray]:
+    """{site: (M, *event)}: the parameters of all members; of a posterior the last draw of each chain, or ``number`` of
+    its draws at even distances."""
+    if fit.uncertainty != "posterior":
+        return fit.posterior
+    draws = fit.draws.num_draws
+    kept = draws - 1 - np.arange(min(number, draws)) * (draws // min(number, draws))
+    return {name: value[:, kept].reshape(-1, *value.shape[2:]) for name, value in fit.draws.posterior.items()}
+
+
 def codes(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the guide, (draws, n, L) each."""
     ops, found = backends.codes(fit.backend), []

@@ -54,7 +54,8 @@ class Pair:
                        ``chain`` holds after training
     ``score_function``  ``(parameters, view) -> (n, D)``: gradient of log densities by x, NaN where there is none
     ``features``       ``(parameters, view) -> (n, H)``: p(h_j = 1 | x) of each of H binary hidden units
-    ``bayesian``       whether those weights have priors and are sample sites instead, for any engine
+    ``bayesian``       whether those weights have priors and are sample sites instead, for any engine; where there is a
+                       ``local``, those of the model alone, for engines that take bounds in place of row densities
 
     Of an unnormalised density, of which the model has the site ``energy``, a factor, beside the base ``x``. Between the
     two lies a path of densities by their inverse temperature, from 0, the base, which is normalised, to 1. Parameters

@@ -45,6 +45,8 @@ class SGHMC(Walking):
     :param num_pilot: steps of Adam that each chain climbs first, where the pair has no EM.
     :param learning_rate: Adam's, at first; it goes to 0 along a cosine.
     :param num_starts: k-means starts per chain, the best EM solution of which the chain starts from.
+    :param num_particles: of local latents, as a vae has them: K, particles of the bound that stands for the likelihood;
+        None: 16.
     """
 
     name: ClassVar[str] = "sghmc"

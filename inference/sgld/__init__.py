@@ -24,6 +24,23 @@ as it is (Welling & Teh, sec. 6, name such a preconditioner; Li et al. 2016, arX
 Chains start at EM solutions of their own where the pair has the hooks. Else, as with networks, each climbs from the
 pair's initial values by Adam first. Steps may shrink as :math:`\epsilon_t = \epsilon (1 + t / t_0)^{-\gamma}`; draws
 are then kept at equal distances of :math:`\sum \epsilon_t`, so that all count the same (their sec. 4.2).
+
+Where a guide q proposes local latents z_i (an encoder, of weights :math:`\phi`), the likelihood of a row has no closed
+form, and its bound of K particles stands for it:
+
+.. math::
+    L_i(\theta) = \mathrm{E} \log \frac1K \sum_{k=1}^K w_{ik}, \qquad
+    w_{ik} = \frac{p(x_i, z_{ik} \mid \theta)}{q(z_{ik} \mid x_i, \phi)}, \quad z_{ik} \sim q(\cdot \mid x_i, \phi)
+
+(Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, eq. 8; the ELBO where K is 1). :math:`\phi` has no prior: it is
+trained by these bounds in the climb, goes on to learn through the warm-up with a rate that falls to 0, and is then held
+fixed, a :math:`\phi` for each chain. The draws come from near
+
+.. math:: \pi_K(\theta) \propto \exp\Bigl(\log p(\theta) + \sum_i L_i(\theta)\Bigr)
+
+of which fresh particles at each step give the gradient without bias. As :math:`L_i \to \log p(x_i \mid \theta)` when K
+grows, it tends to the posterior. With K = 1 it is narrower, since latents that :math:`\phi` has fixed say more of
+:math:`\theta` than rows do; what is missing falls as 1/K.
 """
 
 from __future__ import annotations
@@ -53,6 +70,8 @@ class SGLD(Walking):
     :param num_pilot: steps of Adam that each chain climbs first, where the pair has no EM.
     :param learning_rate: Adam's, at first; it goes to 0 along a cosine.
     :param num_starts: k-means starts per chain, the best EM solution of which the chain starts from.
+    :param num_particles: of local latents, as a vae has them: K, particles of the bound that stands for the likelihood;
+        None: 16.
     """
 
     name: ClassVar[str] = "sgld"

@@ -6,6 +6,7 @@ The key of a step is folded from the seed, the chain and the step's number, so a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import blackjax
@@ -15,6 +16,7 @@ import numpy as np
 import optax
 
 from ppl_gen.backends import numpyro_programs
+from ppl_gen.backends.numpyro_bounds import bounded_density_fn
 from ppl_gen.backends.numpyro_chains import constrain, over_chains, unconstrained_starts
 from ppl_gen.backends.numpyro_ops import log_density_fn
 from ppl_gen.inference.em.numpyro_engine import starting_values
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ppl_gen.family import Pair
     from ppl_gen.progress import Monitor
 
+PARTICLES = 2**31 - 3  # folded into the keys of rows
 PILOT = 2**31 - 2  # folded into the keys of the climb, and the next into that of the starts
 CLIP = 10.0  # the norm of a climb's gradient, in nats a row
 
@@ -58,17 +61,23 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
     monitor.begin(settings.total)
     starts = starting_values(pair, view, seed, settings.num_chains, settings.num_starts)
     positions, unravel = unconstrained_starts(pair, view, starts)
+    guides = sgld.of_guide(pair, starts, unravel(positions[0]))
     keys = [jax.random.fold_in(key, chain) for chain in range(settings.num_chains)]
     program = pair.cached(
         ("walk", settings, len(data), str(positions.dtype)), lambda: _Program(pair, settings, unravel, dynamics)
     )
     packed = monitor.load()
     if packed is None:
-        begun, scale, curvatures = program.begin(list(positions), keys, plan, view, monitor)
-        states = [jnp.zeros((parts, one.size), one.dtype).at[0].set(one) for one in begun]
+        begun, guides, scale, curvatures = program.begin(list(positions), guides, keys, plan, view, monitor)
+        states = [program.state(jnp.zeros((parts, one.size), one.dtype).at[0].set(one), own)
+                  for one, own in zip(begun, guides, strict=True)]  # fmt: skip
         looks, calls = [], 0
     else:
-        states, calls = list(jnp.asarray(packed["positions"])), int(packed["calls"])
+        empty = program.state(jnp.zeros((parts, positions.shape[1]), positions.dtype), guides[0])
+        leaves = [packed[f"state/{i}"] for i in range(len(jax.tree.leaves(empty)))]
+        states = [jax.tree.unflatten(jax.tree.structure(empty), [jnp.asarray(leaf[c]) for leaf in leaves])
+                  for c in range(settings.num_chains)]  # fmt: skip
+        calls = int(packed["calls"])
         scale, curvatures = packed["scale"], packed["curvatures"]
         looks = [packed["looks"]] if calls else []
     step, figures = sgld.choose_step(settings, curvatures, len(data))
@@ -82,13 +91,15 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
             monitor.worth_keeping = plan.kept(looks[0]).shape[1] > 0
             monitor.update(done, settings.total)
             if monitor.checkpoint_path is not None:
-                monitor.save({"positions": np.stack(states), "scale": scale, "curvatures": curvatures,
-                              "looks": looks[0], "calls": np.asarray(calls)})  # fmt: skip
+                each = zip(*(jax.tree.leaves(state) for state in states), strict=True)
+                monitor.save({**{f"state/{i}": np.stack(leaf) for i, leaf in enumerate(each)}, "scale": scale,
+                              "curvatures": curvatures, "looks": looks[0], "calls": np.asarray(calls)})  # fmt: skip
     except KeyboardInterrupt:
         if not monitor.worth_keeping:
             raise
         interrupted = True
     posterior = constrain(pair, view, plan.kept(looks[0]) * scale, unravel)
+    posterior = sgld.with_guide(posterior, [state[1] for state in states])
     return sgld.result(posterior, settings, plan, figures, len(data), interrupted)
 
 
@@ -97,8 +108,17 @@ class _Program:
 
     def __init__(self, pair: Pair, settings: Any, unravel: Callable, dynamics: Callable) -> None:
         self.settings, self.pair = settings, pair
-        log_density = log_density_fn(pair)
-        self.gradient = jax.grad(lambda w, scale, view, rows: log_density(unravel(scale * w), view, rows))
+        if pair.local:
+            bounded = bounded_density_fn(pair, settings.particles)
+        else:
+            exact = log_density_fn(pair)
+
+        def log_density(w: Any, guide: Any, scale: Any, view: View, rows: Any, key: Any) -> jax.Array:
+            values = unravel(scale * w)
+            return bounded(values, guide, view, rows, key) if pair.local else exact(values, view, rows)
+
+        self.gradient, self.gradients = jax.grad(log_density), jax.grad(log_density, (0, 1))
+        self.of_guide = jax.grad(log_density, 1)
         self.dynamics = dynamics(settings, lambda w, batch: self.gradient(w, *batch))
         self.adam = optax.chain(optax.clip_by_global_norm(CLIP), optax.scale_by_adam())
         self.advance = jax.jit(self._advance)
@@ -106,52 +126,64 @@ class _Program:
         self.variance = jax.jit(self._variance, compiler_options=numpyro_programs.QUICK)
         self.curvature = jax.jit(self._curvature, compiler_options=numpyro_programs.QUICK)
 
+    def state(self, walker: jax.Array, guide: dict[str, Any]) -> tuple[Any, Any, Any]:
+        """A chain's own state, the weights of its guide, and what their optimizer keeps."""
+        return walker, guide, self.adam.init(guide)
+
     def begin(
-        self, positions: list[jax.Array], keys: list, plan: Plan, view: View, monitor: Monitor
-    ) -> tuple[list[jax.Array], np.ndarray, np.ndarray]:
-        """Where the chains start, in the units of the walk; these units; and the curvature there."""
+        self, positions: list[jax.Array], guides: list, keys: list, plan: Plan, view: View, monitor: Monitor
+    ) -> tuple[list[jax.Array], list, np.ndarray, np.ndarray]:
+        """Where the chains start, in the units of the walk, and their guides; these units; and the curvature there."""
+        dtype = positions[0].dtype
+        guides = [{name: jnp.asarray(value, dtype) for name, value in guide.items()} for guide in guides]
         if sgld.climbs(self.pair) and self.settings.num_pilot:
             keys_climb = [jax.random.fold_in(key, PILOT) for key in keys]
             rates = plan.rates()
-            states = [(u, self.adam.init(u)) for u in positions]
+            states = [(both, self.adam.init(both)) for both in zip(positions, guides, strict=True)]
             for first in range(0, len(rates), sgld.CHUNK):
                 part = np.zeros(sgld.CHUNK)
                 part[: len(rates) - first] = rates[first : first + sgld.CHUNK]
                 steps = np.arange(first, first + sgld.CHUNK)
                 states, _ = over_chains(self.climb, states, keys_climb, steps, part.astype(positions[0].dtype), view)
                 monitor.update(0, self.settings.total, pilot=min(first + sgld.CHUNK, len(rates)))
-            positions = [u for u, _ in states]
+            positions, guides = [both[0] for both, _ in states], [both[1] for both, _ in states]
         batch, variances = self.settings.rows_of_fisher(len(view.x)), None
         if batch is not None:
-            _, variances = over_chains(lambda u, key, view: (u, self.variance(u, key, view)), positions, keys, view)
-        dtype = positions[0].dtype
+            starts = list(zip(positions, guides, strict=True))
+            _, variances = over_chains(lambda at, key, view: (at, self.variance(*at, key, view)), starts, keys, view)
         scale = sgld.scales(variances, self.settings, len(view.x), positions[0].size).astype(dtype)
         positions = [u / scale for u in positions]
+        starts = list(zip(positions, guides, strict=True))
         _, curvatures = over_chains(
-            lambda w, key, view: (w, self.curvature(w, key, scale, view)), positions, keys, view
+            lambda at, key, view: (at, self.curvature(*at, key, scale, view)), starts, keys, view
         )
         if not self.pair.has_weights:
             spread = [jax.random.normal(jax.random.fold_in(key, PILOT + 1), scale.shape, dtype) for key in keys]
             positions = [w + sgld.SPREAD * noise / scale for w, noise in zip(positions, spread, strict=True)]
-        return positions, scale, curvatures
+        return positions, guides, scale, curvatures
 
     def _rows(self, key: Any, view: View, size: int | None) -> jax.Array | None:
         number = len(view.x)
         return None if size is None or size >= number else jax.random.randint(key, (size,), 0, number)
 
-    def _advance(
-        self, state: jax.Array, key: Any, bounds: jax.Array, sizes: jax.Array, scale: jax.Array, view: View
-    ) -> Any:
+    def _advance(self, state: Any, key: Any, bounds: jax.Array, sizes: jax.Array, scale: jax.Array, view: View) -> Any:
         """Through the intervals of a call: the position after each."""
 
-        def step(number: jax.Array, state: jax.Array) -> jax.Array:
+        def step(number: jax.Array, state: Any) -> Any:
+            walker, guide, moments = state
             key_rows, key_noise = jax.random.split(jax.random.fold_in(key, number))
             rows = self._rows(key_rows, view, self.settings.rows_per_step(len(view.x)))
-            return self.dynamics(key_noise, state, (scale, view, rows), sizes[number])
+            batch = (scale, view, rows, jax.random.fold_in(key_rows, PARTICLES))
+            walker = self.dynamics(key_noise, walker, (guide, *batch), sizes[number])
+            if not guide or not self.settings.num_warmup:
+                return walker, guide, moments
+            learn = partial(self._learn, walker[0], batch, number)
+            guide, moments = jax.lax.cond(number < self.settings.num_warmup, learn, lambda *same: same, guide, moments)
+            return walker, guide, moments
 
-        def interval(state: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def interval(state: Any, ends: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
             state = jax.lax.fori_loop(*ends, step, state)
-            return state, state[0]
+            return state, state[0][0]
 
         return jax.lax.scan(interval, state, (bounds[:-1], bounds[1:]))
 
@@ -159,27 +191,41 @@ class _Program:
         """Steps of Adam up the log joint."""
 
         def step(state: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-            (u, moments), (number, rate) = state, inputs
-            rows = self._rows(jax.random.fold_in(key, number), view, self.settings.rows_per_step(len(view.x)))
-            update, moments = self.adam.update(self.gradient(u, 1.0, view, rows) / len(view.x), moments)
-            return (u + rate * update, moments), None
+            (both, moments), (number, rate) = state, inputs
+            key_rows = jax.random.fold_in(key, number)
+            rows = self._rows(key_rows, view, self.settings.rows_per_step(len(view.x)))
+            found = self.gradients(*both, 1.0, view, rows, jax.random.fold_in(key_rows, PARTICLES))
+            update, moments = self.adam.update(jax.tree.map(lambda g: g / len(view.x), found), moments)
+            return (jax.tree.map(lambda u, change: u + rate * change, both, update), moments), None
 
         return jax.lax.scan(step, state, (steps, rates))
 
-    def _variance(self, u: jax.Array, key: Any, view: View) -> jax.Array:
+    def _learn(self, w: jax.Array, batch: Any, number: jax.Array, guide: Any, moments: Any) -> tuple[Any, Any]:
+        """A step of Adam of the guide's weights up the bounds at w, so that it proposes for where the chain is."""
+        found = jax.tree.map(lambda g: g / len(batch[1].x), self.of_guide(w, guide, *batch))
+        update, moments = self.adam.update(found, moments)
+        rate = self.settings.rate_of_guide(number, jnp)
+        return jax.tree.map(lambda u, change: (u + rate * change).astype(u.dtype), guide, update), moments
+
+    def _variance(self, u: jax.Array, guide: Any, key: Any, view: View) -> jax.Array:
         """(dimension,) of the gradient from batches of a few rows."""
         keys, batch = jax.random.split(key, sgld.FISHER_BATCHES), self.settings.rows_of_fisher(len(view.x))
-        return jax.lax.map(lambda key: self.gradient(u, 1.0, view, self._rows(key, view, batch)), keys).var(0)
 
-    def _curvature(self, w: jax.Array, key: Any, scale: jax.Array, view: View) -> jax.Array:
+        def one(key: Any) -> jax.Array:
+            return self.gradient(u, guide, 1.0, view, self._rows(key, view, batch), jax.random.fold_in(key, PARTICLES))
+
+        return jax.lax.map(one, keys).var(0)
+
+    def _curvature(self, w: jax.Array, guide: Any, key: Any, scale: jax.Array, view: View) -> jax.Array:
         """The largest second derivative of minus the log joint at w, by power iteration on differences of gradients."""
-        rows = self._rows(key, view, sgld.CURVATURE_ROWS)
+        rows, same = self._rows(key, view, sgld.CURVATURE_ROWS), jax.random.fold_in(key, PARTICLES)
         reach = self.settings.difference(len(view.x))
         start = jnp.asarray(np.random.default_rng(0).standard_normal(w.size), w.dtype)
 
         def iterate(v: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
             shift = reach * v
-            image = self.gradient(w - shift, scale, view, rows) - self.gradient(w + shift, scale, view, rows)
+            below, above = (self.gradient(at, guide, scale, view, rows, same) for at in (w - shift, w + shift))
+            image = below - above
             norm = jnp.linalg.norm(image)
             return image / norm, norm / (2 * reach)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ppl_gen.backends.pyro_bounds import Guides, bounded_density
 from ppl_gen.backends.pyro_ops import as_tensor
 from ppl_gen.backends.pyro_programs import over_draws, recorded, sandbox
 from ppl_gen.backends.pyro_unconstrained import Unconstrained
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ppl_gen.progress import Monitor
 
 CLIP = 10.0  # the norm of a climb's gradient, in nats a row
-Gradient = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+Gradient = Callable[[torch.Tensor, torch.Tensor | None], Any]
 
 
 def run(pair: Pair, data: Data, settings: SGLD, seed: int, monitor: Monitor) -> Draws:
@@ -63,6 +64,7 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
             looks, calls = [], 0
         else:
             state, chains.scale = torch.as_tensor(packed["state"]), torch.as_tensor(packed["scale"])
+            chains.guides.restore(packed)
             curvatures, calls = packed["curvatures"], int(packed["calls"])
             looks = [packed["looks"]] if calls else []
             torch.set_rng_state(torch.as_tensor(packed["random"]))
@@ -71,7 +73,8 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
             while calls < len(plan.bounds):
                 found = []
                 for start, end in itertools.pairwise(plan.bounds[calls].tolist()):
-                    for size in (step * plan.sizes[start:end]).tolist():
+                    for number, size in enumerate((step * plan.sizes[start:end]).tolist(), start):
+                        chains.rate = settings.rate_of_guide(number, np) if number < settings.num_warmup else 0.0
                         state = dynamics(settings, state, chains.noisy_gradient, size)
                     found.append(state[0].numpy())
                 output = np.stack(found, axis=1)
@@ -83,14 +86,21 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
                 if monitor.checkpoint_path is not None:
                     monitor.save({"state": state.numpy(), "scale": chains.scale.numpy(),
                                   "curvatures": curvatures, "looks": looks[0], "calls": np.asarray(calls),
-                                  "random": torch.get_rng_state().numpy()})  # fmt: skip
+                                  "random": torch.get_rng_state().numpy(), **chains.guides.packed})  # fmt: skip
         except KeyboardInterrupt:
             if not monitor.worth_keeping:
                 raise
             interrupted = True
         draws = torch.as_tensor(plan.kept(looks[0])) * chains.scale
         posterior = {name: value.numpy() for name, value in space.constrain(draws).items()}
+        posterior = sgld.with_guide(posterior, chains.guides.by_chain)
     return sgld.result(posterior, settings, plan, figures, len(data), interrupted)
+
+
+def _clipped(gradient: torch.Tensor) -> torch.Tensor:
+    """(chain, size), none longer than :data:`CLIP`."""
+    norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+    return gradient * (CLIP / norm).clamp(max=1.0)
 
 
 class _Chains:
@@ -102,37 +112,51 @@ class _Chains:
         self.pair, self.space, self.view, self.settings = pair, space, view, settings
         each = [{name: as_tensor(value[c]) for name, value in starts.items()} for c in range(settings.num_chains)]
         self.positions = torch.stack([space.start(one) for one in each])
-        self.scale = torch.ones(space.size)
+        self.scale, self.rate = torch.ones(space.size), 0.0
+        own = sgld.of_guide(pair, starts, space.transforms)
+        self.guides = Guides([{name: as_tensor(value) for name, value in one.items()} for one in own])
         self.gradient = self._gradient(settings.rows_per_step(len(view.x)))
+        self.gradients = self._gradient(settings.rows_per_step(len(view.x)), both=True) if pair.local else None
 
     def _rows(self, size: int | None) -> torch.Tensor | None:
         """(chain, size) rows drawn for each chain; None means all rows."""
         number = len(self.view.x)
         return None if size is None or size >= number else torch.randint(number, (len(self.positions), size))
 
-    def _gradient(self, size: int | None) -> Gradient:
-        """``f(u, rows)``, the gradient of each chain's log joint in unconstrained space, recorded as one program."""
+    def _gradient(self, size: int | None, both: bool = False) -> Gradient:
+        """``f(u, rows)``, the gradient of each chain's log joint in unconstrained space, recorded as one program.
+
+        :param both: by the weights of the guide as well, (2,).
+        """
+        space, view, local = self.space, self.view, bool(self.pair.local)
 
         def one(values: dict[str, torch.Tensor]) -> torch.Tensor:
-            rows = values.get("rows")
+            u, rows = values["u"], values.get("rows")
+            if local:
+                guide = self.guides.named(values["guide"])
+                return bounded_density(space, u, guide, view, rows, self.settings.particles)
             if rows is None:
-                return self.space.log_density(values["u"], self.view)
-            return self.space.log_density(values["u"], self.view, {"obs": rows}, subsample_size=rows.shape[0])
+                return space.log_density(u, view)
+            return space.log_density(u, view, {"obs": rows}, subsample_size=rows.shape[0])
 
-        def gradient(positions: torch.Tensor, *rows: torch.Tensor) -> torch.Tensor:
+        def gradient(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            values = dict(zip(names, inputs, strict=True))
             with torch.enable_grad():
-                leaf = positions.detach().requires_grad_()
-                values = {"u": leaf, **({"rows": rows[0]} if rows else {})}
-                total = over_draws(one, values, self.view.x[: size or len(self.view.x)].numel()).sum()
-                (found,) = torch.autograd.grad(total, leaf)
-            return found
+                leaves = [values[name].detach().requires_grad_() for name in names[: 1 + both]]
+                values |= dict(zip(names, leaves, strict=False))
+                cost = view.x[: size or len(view.x)].numel() * (self.settings.particles if local else 1)
+                return torch.autograd.grad(over_draws(one, values, cost).sum(), leaves)
 
         rows = self._rows(size)
-        program = recorded(gradient, (self.positions,) if rows is None else (self.positions, rows))
+        names = ["u", *(["guide"] if local else []), *([] if rows is None else ["rows"])]
+        example = {"u": self.positions, "guide": self.guides.values, "rows": rows}
+        program = recorded(gradient, tuple(example[name] for name in names))
 
-        def run(positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        def run(positions: torch.Tensor, rows: torch.Tensor | None) -> Any:
+            given = {"u": positions, "guide": self.guides.values, "rows": rows}
             with torch.no_grad():
-                return program(positions) if rows is None else program(positions, rows)
+                found = program(*(given[name] for name in names))
+            return found if both else found[0]
 
         return run
 
@@ -152,22 +176,32 @@ class _Chains:
         return self.scale * gradient(self.scale * positions, rows)
 
     def noisy_gradient(self, positions: torch.Tensor) -> torch.Tensor:
-        """The same from rows drawn anew."""
-        return self._drift(positions, self._rows(self.settings.rows_per_step(len(self.view.x))), self.gradient)
+        """The same from rows drawn anew; where there is a rate, the guides learn from them, too."""
+        rows = self._rows(self.settings.rows_per_step(len(self.view.x)))
+        if self.gradients is None or not self.rate:
+            return self._drift(positions, rows, self.gradient)
+        own, of_guide = self.gradients(self.scale * positions, rows)
+        self.guides.climb(_clipped(of_guide / len(self.view.x)), self.rate)
+        return self.scale * own
 
     def _climb(self, rates: np.ndarray, monitor: Monitor) -> None:
         """Steps of Adam up the log joint."""
         leaf, number = self.positions.clone(), len(self.view.x)
         adam, batch = torch.optim.Adam([leaf], maximize=True), self.settings.rows_per_step(len(self.view.x))
         for done, rate in enumerate(rates.tolist()):
-            gradient = self.gradient(leaf, self._rows(batch)) / number
-            norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-            leaf.grad = gradient * (CLIP / norm).clamp(max=1.0)
+            rows = self._rows(batch)
+            if self.gradients is None:
+                leaf.grad = _clipped(self.gradient(leaf, rows) / number)
+            else:
+                found = _clipped(torch.cat(self.gradients(leaf, rows), 1) / number)
+                leaf.grad = found[:, : leaf.shape[1]]
+                self.guides.climb(found[:, leaf.shape[1] :], rate)
             adam.param_groups[0]["lr"] = rate
             adam.step()
             if done % sgld.CHUNK == 0:
                 monitor.update(0, self.settings.total, pilot=done)
         self.positions = leaf.detach()
+        self.guides.forget()
 
     def _variances(self) -> np.ndarray | None:
         """(chain, dimension) of the gradient from batches of a few rows."""
@@ -188,11 +222,13 @@ class _Chains:
         v = as_tensor(np.random.default_rng(0).standard_normal(self.space.size)).expand_as(self.positions)
         v = v / torch.linalg.vector_norm(v, dim=1, keepdim=True)
         norm, reach = torch.ones(len(v), 1), self.settings.difference(len(self.view.x))
+        same = torch.get_rng_state()  # the same particles at both ends
         for _ in range(sgld.POWER_ITERATIONS):
-            shift = reach * v
-            image = self._drift(self.positions - shift, rows, gradient) - self._drift(
-                self.positions + shift, rows, gradient
-            )
+            shift, ends = reach * v, []
+            for at in (self.positions - shift, self.positions + shift):
+                torch.set_rng_state(same)
+                ends.append(self._drift(at, rows, gradient))
+            image = ends[0] - ends[1]
             norm = torch.linalg.vector_norm(image, dim=1, keepdim=True)
             v = image / norm
         return (norm[:, 0] / (2 * reach)).numpy()

@@ -4,18 +4,22 @@ they walk in, and how the step size is chosen."""
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ppl_gen.engine import Draws, Engine
-from ppl_gen.errors import FitError
+from ppl_gen.errors import FitError, SettingError
 
 if TYPE_CHECKING:
+    from ppl_gen.data import Data
     from ppl_gen.family import Pair
+    from ppl_gen.progress import Monitor
 
 INFLATION = 0.05  # of the variance in the stiffest direction, which the step size is chosen for
 CHUNK = 500  # steps per call of the compiled program
+NUM_PARTICLES = 16  # of local latents
 POWER_ITERATIONS = 20
 CURVATURE_ROWS = 5_000  # at most, in the power iteration
 DIFFERENCES = (
@@ -30,6 +34,8 @@ SPREAD = 0.05  # noise on starts that EM found, so that chains that begin at the
 class Walking(Engine):
     """Settings that :class:`ppl_gen.inference.sgld.SGLD` explains."""
 
+    takes_bounds: ClassVar[bool] = True
+
     num_samples: int = 200
     num_warmup: int = 5000
     num_chains: int = 4
@@ -42,6 +48,7 @@ class Walking(Engine):
     num_pilot: int = 3000
     learning_rate: float = 2e-3
     num_starts: int = 10
+    num_particles: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,6 +65,30 @@ class Walking(Engine):
             self.require_number("decay", 0.0, 1.0 + 1e-12)
         self.require("precondition", isinstance(self.precondition, bool), "true or false")
         self.require_number("learning_rate", 0.0)
+        if self.num_particles is not None:
+            self.require_integer("num_particles", 1)
+
+    def run(self, pair: Pair, data: Data, *, seed: int, monitor: Monitor) -> Draws:
+        """Fit the pair to the data.
+
+        :raises SettingError: particles are asked for, and the pair has no local latents.
+        """
+        if self.num_particles is not None and not pair.local:
+            raise SettingError(f"{self.name}: num_particles is for families with a guide over local latents, such as "
+                               f"vae; {pair.family.name} has none here: leave it out.")  # fmt: skip
+        return super().run(pair, data, seed=seed, monitor=monitor)
+
+    @property
+    def particles(self) -> int:
+        """Of local latents: K, of the bound that stands for the likelihood."""
+        return self.num_particles or NUM_PARTICLES
+
+    def rate_of_guide(self, number: Any, library: Any) -> Any:
+        """The learning rate of the weights of a guide over local latents at this step of the warm-up.
+
+        :param library: whose cosine it is, NumPy or a backend's.
+        """
+        return self.learning_rate * 0.5 * (1 + library.cos(np.pi * number / max(self.num_warmup, 1)))
 
     def rows_per_step(self, num_obs: int) -> int | None:
         """The size of a batch for a table of this many rows; None means all rows."""
@@ -130,6 +161,22 @@ class Plan:
 def climbs(pair: Pair) -> bool:
     """Whether the chains of this pair start with a climb."""
     return pair.e_step is None or pair.m_step is None
+
+
+def of_guide(pair: Pair, starts: Mapping[str, np.ndarray], sites: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
+    """Of the starts {name: (chain, ...)} those that are weights of a guide over local latents, by chain."""
+    chains = len(next(iter(starts.values())))
+    names = [name for name in starts if pair.local and name not in sites]
+    return [{name: np.asarray(starts[name][c]) for name in names} for c in range(chains)]
+
+
+def with_guide(posterior: dict[str, np.ndarray], guides: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The draws with the weights of each chain's guide, which are the same in all of its draws."""
+    draws, found = next(iter(posterior.values())).shape[1], dict(posterior)
+    for name in guides[0]:
+        values = np.stack([np.asarray(guide[name]) for guide in guides])[:, None]
+        found[name] = np.broadcast_to(values, (len(guides), draws, *values.shape[2:])).copy()
+    return found
 
 
 def scales(variances: np.ndarray | None, settings: Walking, num_obs: int, size: int) -> np.ndarray:

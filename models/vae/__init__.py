@@ -34,6 +34,11 @@ the objective of a row with a label is :math:`L(x, y) + \alpha \log q(y \mid x)`
 :math:`\sum_y q(y \mid x) (L(x, y) - \log q(y \mid x))` (eq. 6 to 9). Scores are of log p(x) or log p(x, y), with
 y summed out exactly where it is missing: :math:`w_k = \sum_y p(x, y, z_{ky}) / q(z_{ky} \mid x, y)`.
 
+``bayesian=True`` gives all weights priors but the encoder's, which is trained and then held fixed. What sgld and sghmc
+draw from is the density proportional to :math:`p(\theta) \exp \sum_i L_i(\theta)`, :math:`L_i` the bound of row i by K
+particles (Burda, Grosse & Salakhutdinov 2016, eq. 8), which tends to the posterior as K grows; see
+:mod:`ppl_gen.inference.sgld`.
+
 A missing entry is left out of the likelihood; the encoder sees a 0 and that it is missing. With one linear layer each
 way (``hidden=()``) and ``scale="shared"``, this is probabilistic PCA (Tipping & Bishop 1999, J. R. Stat. Soc. B 61).
 """
@@ -90,13 +95,16 @@ class VAE(NetworkFamily):
     :param classification_weight: alpha, the weight of log q(y | x) of a row with a label in the training objective.
         None: the number of other columns over the share of rows that have a label (Kingma et al. 2014, sec. 3.1.2,
         have 0.1 over the share, whatever the columns).
+    :param bayesian: put priors on all weights but the encoder's, so that sgld or sghmc draws them from their posterior.
+    :param prior_scale: the prior of a bias is normal about 0 with this standard deviation, that of a weight is narrower
+        by the root of its layer's inputs; units of columns have wide ones.
     """
 
     name: ClassVar[str] = "vae"
     title: ClassVar[str] = "Variational autoencoder"
     density: ClassVar[str] = "importance"
     kinds: ClassVar[tuple[str, ...]] = LIKELIHOODS["auto"]
-    engines: ClassVar[tuple[str, ...]] = ("svi",)
+    engines: ClassVar[tuple[str, ...]] = ("svi", "sgld", "sghmc")
     verbs: ClassVar[tuple[str, ...]] = ("impute", "reconstruct", "interpolate")
 
     latent_dim: int = 4
@@ -112,6 +120,8 @@ class VAE(NetworkFamily):
     channels: tuple[int, ...] = (32, 64)
     label: str | int | None = None
     classification_weight: float | None = None
+    bayesian: bool = False
+    prior_scale: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,6 +146,7 @@ class VAE(NetworkFamily):
         self.refuse_idle(["channels"], self.network == "conv", "network='conv'")
         self.refuse_idle(["scale"], self.likelihood in ("auto", "normal"), "likelihood='normal' or 'auto'")
         self._check_label()
+        self._check_priors()
 
     def _check_label(self) -> None:
         """
@@ -159,6 +170,25 @@ class VAE(NetworkFamily):
         if self.prior == "vamp":
             raise SettingError("VAE: prior='vamp' encodes pseudo-inputs, which have no label: with label= use "
                                "prior='normal' or 'flow'.")  # fmt: skip
+
+    def _check_priors(self) -> None:
+        """
+        :raises SettingError: priors do not go with another option.
+        """
+        self.require("bayesian", isinstance(self.bayesian, bool), "true or false")
+        self.require_number("prior_scale", 0.0)
+        self.refuse_idle(["prior_scale"], self.bayesian, "bayesian=True")
+        if not self.bayesian:
+            return
+        if self.label is not None:
+            raise SettingError("VAE: with label= the objective trains a classifier, too, and is no bound of a "
+                               "likelihood, which bayesian=True needs: leave one of them out.")  # fmt: skip
+        if self.prior == "vamp":
+            raise SettingError("VAE: prior='vamp' is made of what the encoder says, which has no prior with "
+                               "bayesian=True: use prior='normal' or 'flow'.")  # fmt: skip
+        if self.beta != 1:
+            raise SettingError("VAE: only with beta=1 is the objective a bound of the likelihood, which bayesian=True "
+                               "needs: leave one of them out.")  # fmt: skip
 
     @property
     def accepts(self) -> tuple[str, ...]:

@@ -208,7 +208,8 @@ def _convolutions(bare: Architecture) -> tuple[dict[str, Weight], dict[str, Weig
         encoder[f"encoder_conv_{i}_weight"] = Weight((taps * read, size), (2 / (taps * read)) ** 0.5)
         encoder[f"encoder_conv_{i}_bias"] = Weight((size,))
         gain = 2.0 if i else 1.0  # the last has no rectified linear unit after it
-        decoder[f"decoder_conv_{i}_weight"] = Weight((taps * size, outward[i]), (gain / (taps * size)) ** 0.5)
+        spread, prior = ((number / (taps * size)) ** 0.5 for number in (gain, 1.0))
+        decoder[f"decoder_conv_{i}_weight"] = Weight((taps * size, outward[i]), spread, prior=prior)
         decoder[f"decoder_conv_{i}_bias"] = Weight((outward[i],) if i else (bare.num_outputs,))
     return encoder, decoder
 

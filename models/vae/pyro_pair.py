@@ -25,7 +25,8 @@ def build_pair(family: VAE, schema: Schema, num_obs: int) -> Pair:
     """The pair for tables of this schema: the model has the decoder, the guide the encoder."""
     architecture = resolve(family, schema)
     return Pair(
-        family=family, backend="pyro", has_weights=True, local=("z",), beta=family.beta, idle=idle,
+        family=family, backend="pyro", has_weights=True, bayesian=family.bayesian, local=("z",), beta=family.beta,
+        idle=idle,
         model=partial(model, architecture), label=architecture.label,
         collapsed=partial(model, architecture) if architecture.label is None else None,
         guide=partial(guide, architecture), initialize=partial(initialize, architecture),
@@ -36,8 +37,10 @@ def build_pair(family: VAE, schema: Schema, num_obs: int) -> Pair:
 def model(
     architecture: Architecture, data: View | None, *, num_obs: int | None = None, subsample_size: int | None = None
 ) -> None:
-    """Rows are decoded from latents z (L,), and from a label y where there is one; the weights are parameters."""
-    weights = weight_sites(architecture.model_layout)
+    """Rows are decoded from latents z (L,), and from a label y where there is one; the weights are parameters, or
+    latent variables with priors."""
+    family = architecture.family
+    weights = weight_sites(architecture.model_layout, family.prior_scale if family.bayesian else None)
     with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
         view = batch_of(data, rows, subsample_size)
         context, mask, x = (None, None, None) if view is None else (view.context, view.mask, view.x)

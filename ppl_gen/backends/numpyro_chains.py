@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.infer.util import constrain_fn, unconstrain_fn
 
+from ppl_gen.backends.numpyro_local import global_model
 from ppl_gen.backends.numpyro_programs import one_per_core
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def to_unconstrained(pair: Pair, view: View, parameters: Mapping[str, Any]) -> d
         for name, site in sites.items()
         if site["type"] == "sample" and not site["is_observed"] and name in parameters
     }
-    return unconstrain_fn(pair.density, (view,), {}, latent)
+    return unconstrain_fn(global_model(pair), (view,), {}, latent)
 
 
 def unconstrained_starts(pair: Pair, view: View, starts: Mapping[str, np.ndarray]) -> tuple[jax.Array, Callable]:
@@ -61,7 +62,7 @@ def constrain(pair: Pair, view: View, flat: np.ndarray, unravel: Callable) -> di
     """Unconstrained draws (chain, draw, dimension) as constrained site values."""
 
     def one(u: jax.Array, view: View) -> dict[str, jax.Array]:
-        return constrain_fn(pair.density, (view,), {}, unravel(u))
+        return constrain_fn(global_model(pair), (view,), {}, unravel(u))
 
     over_draws = jax.vmap(jax.vmap(one, (0, None)), (0, None))
     to_sites = pair.cached(("constrain", str(flat.dtype)), lambda: jax.jit(over_draws))

@@ -14,6 +14,7 @@ from numpyro import handlers
 from numpyro.primitives import Messenger
 
 from ppl_gen.backends import numpyro_labels
+from ppl_gen.labels import joint_sites
 
 if TYPE_CHECKING:
     from ppl_gen.family import Pair
@@ -51,6 +52,13 @@ def _quantile(fn: Any, u: jax.Array) -> jax.Array | None:
         return fn.icdf(u)
     except NotImplementedError:
         return None
+
+
+def global_model(pair: Pair) -> Callable[..., Any]:
+    """The model; where a guide proposes local latents, that of the global sites, the sites of observations hidden."""
+    if not pair.local:
+        return pair.density
+    return handlers.block(handlers.seed(pair.density, jax.random.key(0)), hide=list(joint_sites(pair)))
 
 
 def _guide_trace(pair: Pair, parameters: Mapping[str, Any], view: View, key: Any, uniforms: jax.Array) -> Any:
@@ -172,7 +180,7 @@ def terms(pair: Pair, parameters: Mapping[str, Any], view: View, key: Any, num_p
         log_prob = {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
         log_q = sum(drawn[name]["fn"].log_prob(value) for name, value in values.items())
         log_p = sum(log_prob[name] for name in values)
-        log_likelihood = sum(value for name, value in log_prob.items() if name not in (*values, label and label.site))
+        log_likelihood = log_prob["x"]
         found = [_divergence(drawn[name]["fn"], sites[name]["fn"], len(view.x)) for name in values]
         kl = None if any(part is None for part in found) else jnp.concatenate(found, -1)
         size = sum(int(np.prod(drawn[name]["fn"].event_shape)) for name in values)

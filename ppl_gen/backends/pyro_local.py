@@ -181,7 +181,7 @@ def terms(pair: Pair, parameters: Tensors, view: View, num_particles: int) -> Te
     log_prob = {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
     log_q = sum(drawn[name]["fn"].log_prob(value) for name, value in values.items())
     log_p = sum(log_prob[name] for name in values)
-    log_likelihood = sum(value for name, value in log_prob.items() if name not in (*values, label and label.site))
+    log_likelihood = log_prob["x"]
     found = [_divergence(drawn[name]["fn"], sites[name]["fn"], len(view.x), num_particles) for name in values]
     kl = None if any(part is None for part in found) else torch.cat(found, -1)
     log_ratio, log_guide = log_p - log_q, None
