@@ -194,6 +194,8 @@ def of_held_out(fit: Fit) -> Found:
     """Held-out density: PSIS-LOO for a posterior, validation rows of an ensemble, out-of-bag or refitted folds."""
     import pandas as pd
 
+    if fit.pair.generate is not None:
+        return [], {}
     evidence = Evidence.of(fit)
     if not evidence.has_posterior:
         elpd = fit.held_out[np.isfinite(fit.held_out)]
@@ -232,7 +234,7 @@ def of_density(fit: Fit) -> Found:
     """Where log p(x) is estimated by importance sampling: whether its weights allow it, and how sure it is."""
     import pandas as pd
 
-    if not fit.pair.local:
+    if not fit.pair.local or fit.pair.generate is not None:
         return [], {}
     evidence = Evidence.of(fit)
     score = evidence.score

@@ -21,17 +21,15 @@ class ModeCoverage(NamedTuple):
     counts: np.ndarray
 
 
-def mode_coverage(
-    samples: Any, modes: Any, scale: Any, *, within: float = 3.0, weights: Any = None
-) -> ModeCoverage:
+def mode_coverage(samples: Any, modes: Any, scale: Any, *, within: float = 3.0, weights: Any = None) -> ModeCoverage:
     r"""Of samples from a mixture whose modes are known, as in the grid and ring of the literature (Lin, Khetan, Fanti
     & Oh 2018, PacGAN, arXiv:1712.04086, section 4; Srivastava et al. 2017, arXiv:1705.07761).
 
     ``modes``          how many have a sample of high quality nearest to them
     ``high_quality``   the share of samples within 3 standard deviations of the nearest mode. Of draws of the mixture
                        itself in two dimensions it is :math:`1 - e^{-9/2} = 0.989`.
-    ``reverse_kl``     :math:`\sum_k q_k \log (q_k / p_k)` nats, q the shares of samples that are nearest to each mode, p
-                       those of the mixture; of n draws of the mixture itself about :math:`(K - 1) / 2 n`
+    ``reverse_kl``     :math:`\sum_k q_k \log (q_k / p_k)` nats, q the shares of samples nearest to each mode, p of
+                       the mixture; of n draws of that itself about :math:`(K - 1) / 2 n`
 
     :param samples: (n, d), in the units of the modes. :param modes: (K, d).
     :param scale: the standard deviation of each mode, the same in all directions: one number or (K,).

@@ -25,8 +25,8 @@ def kl_divergence(
     first: Any, second: Any, *, num_neighbors: int = 5, max_rows: int | None = 5_000, seed: int = 0
 ) -> Divergence:
     r"""Kullback-Leibler divergence :math:`\mathrm{KL}(P \,\|\, Q)` of the distribution of the first table from that of
-    the second, by nearest neighbours (Wang, Kulkarni & Verdú 2009, IEEE Trans. Inf. Theory 55, with their ball of one size;
-    Pérez-Cruz 2008, ISIT).
+    the second, by nearest neighbours (Pérez-Cruz 2008, ISIT; with one ball for both as in Wang, Kulkarni & Verdú 2009,
+    IEEE Trans. Inf. Theory 55).
 
     With :math:`\epsilon_i` the greater of the distances of row i of n to its k-th neighbours among the first and among
     the m rows of the second table, :math:`l_i` and :math:`k_i` the numbers of rows of each within it, and
@@ -78,9 +78,9 @@ def _log_ratios(x: np.ndarray, own: np.ndarray, other: np.ndarray, k: int, itsel
     from scipy.special import digamma
 
     found, columns = [], x.shape[1]
-    for start, (near, far) in _distances(x, own, other):
-        near, far = np.sort(near, axis=1), np.sort(far, axis=1)
-        near = near[:, 1:] if itself else near
+    for start, both in _distances(x, own, other):
+        near, far = (np.sort(each, axis=1) for each in both)
+        near = near[:, int(itself) :]
         radius = np.maximum(near[:, k - 1], far[:, k - 1])
         if (np.minimum(near[:, k - 1], far[:, k - 1]) == 0).any():
             row = start + int(np.argmin(np.minimum(near[:, k - 1], far[:, k - 1])))

@@ -91,7 +91,7 @@ def _gaussian(whole: np.ndarray, bandwidth: float | str) -> tuple[np.ndarray, fl
     if bandwidth == "median":
         width = float(np.sqrt(np.median(squares)))
         width = width if width > 0 else float(np.sqrt(squares.mean())) or 1.0  # most rows alike
-    elif isinstance(bandwidth, str) or isinstance(bandwidth, bool) or not 0 < float(bandwidth) < np.inf:
+    elif isinstance(bandwidth, str | bool) or not 0 < float(bandwidth) < np.inf:
         raise SettingError(f"bandwidth must be a positive number or 'median', not {bandwidth!r}.")
     else:
         width = float(bandwidth)
