@@ -55,12 +55,13 @@ ROWS_A_CELL, MAX_CELLS = 100, 10  # of the test for copies
 class Material(NamedTuple):
     """Tables that the checks compare, in original units: ``fresh`` rows and ``others``, two samples of the data, and
     ``samples``, as many as both together, half of them by the members that held out the fresh rows. ``held_out`` says
-    whether they did."""
+    whether they did. ``by_member`` (M, P, d) are samples of each member, in model space."""
 
     fresh: Any
     others: Any
     samples: Any
     held_out: bool
+    by_member: np.ndarray
 
 
 def of_implicit(fit: Fit) -> Found:
@@ -93,10 +94,14 @@ def material(fit: Fit) -> Material:
     first = rows[:size]
     left = np.setdiff1d(chosen_rows(fit, len(fit.train), rng), rows if held is not None else first)
     others = rng.permutation(left)[:size]
-    more = rng.integers(num_members(fit), size=size)
-    samples = draw(fit, np.concatenate([members[:size], more]), fit.seed)
-    found = Material(table_of(fit, fit.train.x[first]), table_of(fit, fit.train.x[others]), table_of(fit, samples),
-                     held is not None)  # fmt: skip
+    who = np.concatenate([members[:size], rng.integers(num_members(fit), size=size)])
+    each = max(int(np.bincount(who).max()), min(len(fit.train), MAX_ROWS))
+    drawn = draw(fit, np.repeat(np.arange(num_members(fit)), each), fit.seed).reshape(num_members(fit), each, -1)
+    place = np.empty(len(who), int)
+    for m in np.unique(who):
+        place[who == m] = np.arange((who == m).sum())
+    found = Material(table_of(fit, fit.train.x[first]), table_of(fit, fit.train.x[others]),
+                     table_of(fit, drawn[who, place]), held is not None, drawn)  # fmt: skip
     fit.__dict__["_material"] = found
     return found
 
@@ -228,7 +233,7 @@ def _of_members(fit: Fit) -> Found:
     held, number = held_out_by(fit), min(len(fit.train), MAX_ROWS)
     table = []
     for m in range(min(num_members(fit), MAX_MEMBERS)):
-        drawn = table_of(fit, draw(fit, np.full(number, m), (fit.seed + 1 + m) % 2**31))
+        drawn = table_of(fit, material(fit).by_member[m, :number])
         own = np.ones(len(fit.train), bool) if held is None else ~held[m]
         fresh = None
         if held is not None and held[m].sum() >= MIN_HELD_OUT:
