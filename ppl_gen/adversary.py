@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Adversary:
-    r"""Two players of a game: a generator G, which makes rows of noise, and a discriminator, which tells them from data.
+    r"""Two players of a game: a generator, which makes rows of noise, and a discriminator, which tells them from data.
 
     The networks see rows relaxed, f (n, F): real columns as numbers, labels as indicators. ``parameters`` is a plain
     dictionary of arrays, those of one member; ``view`` is a :class:`~ppl_gen.view.View` of n rows with row weights,

@@ -70,9 +70,9 @@ class Pair:
                         as it is; None where conditionals have no closed form
     ``log_normalizer``  ``(parameters) -> ()``: log Z in closed form, or by enumeration; None where it is estimated
 
-    Of an implicit density, rows that a network makes of normal noise z (n, L), the model's only randomness. Without data
-    its site ``x`` is deterministic; of data it is observed under an observation model p(x | z), and ``realness=True``
-    adds the factor site ``log_ratio``:
+    Of an implicit density: rows that a network makes of normal noise, the site ``z`` (n, L), the model's only
+    randomness. Without data its site ``x`` is deterministic; of data it is observed under an observation model
+    p(x | z); ``realness=True`` adds the factor site ``log_ratio``:
 
     ``latent_size``    L
     ``generate``       ``(parameters, View(z (n, L), context=y)) -> (n, D)``: rows as they would stand in a table

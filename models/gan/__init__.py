@@ -9,7 +9,8 @@ discriminator, r at rows of data and s at rows of the generator, the two minimis
 non_saturating  :math:`\mathrm{E} \log(1 + e^{-r}) + \mathrm{E} \log(1 + e^{s})` and
                 :math:`\mathrm{E} \log(1 + e^{-s})` (Goodfellow et al. 2014, sec. 3, the last remark)
 minimax         the same, and :math:`-\mathrm{E} \log(1 + e^{s})`, whose gradient vanishes where the discriminator is
-                sure (eq. 1). At the best discriminator the value is 2 JS - 2 log 2, with JS the Jensen-Shannon divergence
+                sure (eq. 1). With JS the Jensen-Shannon divergence, the value at the best discriminator, minus its
+                loss, is 2 JS - 2 log 2
 wasserstein     :math:`\mathrm{E}\, s - \mathrm{E}\, r` and :math:`-\mathrm{E}\, s` (Arjovsky, Chintala & Bottou 2017,
                 arXiv:1701.07875)
 hinge           :math:`\mathrm{E} \max(0, 1 - r) + \mathrm{E} \max(0, 1 + s)` and :math:`-\mathrm{E}\, s` (Lim & Ye
@@ -31,14 +32,16 @@ jacobian_clamping  of the generator: :math:`\lambda\, \mathrm{E} [\max(Q - b, 0)
                    algorithm 1)
 
 The networks see labels as indicators. The generator's labels are the largest of logits plus Gumbel noise, and their
-gradient is that of the softmax at temperature :math:`\tau` (Jang, Gu & Poole 2017, arXiv:1611.01144, sec. 2.2; Maddison,
-Mnih & Teh 2017, arXiv:1611.00712). The noise is :math:`-\log(-\log \Phi(z))` of further coordinates of z, so that rows
+gradient is that of the softmax at temperature :math:`\tau` (Jang, Gu & Poole 2017, arXiv:1611.01144, sec. 2.2;
+Maddison, Mnih & Teh 2017, arXiv:1611.00712). The noise is :math:`-\log(-\log \Phi(z))` of further coordinates of z, so that rows
 are functions of z alone. Real columns are seen as they are, or with ``normalization="modes"`` as the component of a
 mixture of normals of the column and the place in it (Xu, Skoularidou, Cuesta-Infante & Veeramachaneni 2019,
 arXiv:1907.00503, sec. 4.2), which fits columns of several peaks.
 
-With data the model is that of rows under noise about the generator's (Wu, Burda, Salakhutdinov & Grosse 2017,
-arXiv:1611.04273, sec. 2): real columns :math:`\mathrm{Normal}(G(z), \sigma^2)`, labels by their softmax.
+Counts are rounded, with the gradient of what they are rounded from, and seen after log(1 + x); those of pixels as they
+are. With data the model is that of rows under noise about the generator's (Wu, Burda, Salakhutdinov & Grosse 2017,
+arXiv:1611.04273, sec. 2): real columns :math:`\mathrm{Normal}(G(z), \sigma^2)`, counts logistic discretized of that
+standard deviation, labels by their softmax, with the Gumbel noise summed out.
 """
 
 from __future__ import annotations
@@ -97,7 +100,7 @@ class GAN(NetworkFamily):
     name: ClassVar[str] = "gan"
     title: ClassVar[str] = "Generative adversarial network"
     density: ClassVar[str] = "implicit"
-    kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "categorical")
+    kinds: ClassVar[tuple[str, ...]] = ("real", "count", "binary", "categorical")
     engines: ClassVar[tuple[str, ...]] = ("adversarial", "discrepancy")
     allows_missing: ClassVar[bool] = False
 
@@ -184,7 +187,8 @@ class GAN(NetworkFamily):
         kinds = {column.kind for column in schema.target_columns}
         if "real" not in kinds or schema.image is not None:
             return False
-        return self.normalization == "modes" or (self.normalization == "auto" and len(kinds) > 1)
+        mixed = not kinds.isdisjoint(("binary", "categorical"))
+        return self.normalization == "modes" or (self.normalization == "auto" and mixed)
 
     def check(self, data: Data) -> None:
         """The data must have at least 50 rows, no missing entry, and of ``"conv"`` be images.
@@ -194,8 +198,8 @@ class GAN(NetworkFamily):
         super().check(data)
         self.refuse_missing(data)
         if "conv" in (self.generator, self.discriminator) and data.schema.image is None:
-            raise DataError("'conv' models images, arrays (n, h, w) or (n, h, w, c), and this is a table: reshape it, as "
-                            "in x.reshape(-1, 28, 28), or choose 'mlp'.")  # fmt: skip
+            raise DataError("'conv' models images, arrays (n, h, w) or (n, h, w, c), and this is a table: reshape it, "
+                            "as in x.reshape(-1, 28, 28), or choose 'mlp'.")  # fmt: skip
 
     def default_engine(self, data: Data) -> tuple[str, str]:
         """Adversarial training."""

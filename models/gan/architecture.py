@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_gen.conditionals import Group, group_columns, logits, start_units, unit_layout
+from ppl_gen.conditionals import LEAST_SCALE, Group, group_columns, logits, start_units, unit_layout
 from ppl_gen.models.gan.modes import fit_modes
 from ppl_gen.models.vae.architecture import MAX_STARTING_VALUES, TAPS, Grouped
 from ppl_gen.networks import Layout, Weight, initial_weights, perceptron_layout
@@ -82,11 +82,10 @@ def resolve(family: GAN, schema: Schema) -> Architecture:
     """The architecture for these columns."""
     columns = schema.target_columns
     modes = family.max_modes if family.has_modes(schema) else 0
-    says = {"real": 1 + modes, "count": 1, "binary": 1}
-    stands = {"real": 3 * max(modes, 1), "count": 3, "binary": 1}
-    groups = group_columns(columns, lambda kind, size: says.get(kind, size), schema.greatest_count)
-    observed = group_columns(columns, lambda kind, size: stands.get(kind, size), schema.greatest_count)
-    bare = Architecture(len(columns), groups, family, schema.num_context, Grouped(len(columns), observed), modes)
+    said = {"real": 1 + modes, "count": 1, "binary": 1}
+    observed = {"real": 3 * max(modes, 1), "count": 3, "binary": 1}
+    groups, raw = (group_columns(columns, partial(_number, own), schema.greatest_count) for own in (said, observed))
+    bare = Architecture(len(columns), groups, family, schema.num_context, Grouped(len(columns), raw), modes)
     fixed = unit_layout(groups)
     for group in groups:
         if bare.has_modes(group):
@@ -97,6 +96,10 @@ def resolve(family: GAN, schema: Schema) -> Architecture:
         bare, fixed=fixed, generator=_generator(bare), discriminator=_discriminator(bare, "discriminator", family.pack),
         ratio=_discriminator(bare, "ratio", 1),
     )  # fmt: skip
+
+
+def _number(own: dict[str, int], kind: str, num_categories: int) -> int:
+    return own.get(kind, num_categories)
 
 
 def _levels(family: GAN, image: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
@@ -159,6 +162,8 @@ def initialize(architecture: Architecture, view: View, seed: int, num_starts: in
     for group in architecture.groups:
         columns = x[:, list(group.columns)]
         start_units(values, group, columns)
+        if architecture.levels:
+            _share_units(values, group, columns)
         if group.kind in ("binary", "categorical"):
             values[f"generator_{last}"][:, group.outputs] += logits(group, columns).ravel()
         if architecture.has_modes(group):
@@ -168,6 +173,13 @@ def initialize(architecture: Architecture, view: View, seed: int, num_starts: in
     return values
 
 
-def idle(architecture: Architecture) -> tuple[str, ...]:
+def _share_units(values: dict[str, np.ndarray], group: Group, pixels: np.ndarray) -> None:
+    """All pixels have the same units: of one that hardly varies its own would be none."""
+    for name in unit_layout([group]):
+        moment = pixels.mean() if name.endswith("_shift") else np.log(max(pixels.std(), LEAST_SCALE[group.kind]))
+        values[name] = np.full_like(values[name], moment)
+
+
+def idle(architecture: Architecture, view: Any) -> tuple[str, ...]:
     """The weights that are not trained: what is known of the columns."""
     return tuple(architecture.fixed)

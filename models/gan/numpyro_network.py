@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import jax
 import jax.numpy as jnp
@@ -185,9 +185,9 @@ def observe(architecture: Architecture, weights: Weights, z: jax.Array, context:
     return Columns(architecture.observed, weights, raw)
 
 
-def raw_scale(sd: float) -> Any:
+def raw_scale(sd: float) -> float:
     """What ``conditionals`` turns into this standard deviation."""
-    return jnp.log(jnp.expm1(jnp.maximum(jnp.asarray(sd, float) - MIN_SCALE, 1e-6))) - UNIT
+    return math.log(math.expm1(max(sd - MIN_SCALE, 1e-6))) - UNIT
 
 
 def judge(

@@ -30,7 +30,7 @@ def build_pair(family: GAN, schema: Schema, num_obs: int) -> Pair:
     return Pair(
         family=family, backend="numpyro", has_weights=True, model=partial(model, architecture),
         guide=partial(guide, architecture), initialize=partial(initialize, architecture),
-        idle=lambda view: idle(architecture), latent_size=architecture.latent_size,
+        idle=partial(idle, architecture), latent_size=architecture.latent_size,
         generate=partial(generate, architecture), log_ratio=partial(log_ratio, architecture),
         discriminator=partial(discriminator, architecture), adversary=adversary(architecture),
     )  # fmt: skip
@@ -77,7 +77,8 @@ def guide(
 ) -> None:  # fmt: skip
     """The noise from its prior."""
     with numpyro.plate("obs", num_rows(data, num_obs), subsample_size, dim=-1) as rows:
-        with row_weights(batch_of(data, rows, subsample_size)):
+        view = batch_of(data, rows, subsample_size)
+        with row_weights(view):
             numpyro.sample("z", prior(architecture))
 
 
