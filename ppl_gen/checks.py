@@ -56,10 +56,13 @@ def of_run(fit: Fit) -> Found:
         found.append(Check("finished", passed=False, info="interrupted before the end",
                            advice="Fit again and let it finish."))  # fmt: skip
     if "converged" in figures:
-        steps = figures.get("num_iterations", figures.get("num_steps"))
+        of_ratio = "num_ratio_steps" in figures  # a game has no loss that falls; what is trained after it has
+        steps = figures.get("num_iterations", figures.get("num_ratio_steps" if of_ratio else "num_steps"))
         converged = bool(figures["converged"])
-        limit = "max_iter" if fit.engine.name == "em" else "max_steps"
-        found.append(Check("converged", passed=converged, info="" if steps is None else f"after {steps:,.0f} steps",
+        limit = "ratio_steps" if of_ratio else "max_iter" if fit.engine.name == "em" else "max_steps"
+        what = "the log ratio, " if of_ratio else ""
+        info = "" if steps is None else f"{what}after {steps:,.0f} steps"
+        found.append(Check("converged", passed=converged, info=info,
                            advice="" if converged else f"Allow more: raise {limit}."))  # fmt: skip
     if "degenerate" in figures:
         bad = bool(figures["degenerate"])

@@ -236,6 +236,7 @@ def plot_modes(fit: Fit, *, fig: Figure | SubFigure | None = None, modes: Any = 
     ax.bar(place + 0.2, samples / samples.sum(), 0.4, color=shades)
     for k in np.flatnonzero(missed):
         ax.plot(k, rows[k] / rows.sum(), marker="v", color=ALARM, markersize=5, clip_on=False)
+    ax.set_xlim(-0.8, len(rows) - 0.2)
     ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     ax.set_xlabel("mode" if modes is not None else "cluster of the rows, the largest first")
     ax.set_ylabel("share")
