@@ -40,8 +40,7 @@ class Adversarial(Calibrated):
     :param betas: Adam's decays of the means of gradients and of their squares, for both.
     :param ema: decay of the mean of the generator's weights that is kept; 0 keeps the last.
     :param max_steps: steps of the generator, rounded up to whole windows of at least 50.
-    :param batch_size: rows, and as many of the generator's, in a step of either, rounded down to whole packs. None:
-        256, and 512 from 20,000 rows on.
+    :param batch_size: rows, and as many of the generator's, in a step of either, rounded down to whole packs.
     :param num_members: pairs of networks, each with a start, a split and an order of the rows of its own.
     :param validation: share of the rows, 10,000 of them at most, that each member holds out of its training. How often
         the discriminator is right is told of them, and their logistic loss says when the second phase stops.

@@ -20,11 +20,11 @@ class Calibrated(Engine):
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.5, 0.99)
     ema: float = 0.999
-    max_steps: int = 20_000
-    batch_size: int | None = None
+    max_steps: int = 10_000
+    batch_size: int = 256
     num_members: int = 4
     validation: float = 0.1
-    ratio_steps: int = 10_000
+    ratio_steps: int = 5_000
     ratio_learning_rate: float = 2e-3
     patience: int = 5
 
@@ -39,8 +39,7 @@ class Calibrated(Engine):
         self.require("validation", _share(self.validation) and self.validation <= 0.5, "a number from 0 to 0.5")
         for name in ("max_steps", "num_members", "ratio_steps", "patience"):
             self.require_integer(name, 1)
-        if self.batch_size is not None:
-            self.require_integer("batch_size", 2)
+        self.require_integer("batch_size", 2)
 
     @property
     def batches_per_step(self) -> int:

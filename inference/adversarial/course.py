@@ -222,7 +222,8 @@ class Course:
             steps = ", ".join(f"{at:,}" for at in self.diverged_at[~self.going])
             number, rate = int((~self.going).sum()), settings.learning_rate
             warn(f"{settings.label}: {number} of {members} members diverged (after {steps} steps) and keep the weights "
-                 f"of the window before; lower learning_rate (now {rate:g}), or choose another loss or regularizer.")  # fmt: skip
+                 f"of the window before; lower learning_rate (now {rate:g}), or choose another loss or regularizer."
+                 )  # fmt: skip
         if not self.ratio_windows:
             warn(f"{settings.label}: training stopped before the log ratio was trained: it says 0 of every row.")
         last = np.where(self.going, self.windows, self.diverged_at // plan.steps - 1) - 1

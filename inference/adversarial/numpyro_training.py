@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Weights = Mapping[str, jax.Array]
 State = dict[str, Any]
 CHUNK = 2048  # validation rows at once
+FEW = 500  # steps that take less time than optimizing their program
 
 
 class Training(ABC):
@@ -37,8 +38,8 @@ class Training(ABC):
         self.ratio_adam = optax.scale_by_adam()
         self.begin = jax.jit(self._begin, compiler_options=QUICK)
         self.snapshot = jax.jit(self._snapshot, compiler_options=QUICK)
-        self.window = CompiledOnce(self._window)
-        self.ratio_window = CompiledOnce(self._ratio_window)
+        self.window = CompiledOnce(self._window, plan.settings.max_steps <= FEW)
+        self.ratio_window = CompiledOnce(self._ratio_window, plan.settings.ratio_steps <= FEW)
 
     @abstractmethod
     def moments(self, weights: Weights) -> Any:

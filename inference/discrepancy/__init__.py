@@ -46,7 +46,7 @@ class Discrepancy(Calibrated):
     :param betas: Adam's decays of the means of gradients and of their squares.
     :param ema: decay of the mean of the generator's weights that is kept; 0 keeps the last.
     :param max_steps: steps of the generator, rounded up to whole windows of at least 50.
-    :param batch_size: rows, and as many of the generator's, in a step. None: 256, and 512 from 20,000 rows on.
+    :param batch_size: rows, and as many of the generator's, in a step.
     :param num_members: networks, each with a start, a split and an order of the rows of its own.
     :param validation: share of the rows, 10,000 of them at most, that each member holds out of its training; their
         logistic loss says when the second phase stops.
