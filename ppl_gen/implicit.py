@@ -169,7 +169,9 @@ def rows_of(data: Data) -> View:
     return View(view.x, context=view.context)
 
 
-def log_prob_rows(fit: Fit, data: Data, posterior: Mapping[str, np.ndarray]) -> Iterator[tuple[slice, np.ndarray]]:
+def log_prob_rows(
+    fit: Fit, data: Data, posterior: Mapping[str, np.ndarray]
+) -> Iterator[tuple[slice, np.ndarray]]:
     """(rows, log p(x) (draws, rows)) under these draws of weights, nats, original units."""
     if not len(data):
         return
