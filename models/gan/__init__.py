@@ -33,10 +33,10 @@ jacobian_clamping  of the generator: :math:`\lambda\, \mathrm{E} [\max(Q - b, 0)
 
 The networks see labels as indicators. The generator's labels are the largest of logits plus Gumbel noise, and their
 gradient is that of the softmax at temperature :math:`\tau` (Jang, Gu & Poole 2017, arXiv:1611.01144, sec. 2.2;
-Maddison, Mnih & Teh 2017, arXiv:1611.00712). The noise is :math:`-\log(-\log \Phi(z))` of further coordinates of z, so that rows
-are functions of z alone. Real columns are seen as they are, or with ``normalization="modes"`` as the component of a
-mixture of normals of the column and the place in it (Xu, Skoularidou, Cuesta-Infante & Veeramachaneni 2019,
-arXiv:1907.00503, sec. 4.2), which fits columns of several peaks.
+Maddison, Mnih & Teh 2017, arXiv:1611.00712). The noise is :math:`-\log(-\log \Phi(z))` of further coordinates of z, so
+that rows are functions of z alone. Real columns are seen as they are, or with ``normalization="modes"`` as the
+component of a mixture of normals of the column and the place in it (Xu, Skoularidou, Cuesta-Infante & Veeramachaneni
+2019, arXiv:1907.00503, sec. 4.2), which fits columns of several peaks.
 
 Counts are rounded, with the gradient of what they are rounded from, and seen after log(1 + x); those of pixels as they
 are. With data the model is that of rows under noise about the generator's (Wu, Burda, Salakhutdinov & Grosse 2017,
@@ -187,8 +187,7 @@ class GAN(NetworkFamily):
         kinds = {column.kind for column in schema.target_columns}
         if "real" not in kinds or schema.image is not None:
             return False
-        mixed = not kinds.isdisjoint(("binary", "categorical"))
-        return self.normalization == "modes" or (self.normalization == "auto" and mixed)
+        return self.normalization in ("modes", "auto")
 
     def check(self, data: Data) -> None:
         """The data must have at least 50 rows, no missing entry, and of ``"conv"`` be images.

@@ -23,11 +23,11 @@ def discriminator_loss(
     family = architecture.family
     data = network.relax(architecture, weights, view)
     fake = jax.lax.stop_gradient(network.forge(architecture, weights, z, view.context))
-    real, false = both(architecture, weights, "discriminator", data, fake, view.context, family.pack)
+    real, false, steps = both(architecture, weights, "discriminator", data, fake, view.context, family.pack)
     share = pack_weights(view, family.pack)
     loss = (share * data_term(family.loss, real)).sum() + (share * fake_term(family.loss, false)).sum()
     if family.regularizer == "r1":
-        square = slopes(architecture, weights, data, view.context)
+        square = slopes(architecture, weights, data, view.context, [each[: len(real)] for each in steps])
         return loss + 0.5 * family.penalty * (share * square).sum()
     if family.regularizer == "gradient_penalty":
         along = jax.random.uniform(key, (len(share), 1), data.dtype)
@@ -37,11 +37,12 @@ def discriminator_loss(
 
 def both(
     architecture: Architecture, weights: Weights, name: str, data: jax.Array, fake: jax.Array, context: Any, pack: int
-) -> tuple[jax.Array, jax.Array]:
-    """(n / pack,) each: outputs of a discriminator at data and at the generator's rows, in one pass."""
+) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
+    """(n / pack,) each: outputs of a discriminator at data and at the generator's rows, in one pass; and the slopes of
+    its hidden units at both."""
     given = None if context is None else jnp.concatenate([context, context])
-    found = network.judge(architecture, weights, name, jnp.concatenate([data, fake]), given, pack)
-    return found[: len(found) // 2], found[len(found) // 2 :]
+    found, steps = network.judged(architecture, weights, name, jnp.concatenate([data, fake]), given, pack)
+    return found[: len(found) // 2], found[len(found) // 2 :], steps
 
 
 def pack_weights(view: View, pack: int) -> jax.Array:
@@ -80,13 +81,25 @@ def generator_term(loss: str, outputs: jax.Array) -> jax.Array:
     return 0.5 * (outputs - 1.0) ** 2 if loss == "least_squares" else -outputs
 
 
-def slopes(architecture: Architecture, weights: Weights, rows: jax.Array, context: Any) -> jax.Array:
-    """(n / pack,): squared norms of the gradients of the discriminator's outputs by the rows (n, F) that it reads."""
-    pack = architecture.family.pack
-    gradient = jax.grad(
-        lambda rows: network.judge(architecture, weights, "discriminator", rows, context, pack).sum()
-    )(rows)  # fmt: skip
-    return (gradient.reshape(len(rows) // pack, -1) ** 2).sum(1)
+def slopes(
+    architecture: Architecture, weights: Weights, rows: jax.Array, context: Any, steps: list[jax.Array] | None = None
+) -> jax.Array:
+    """(n / pack,): squared norms of the gradients of the discriminator's outputs by the rows (n, F) that it reads, of
+    a perceptron from the slopes ``steps`` of its hidden units where these are known."""
+    family, name = architecture.family, "discriminator"
+    if family.discriminator == "conv":
+        gradient = jax.grad(lambda rows: network.judge(architecture, weights, name, rows, context, family.pack).sum())(
+            rows
+        )
+        return (gradient.reshape(len(rows) // family.pack, -1) ** 2).sum(1)
+    if steps is None:
+        steps = network.judged(architecture, weights, name, rows, context, family.pack)[1]
+    # By hand, as twice through autodiff takes a pass more.
+    gradient = weights[f"discriminator_weight_{len(steps)}"].T
+    for i in reversed(range(len(steps))):
+        gradient = (gradient * steps[i]) @ weights[f"discriminator_weight_{i}"].T
+    by_row = gradient.reshape(len(gradient), family.pack, -1)[..., : rows.shape[1]]  # the context stands behind
+    return (by_row**2).sum((1, 2))
 
 
 def gradient_penalty(
@@ -128,7 +141,7 @@ def log_ratio_loss(architecture: Architecture, weights: Weights, view: View, z: 
     """(): the logistic loss of the second discriminator, whose best output is log p_data / p_model."""
     data = network.relax(architecture, weights, view)
     fake = jax.lax.stop_gradient(network.forge(architecture, weights, z, view.context))
-    real, false = both(architecture, weights, "ratio", data, fake, view.context, 1)
+    real, false, _ = both(architecture, weights, "ratio", data, fake, view.context, 1)
     return (pack_weights(view, 1) * (jax.nn.softplus(-real) + jax.nn.softplus(false))).sum()
 
 

@@ -194,19 +194,27 @@ def judge(
     architecture: Architecture, weights: Weights, name: str, rows: jax.Array, context: jax.Array | None, pack: int = 1
 ) -> jax.Array:
     """(n / pack,): outputs of the discriminator of this name at rows (n, F)."""
+    return judged(architecture, weights, name, rows, context, pack)[0]
+
+
+def judged(
+    architecture: Architecture, weights: Weights, name: str, rows: jax.Array, context: jax.Array | None, pack: int
+) -> tuple[jax.Array, list[jax.Array]]:
+    """The same, and the slope of each hidden unit, (n / pack, units) of each dense layer."""
     own, family = part(weights, f"{name}_"), architecture.family
     if context is not None:
         rows = jnp.concatenate([rows, jnp.clip(context, -REACH, REACH)], -1)
     h = rows.reshape(len(rows) // pack, -1)
     if family.discriminator == "conv":
         height, width, channels = architecture.levels[0]
-        h = h.reshape(len(h), pack, height, width, channels)
-        h = jnp.moveaxis(h, 1, 3).reshape(len(h), height, width, -1)
+        h = jnp.moveaxis(h.reshape(len(h), pack, height, width, channels), 1, 3)
+        h = h.reshape(len(h), height, width, -1)
         for i in range(len(family.channels)):
             h = jax.nn.leaky_relu(convolve(h, own[f"conv_{i}_weight"], 2) + own[f"conv_{i}_bias"], SLOPE)
         h = h.reshape(len(h), -1)
-    for i in range(len(family.discriminator_hidden) + 1):
+    found, number = [], len(family.discriminator_hidden)
+    for i in range(number):
         h = h @ own[f"weight_{i}"] + own[f"bias_{i}"]
-        if i < len(family.discriminator_hidden):
-            h = jax.nn.leaky_relu(h, SLOPE)
-    return h[:, 0]
+        found.append(jnp.where(h > 0, 1.0, SLOPE).astype(h.dtype))
+        h = h * found[-1]
+    return (h @ own[f"weight_{number}"] + own[f"bias_{number}"])[:, 0], found

@@ -199,22 +199,34 @@ def raw_scale(sd: float) -> float:
 
 
 def judge(
-    architecture: Architecture, weights: Weights, name: str, rows: torch.Tensor, context: torch.Tensor | None,
+    architecture: Architecture,
+    weights: Weights,
+    name: str,
+    rows: torch.Tensor,
+    context: torch.Tensor | None,
     pack: int = 1,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """(n / pack,): outputs of the discriminator of this name at rows (n, F)."""
+    return judged(architecture, weights, name, rows, context, pack)[0]
+
+
+def judged(
+    architecture: Architecture, weights: Weights, name: str, rows: torch.Tensor, context: torch.Tensor | None, pack: int
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The same, and the slope of each hidden unit, (n / pack, units) of each dense layer."""
     own, family = part(weights, f"{name}_"), architecture.family
     if context is not None:
         rows = torch.cat([rows, context.clamp(-REACH, REACH)], -1)
-    h = rows if pack == 1 else rows.reshape(len(rows) // pack, -1)
+    h = rows.reshape(len(rows) // pack, -1)
     if family.discriminator == "conv":
         height, width, channels = architecture.levels[0]
         h = h.reshape(len(h), pack, height, width, channels).movedim(1, 3).flatten(3)
         for i in range(len(family.channels)):
             h = leaky_relu(convolve(h, own[f"conv_{i}_weight"], 2) + own[f"conv_{i}_bias"], SLOPE)
-        h = h.flatten(1)
-    for i in range(len(family.discriminator_hidden) + 1):
+        h = h.reshape(len(h), -1)
+    found, number = [], len(family.discriminator_hidden)
+    for i in range(number):
         h = torch.mm(h, own[f"weight_{i}"]) + own[f"bias_{i}"]
-        if i < len(family.discriminator_hidden):
-            h = leaky_relu(h, SLOPE)
-    return h[:, 0]
+        found.append(torch.where(h > 0, 1.0, SLOPE).to(h.dtype))
+        h = h * found[-1]
+    return (torch.mm(h, own[f"weight_{number}"]) + own[f"bias_{number}"])[:, 0], found
