@@ -63,13 +63,17 @@ class Fit:
 
     def score(self, table: Any = None, *, hdi_prob: float = 0.9, keep_draws: bool | None = None,
               p_values: bool = True, per_step: bool = False, num_particles: int = 64,
-              seed: int = 0) -> Score:  # fmt: skip
+              seed: int = 0, surrogate: Any = None) -> Score:  # fmt: skip
         """Log density of each row or sequence (of the training rows by default), with its interval. See :class:`Score`.
 
         :param per_step: of sequences, one number for each time step: its density given the steps before it, the
             one-step-ahead log predictive density. Those of a sequence sum to the sequence's own.
         :param num_particles: where the density is estimated by importance sampling, particles of each row, rounded up
             to a multiple of 8; ``seed`` decides which. They are not used where it is exact.
+        :param surrogate: of an implicit density, what stands for it: ``"ais"`` (the default), log p(x) under the
+            family's observation model by annealed importance sampling, in seconds a thousand rows, or settings of it
+            such as ``AIS(num_temperatures=1000, num_chains=64)``; or ``"log_ratio"``, the discriminator's log
+            p_data(x) - log p_model(x), which is no density.
         :raises DataError: the table lacks a column of the training table, or a value has the wrong kind.
         """
         from ppl_gen.scoring import score
@@ -79,9 +83,12 @@ class Fit:
 
             return score_steps(self, table, hdi_prob)
         return score(self, table, hdi_prob=hdi_prob, keep_draws=keep_draws, p_values=p_values,
-                     num_particles=num_particles, seed=seed)  # fmt: skip
+                     num_particles=num_particles, seed=seed, surrogate=surrogate)  # fmt: skip
 
-    def sample(self, num_samples: int, *, seed: int = 0, length: int | None = None, given: Any = None) -> Any:
+    def sample(
+        self, num_samples: int, *, seed: int = 0, length: int | None = None, given: Any = None,
+        correct: str | None = None,
+    ) -> Any:  # fmt: skip
         """New rows from the posterior predictive distribution: a DataFrame with the columns, dtypes and units that came
         in; new images as an array (n, h, w) or (n, h, w, c) of the dtype that came in.
 
@@ -91,11 +98,14 @@ class Fit:
             in order, and keep its row labels (of sequences, so many for each sequence of it, which are numbered). Other
             columns of it are not looked at. Without it each new row is drawn for the y of a training row picked at
             random (in proportion to the row weights).
+        :param correct: of families with a discriminator, how its log ratio mends what the generator makes: ``"none"``
+            (the default), ``"rejection"`` (Azadi et al. 2019, arXiv:1810.06758) or ``"latent_hmc"`` (Che et al. 2020,
+            arXiv:2003.06060). See :mod:`ppl_gen.corrected`.
         :raises DataError: ``given`` lacks a column that is conditioned on, or a value of one.
         """
         from ppl_gen.scoring import sample
 
-        return sample(self, num_samples, seed, length, given)
+        return sample(self, num_samples, seed, length, given, correct)
 
     def latents(
         self, table: Any = None, *, method: str | None = None, num_draws: int = 100, seed: int = 0,

@@ -187,8 +187,7 @@ class GAN(NetworkFamily):
         kinds = {column.kind for column in schema.target_columns}
         if "real" not in kinds or schema.image is not None:
             return False
-        mixed = not kinds.isdisjoint(("binary", "categorical"))
-        return self.normalization == "modes" or (self.normalization == "auto" and mixed)
+        return self.normalization in ("modes", "auto")
 
     def check(self, data: Data) -> None:
         """The data must have at least 50 rows, no missing entry, and of ``"conv"`` be images.
