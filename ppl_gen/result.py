@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ppl_gen.diagnostics import Diagnosis
     from ppl_gen.engine import Draws, Engine
     from ppl_gen.family import Family, Pair
+    from ppl_gen.implicit import Bracket
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,14 +121,18 @@ class Fit:
             sequence, the default), ``"filtering"`` (given what came so far), ``"viterbi"`` (the most probable path) or
             ``"draws"`` (``num_draws`` paths drawn from the posterior). Of codes ``"guide"`` (what the encoder says, the
             default), ``"importance"`` (mean and sd of p(z | x) by importance sampling with the encoder as proposal, and
-            Pareto k-hat of the weights) or ``"draws"`` (``num_draws`` draws from p(z | x) of each row).
+            Pareto k-hat of the weights) or ``"draws"`` (``num_draws`` draws from p(z | x) of each row). Of the noise of
+            a generator ``"chains"`` (the default: mean and sd of p(z | x) under the observation model, by chains whose
+            agreement is ``r_hat``) or ``"draws"``.
         :param member: of codes and hidden units, whose: the members of an ensemble have latent spaces of their own, 0
             by default.
         :raises UnsupportedError: the family has no local latents.
         :raises SettingError: an unknown method, or one that is for other families; no such member.
         """
-        from ppl_gen import latents, scoring, timeseries
+        from ppl_gen import inversion, latents, scoring, timeseries
 
+        if self.pair.generate is not None:
+            return inversion.latents(self, table, method, num_draws, seed, 0 if member is None else member)
         if self.pair.features is not None:
             return latents.features(self, table, method, 0 if member is None else member)
         if self.pair.decode is not None:
@@ -234,6 +239,17 @@ class Fit:
         from ppl_gen.chains import chains_of_fit
 
         return chains_of_fit(self, sampler, seed, member, options)
+
+    def bracket(self, num_rows: int = 64, *, surrogate: Any = None, seed: int = 0) -> Bracket:
+        """Of an implicit density, how far annealed importance sampling is off: bounds of log p(x) from below and above
+        (bidirectional Monte Carlo) on rows that the model makes. See :class:`ppl_gen.implicit.Bracket`.
+
+        :param surrogate: settings such as ``AIS(num_temperatures=1000)``; by default those of :meth:`score`.
+        :raises UnsupportedError: the family has a density.
+        """
+        from ppl_gen.implicit import bracket
+
+        return bracket(self, num_rows, surrogate, seed)
 
     @cached_property
     def held_out(self) -> np.ndarray:

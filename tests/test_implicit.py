@@ -1,0 +1,131 @@
+"""Implicit densities: surrogates, latents and corrected samples of linear generators, whose answers have closed forms."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import multivariate_normal
+
+import ppl_gen as pg
+from ppl_gen import implicit
+from ppl_gen.engine import Draws
+from ppl_gen.models.gan import GAN
+from ppl_gen.normalizer import AIS
+from ppl_gen.result import Fit
+
+BACKENDS = ("numpyro", "pyro")
+LINEAR: dict[str, Any] = {
+    "latent_dim": 3, "generator_hidden": (), "discriminator_hidden": (), "observation_sd": 0.2,
+    "normalization": "standard",
+}  # fmt: skip
+QUICK = AIS(num_temperatures=100, num_chains=32, num_leapfrogs=5, target_accept=0.65)
+SCALES = np.array([30.0, 0.02])
+
+
+def rows(number: int = 50, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(number, 2)) @ np.array([[1.0, 0.6], [0.0, 0.8]])
+    return pd.DataFrame({"height": 170 + SCALES[0] * x[:, 0], "mass": 0.07 + SCALES[1] * x[:, 1]})
+
+
+@cache
+def linear(backend: str, num_members: int = 1, slope: tuple[float, float] = (0.8, -0.5)) -> Fit:
+    """A fit whose generators are z W + b in model space, and whose log ratio is a linear function: W, b and that
+    function are in its weights."""
+    family = GAN(**LINEAR)
+    data = family.prepare(rows())
+    pair = family.build(backend, data.schema, len(data), data.view(backend))
+    values = {name: np.array(value) for name, value in pair.initialize(pair.data, 0, num_members).items()}
+    rng = np.random.default_rng(3)
+    values["generator_weight_0"] = 0.7 * rng.normal(size=values["generator_weight_0"].shape)
+    values["generator_bias_0"] = 0.2 * rng.normal(size=values["generator_bias_0"].shape)
+    for name in ("real_shift", "real_log_scale"):
+        values[name] = np.zeros_like(values[name])
+    values["ratio_weight_0"] = np.broadcast_to(np.array(slope)[:, None], values["ratio_weight_0"].shape)
+    values["ratio_bias_0"] = np.full_like(values["ratio_bias_0"], 0.3)
+    draws = Draws({name: value[:, None].astype(np.float32) for name, value in values.items()}, "ensemble")
+    return Fit(family, pg.SVI(), backend, 0, data.schema, draws, data, {}, 0.0)
+
+
+def moments(fit: Fit, member: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """W (L, D), b (D,), and the covariance of rows of the model with observation noise, in model space."""
+    w, b = (fit.posterior[f"generator_{name}_0"][member].astype(float) for name in ("weight", "bias"))
+    return w, b, w.T @ w + fit.family.observation_sd**2 * np.eye(2)
+
+
+def closed_form(fit: Fit, table: pd.DataFrame) -> np.ndarray:
+    """(members, n): log likelihood of probabilistic PCA, in the units of the table (Tipping & Bishop 1999)."""
+    columns = fit.schema.target_columns
+    loc, scale = np.array([c.loc for c in columns]), np.array([c.scale for c in columns])
+    x = (table.to_numpy() - loc) / scale
+    found = [multivariate_normal(b, c).logpdf(x) for _, b, c in (moments(fit, s) for s in range(fit.draws.num_chains))]
+    return np.stack(found) - np.log(scale).sum()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ais_is_the_likelihood_of_probabilistic_pca(backend: str) -> None:
+    """Errors in units of the standard errors: their mean over 50 rows has sd 0.14, none of 50 normal ones is beyond
+    4; those of 32 weights are somewhat wider."""
+    fit, table = linear(backend), rows(50, seed=1)
+    score = fit.score(table, surrogate=QUICK)
+    off = (score.log_predictive - closed_form(fit, table)[0]) / score.error
+    assert abs(off.mean()) < 3 * 0.14
+    assert 0.5 < off.std() < 1.6
+    assert abs(off).max() < 5
+    assert abs(score.total - closed_form(fit, table).sum()) < 3 * np.sqrt((score.error**2).sum())
+    assert (score.elbo <= score.log_predictive).all()
+    assert score.unreliable.mean() < 0.2
+    assert (score.kind, score.surrogate) == ("implicit", "ais")
+    assert "implicit: ais" in repr(score)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_ensemble_is_the_mean_density_of_its_members(backend: str) -> None:
+    fit, table = linear(backend, 2), rows(5, seed=1)
+    exact = closed_form(fit, table)
+    score = fit.score(table, surrogate=QUICK)
+    assert np.abs((score.log_predictive - np.logaddexp(*exact) + np.log(2)) / score.error).max() < 4
+    assert np.allclose(score.sd, exact.std(0), atol=0.3)
+    assert score.log_prob.shape == (2, 1, 5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_bracket_holds_the_truth(backend: str) -> None:
+    """Bounds are those of averages, so they hold within 3 standard errors of the averages."""
+    fit = linear(backend)
+    found = fit.bracket(num_rows=50, surrogate=QUICK)
+    assert -3 * found.error < found.gap < 0.2
+    assert found.to_frame().shape == (50, 3)
+    assert "gap" in repr(found)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_scores_do_not_depend_on_the_rows_beside_them(backend: str) -> None:
+    fit, table = linear(backend), rows(12, seed=1)
+    whole = fit.score(table, surrogate=QUICK).log_predictive
+    some = fit.score(table.iloc[[7, 2]], surrogate=QUICK).log_predictive
+    assert np.allclose(some, whole[[7, 2]], atol=1e-3)
+    assert not np.array_equal(whole, fit.score(table, surrogate=QUICK, seed=1).log_predictive)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_latents_are_those_of_probabilistic_pca(backend: str) -> None:
+    """The posterior of z is normal with covariance M^-1, M = W W' / sigma^2 + I, and mean (x - b) W' M^-1 / sigma^2."""
+    fit, table = linear(backend), rows(8, seed=1)
+    found = fit.latents(table)
+    columns = fit.schema.target_columns
+    x = (table.to_numpy() - [c.loc for c in columns]) / [c.scale for c in columns]
+    w, b, _ = moments(fit)
+    precision = w @ w.T / 0.04 + np.eye(3)
+    mean, sd = (x - b) @ w.T @ np.linalg.inv(precision) / 0.04, np.sqrt(np.diag(np.linalg.inv(precision)))
+    ours = found[["z0", "z1", "z2"]].to_numpy()
+    assert np.abs(ours - mean).max() < 0.2 * sd.max()  # some 400 independent draws of each: 4 standard errors
+    assert np.allclose(found[["z0_sd", "z1_sd", "z2_sd"]].to_numpy(), sd, rtol=0.2)
+    assert (found["r_hat"] < 1.1).all()
+    draws = fit.latents(table.head(2), method="draws", num_draws=7)
+    assert draws.shape == (14, 5)
+    assert list(draws["draw"]) == [*range(7)] * 2
