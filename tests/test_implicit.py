@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,7 @@ from ppl_gen.engine import Draws
 from ppl_gen.models.gan import GAN
 from ppl_gen.normalizer import AIS
 from ppl_gen.result import Fit
+from ppl_gen.view import View
 
 BACKENDS = ("numpyro", "pyro")
 LINEAR: dict[str, Any] = {
@@ -129,3 +131,92 @@ def test_latents_are_those_of_probabilistic_pca(backend: str) -> None:
     draws = fit.latents(table.head(2), method="draws", num_draws=7)
     assert draws.shape == (14, 5)
     assert list(draws["draw"]) == [*range(7)] * 2
+
+
+TARGET_MEAN, TARGET_COV = np.array([0.5, -0.4]), np.array([[0.6, 0.3], [0.3, 0.5]])
+
+
+@cache
+def between_normals(backend: str) -> Fit:
+    """A generator of standard normal rows, and the log ratio of a normal with another mean and covariance to those."""
+    fit = linear(backend)
+    precision = np.linalg.inv(TARGET_COV)
+    constant = -0.5 * np.log(np.linalg.det(TARGET_COV))
+
+    def ratio(parameters: Any, view: Any) -> Any:
+        x = view.x
+        off = x - _like(TARGET_MEAN, x)
+        return constant - 0.5 * ((off @ _like(precision, x)) * off).sum(-1) + 0.5 * (x**2).sum(-1)
+
+    replaced = dataclasses.replace(
+        fit.pair, latent_size=2, model=_MODELS[backend](ratio), generate=lambda parameters, view: view.x,
+        log_ratio=ratio, discriminator=ratio, programs={},
+    )  # fmt: skip
+    other = dataclasses.replace(fit)
+    other.__dict__["pair"] = replaced
+    return other
+
+
+def _like(values: np.ndarray, other: Any) -> Any:
+    if type(other).__module__.startswith("torch"):
+        import torch
+
+        return torch.as_tensor(values, dtype=other.dtype)
+    import jax.numpy as jnp
+
+    return jnp.asarray(values, other.dtype)
+
+
+def _numpyro_model(ratio: Any) -> Any:
+    import jax.numpy as jnp
+    import numpyro
+    import numpyro.distributions as dist
+
+    def model(data: Any, *, num_obs: int, realness: bool = False) -> None:
+        with numpyro.plate("obs", num_obs):
+            z = numpyro.sample("z", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+            numpyro.deterministic("x", z)
+            if realness:
+                numpyro.factor("log_ratio", ratio(None, View(z)))
+
+    return model
+
+
+def _pyro_model(ratio: Any) -> Any:
+    import pyro
+    import pyro.distributions as dist
+    import torch
+
+    def model(data: Any, *, num_obs: int, realness: bool = False) -> None:
+        with pyro.plate("obs", num_obs):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.deterministic("x", z, event_dim=1)
+            if realness:
+                pyro.factor("log_ratio", ratio(None, View(z)))
+
+    return model
+
+
+_MODELS = {"numpyro": _numpyro_model, "pyro": _pyro_model}
+
+
+@pytest.mark.parametrize("correct", ["rejection", "latent_hmc"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_corrected_samples_are_those_of_the_target(backend: str, correct: str) -> None:
+    """Mean and covariance within 4 standard errors: of independent rows by rejection, of 2,048 chains otherwise."""
+    fit, number = between_normals(backend), 4000
+    frame = fit.sample(number, correct=correct, seed=1)
+    columns = fit.schema.target_columns
+    x = (frame.to_numpy() - [c.loc for c in columns]) / [c.scale for c in columns]
+    independent = number if correct == "rejection" else 2048
+    assert (np.abs(x.mean(0) - TARGET_MEAN) < 4 * np.sqrt(np.diag(TARGET_COV) / independent)).all()
+    sd = np.sqrt((TARGET_COV**2 + np.outer(np.diag(TARGET_COV), np.diag(TARGET_COV))) / independent)  # of normal rows
+    assert (np.abs(np.cov(x.T) - TARGET_COV) < 4 * sd).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_uncorrected_samples_are_the_generator_s(backend: str) -> None:
+    fit = between_normals(backend)
+    same = fit.sample(50, correct="none", seed=1)
+    assert same.equals(fit.sample(50, seed=1))
+    assert len(fit.sample(3, correct="rejection")) == 3
