@@ -203,7 +203,7 @@ def plot_ratio(fit: Fit, *, fig: Figure | SubFigure | None = None) -> Figure:
 @styled
 def plot_modes(fit: Fit, *, fig: Figure | SubFigure | None = None, modes: Any = None, scale: Any = None) -> Figure:
     """Shares of the rows and of samples in each cluster of the rows, the largest first; those that samples miss (see
-    the check mode coverage) stand out. Where the modes are known, shares nearest to each of them.
+    the check mode coverage) stand out. Where the modes are known, shares of each of them.
 
     :param modes: (K, d) known modes, in the units of the table. :param scale: their standard deviation, one number or
         (K,); see :func:`ppl_gen.metrics.mode_coverage`.
