@@ -220,3 +220,18 @@ def test_uncorrected_samples_are_the_generator_s(backend: str) -> None:
     same = fit.sample(50, correct="none", seed=1)
     assert same.equals(fit.sample(50, seed=1))
     assert len(fit.sample(3, correct="rejection")) == 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_long_chains_in_latent_space_are_of_the_target_too(backend: str) -> None:
+    """By nuts; mean within 4 standard errors, at the effective size that ArviZ finds."""
+    fit = between_normals(backend)
+    chains = fit.chains("nuts", num_samples=400, num_warmup=200, num_chains=2, seed=1)
+    table = chains.summary()
+    assert list(table.index[:2]) == ["z0", "z1"]
+    assert (np.abs(table["mean"][:2] - TARGET_MEAN) < 4 * table["mcse_mean"][:2]).all()
+    assert set(chains.data.posterior.data_vars) == {"z", "height", "mass"}
+    assert {"diverging", "acceptance_rate"} <= set(chains.sample_stats)
+    assert chains.diagnose().checks[0].passed
+    frame = chains.to_frame()
+    assert np.allclose(frame["height"].to_numpy().reshape(2, -1), chains.data.posterior["height"].to_numpy(), rtol=1e-4)
