@@ -1,8 +1,8 @@
 """How far annealed importance sampling through a generator is off, on rows of which the noise is known.
 
 A run from the prior to the posterior of z bounds log p(x) from below on average, one back from the z that a simulated
-row was made of, an exact draw from that posterior, bounds it from above (bidirectional Monte Carlo; Grosse, Ghahramani &
-Adams 2015, arXiv:1511.02543).
+row was made of, an exact draw from that posterior, bounds it from above (bidirectional Monte Carlo; Grosse, Ghahramani
+& Adams 2015, arXiv:1511.02543).
 """
 
 from __future__ import annotations

@@ -168,9 +168,7 @@ class Chains:
         return self.diagnose().passed
 
 
-def chains_of_fit(
-    fit: Fit, sampler: Any, seed: int, member: int, given: Any, options: Mapping[str, Any]
-) -> Chains:
+def chains_of_fit(fit: Fit, sampler: Any, seed: int, member: int, given: Any, options: Mapping[str, Any]) -> Chains:
     """See :meth:`ppl_gen.result.Fit.chains`."""
     if fit.pair.generate is not None:
         from ppl_gen import latent_chains

@@ -124,7 +124,9 @@ def follow(
 
     def one(part: tuple[np.ndarray, int, int]) -> np.ndarray:
         given, new, own = part
-        states = _states(pair, parameters, View(None, context=given), CHAINS_A_ROW, 1, own)[:, 0, 0]  # resampled, so any
+        states = _states(pair, parameters, View(None, context=given), CHAINS_A_ROW, 1, own)[
+            :, 0, 0
+        ]  # resampled, so any
         return backend.generate(pair, parameters, states, given)[0][:new]
 
     return np.concatenate(backend.over_blocks(one, parts))

@@ -11,7 +11,7 @@ Of an ensemble p is the mean over members, so its log ratio is :math:`-\log \fra
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +30,7 @@ from ppl_gen.view import View
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data
+    from ppl_gen.family import Family
     from ppl_gen.pair import Pair
     from ppl_gen.result import Fit
 
@@ -57,6 +58,30 @@ def resolve(surrogate: Any) -> AIS | str:
         return surrogate
     names = f"{did_you_mean(str(surrogate), SURROGATES)} Or settings such as AIS(num_temperatures=1000)."
     raise SettingError(f"Unknown surrogate of a density, {surrogate!r}: {names}")
+
+
+def check_surrogate(families: Sequence[Family], judged: Sequence[Family], surrogate: Any) -> None:
+    """Raise a :class:`SettingError` where families without a density would be ranked with others unasked, or can't be.
+
+    :param judged: those of fits that are to be judged by the rows that they were fitted to.
+    """
+    without = [family.name for family in families if family.density == "implicit"]
+    if not without:
+        if surrogate is not None:
+            raise SettingError("surrogate stands for a density where a family has none, and all of these have one: "
+                               "leave it out.")  # fmt: skip
+        return
+    if surrogate is None and len(without) < len(families):
+        raise SettingError(
+            f"{without[0]} has no density that could be ranked with those of others. A surrogate can: that of its rows "
+            "under noise of observation_sd, by annealed importance sampling. Ask for it by name: surrogate='ais'."
+        )
+    if resolve(surrogate) == "log_ratio":
+        raise SettingError("surrogate='log_ratio' is how a discriminator sees the rows, no density, and ranks no models: "
+                           "use surrogate='ais'.")  # fmt: skip
+    if any(family.density == "implicit" for family in judged):
+        raise SettingError(f"A fit of {without[0]} has no held-out densities: give rows that it has not seen as test, or "
+                           "the family, which is refitted to folds.")  # fmt: skip
 
 
 def refuse(fit: Fit, name: str, value: Any) -> None:
@@ -162,9 +187,7 @@ def rows_of(data: Data) -> View:
     return View(view.x, context=view.context)
 
 
-def log_prob_rows(
-    fit: Fit, data: Data, posterior: Mapping[str, np.ndarray]
-) -> Iterator[tuple[slice, np.ndarray]]:
+def log_prob_rows(fit: Fit, data: Data, posterior: Mapping[str, np.ndarray]) -> Iterator[tuple[slice, np.ndarray]]:
     """(rows, log p(x) (draws, rows)) under these draws of weights, nats, original units."""
     if not len(data):
         return

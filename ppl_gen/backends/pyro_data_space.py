@@ -23,8 +23,8 @@ def arrays(values: Any) -> Any:
 
 
 def latent_model_of(pair: Pair) -> Any:
-    """A model whose one latent site ``z`` (L,) has the density of noise whose row is as likely among the data as the log
-    ratio says. The context of the data that it reads are the ``parameters``, and what is ``given``, if anything is."""
+    """A model whose one latent site ``z`` (L,) has the density of noise whose row is as likely among the data as the
+    log ratio says. The context of the data that it reads are the ``parameters``, and what is ``given``, if anything."""
 
     def model(data: Any, *, num_obs: int | None = None, subsample_size: int | None = None) -> None:
         z = pyro.sample("z", dist.Normal(torch.zeros(pair.latent_size), 1.0).to_event(1))

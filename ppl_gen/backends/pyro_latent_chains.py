@@ -30,7 +30,7 @@ _HANDLERS = Lock()
 
 
 def over_blocks(function: Callable[..., Any], *arguments: list[Any]) -> list[Any]:
-    """``function`` of each block's arguments, one block per core at a time; recorded programs hold no lock of Python."""
+    """``function`` of each block's arguments, one block per core at a time: recorded programs do without Python."""
     with sandbox(0, threads=1):  # two threads within a block are slower than one, on busy cores 20 times
         first = function(*(part[0] for part in arguments))  # which records
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
