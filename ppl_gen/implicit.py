@@ -215,7 +215,7 @@ def score(fit: Fit, data: Data, surrogate: Any, *, hdi_prob: float, keep: bool, 
         values = np.empty((len(members(fit)), 0))
         predictive = np.empty(0)
     elif chosen == "log_ratio":
-        values = log_ratios(fit, view)
+        values = log_ratios(fit, data.view(fit.backend))
         predictive = np.log(len(values)) - logsumexp(-values, axis=0)
     else:
         assert isinstance(chosen, AIS)
