@@ -13,7 +13,7 @@ ROWS_A_CLUSTER, MAX_CLUSTERS = 20, 50
 
 
 class ModeCoverage(NamedTuple):
-    """See :func:`mode_coverage`; ``counts`` (K,) are the samples that are nearest to each mode."""
+    """See :func:`mode_coverage`; ``counts`` (K,) are the samples of high quality of each mode."""
 
     modes: int
     high_quality: float
@@ -25,11 +25,12 @@ def mode_coverage(samples: Any, modes: Any, scale: Any, *, within: float = 3.0, 
     r"""Of samples from a mixture whose modes are known, as in the grid and ring of the literature (Lin, Khetan, Fanti
     & Oh 2018, PacGAN, arXiv:1712.04086, section 4; Srivastava et al. 2017, arXiv:1705.07761).
 
-    ``modes``          how many have a sample of high quality nearest to them
+    ``modes``          how many have a sample of high quality
     ``high_quality``   the share of samples within 3 standard deviations of the nearest mode. Of draws of the mixture
                        itself in two dimensions it is :math:`1 - e^{-9/2} = 0.989`.
-    ``reverse_kl``     :math:`\sum_k q_k \log (q_k / p_k)` nats, q the shares of samples nearest to each mode, p of
-                       the mixture; of n draws of that itself about :math:`(K - 1) / 2 n`
+    ``reverse_kl``     :math:`\sum_k q_k \log (q_k / p_k)` nats, q the shares of the modes in the samples of high
+                       quality, p those in the mixture; of n draws of the mixture about :math:`(K - 1) / 2 n`.
+                       Infinite without such a sample
 
     :param samples: (n, d), in the units of the modes. :param modes: (K, d).
     :param scale: the standard deviation of each mode, the same in all directions: one number or (K,).
@@ -46,14 +47,14 @@ def mode_coverage(samples: Any, modes: Any, scale: Any, *, within: float = 3.0, 
     if share.shape != (len(centres),) or not (share > 0).all():
         raise SettingError(f"weights must be a positive number for each of the {len(centres)} modes.")
     _, x = points(centres, samples, standardize=False, min_rows=1)
-    distances = np.sqrt(((x[:, None] - centres) ** 2).sum(-1))
+    distances = np.sqrt(((x[:, None] - centres) ** 2).sum(-1)) / width
     nearest = distances.argmin(1)
-    good = distances[np.arange(len(x)), nearest] < within * np.broadcast_to(width, len(centres))[nearest]
-    counts = np.bincount(nearest, minlength=len(centres))
-    found, expected = counts / len(x), share / share.sum()
-    reached = found > 0
-    kl = float((found[reached] * np.log(found[reached] / expected[reached])).sum())
-    return ModeCoverage(len(np.unique(nearest[good])), float(good.mean()), kl, counts)
+    good = distances[np.arange(len(x)), nearest] < within
+    counts = np.bincount(nearest[good], minlength=len(centres))
+    reached = counts > 0
+    found, expected = counts[reached] / max(counts.sum(), 1), (share / share.sum())[reached]
+    kl = float((found * np.log(found / expected)).sum()) if reached.any() else float("inf")
+    return ModeCoverage(int(reached.sum()), float(good.mean()), kl, counts)
 
 
 class ClusterCoverage(NamedTuple):

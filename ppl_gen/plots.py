@@ -33,6 +33,7 @@ from ppl_gen.plots_generators import (
 )
 from ppl_gen.plots_images import no_images, plot_images
 from ppl_gen.plots_intervals import ALL_FIXED, NO_SPREAD, panels_of, plot_compare, plot_parameters
+from ppl_gen.plots_latent_chains import plot_latent_chains
 from ppl_gen.plots_latents import (
     no_codes,
     no_loss_parts,
@@ -53,8 +54,8 @@ if TYPE_CHECKING:
 __all__ = [
     "KINDS", "applicable", "plot_all", "plot_annealing", "plot_calibration", "plot_codes", "plot_compare",
     "plot_conditionals", "plot_course", "plot_density", "plot_durations", "plot_energy", "plot_filters",
-    "plot_forecast", "plot_game", "plot_grid", "plot_images", "plot_khat",
-    "plot_latents", "plot_loss", "plot_loss_parts", "plot_modes", "plot_pairs", "plot_parameters", "plot_pit",
+    "plot_forecast", "plot_game", "plot_grid", "plot_images", "plot_khat", "plot_latent_chains", "plot_latents",
+    "plot_loss", "plot_loss_parts", "plot_modes", "plot_pairs", "plot_parameters", "plot_pit",
     "plot_posterior_predictive", "plot_progress", "plot_rank", "plot_ratio", "plot_reconstructions", "plot_residuals",
     "plot_score", "plot_states", "plot_surface", "plot_trace", "plot_transitions", "plot_traversals",
 ]  # fmt: skip

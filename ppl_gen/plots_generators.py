@@ -95,8 +95,8 @@ def _draw_snapshots(fit: Fit, axes: list[Axes], snapshots: np.ndarray, across: i
         from ppl_gen.plots_images import mosaic
 
         both = [images.decode(fit.schema, x[: SIDE * SIDE]).astype(np.float64) for x in snapshots]
-        rows = images.decode(fit.schema, fit.train.x[: SIDE * SIDE]).astype(np.float64)
-        low, high = rows.min(), max(rows.max(), rows.min() + 1e-300)
+        shown = images.decode(fit.schema, fit.train.x[: SIDE * SIDE]).astype(np.float64)
+        low, high = shown.min(), max(shown.max(), shown.min() + 1e-300)
         for ax, part in zip(axes, both, strict=True):
             ax.imshow(mosaic(np.clip((part - low) / (high - low), 0, 1), SIDE), cmap="gray", vmin=0, vmax=1)
             ax.set_axis_off()
@@ -203,7 +203,7 @@ def plot_ratio(fit: Fit, *, fig: Figure | SubFigure | None = None) -> Figure:
 @styled
 def plot_modes(fit: Fit, *, fig: Figure | SubFigure | None = None, modes: Any = None, scale: Any = None) -> Figure:
     """Shares of the rows and of samples in each cluster of the rows, the largest first; those that samples miss (see
-    the check mode coverage) stand out. Where the modes are known, shares nearest to each of them.
+    the check mode coverage) stand out. Where the modes are known, shares of each of them.
 
     :param modes: (K, d) known modes, in the units of the table. :param scale: their standard deviation, one number or
         (K,); see :func:`ppl_gen.metrics.mode_coverage`.

@@ -76,7 +76,7 @@ def _numbers(source: Source, rows: np.ndarray | None) -> np.ndarray:
     if not np.isfinite(values).all():
         row, column = (int(i) for i in np.argwhere(~np.isfinite(values))[0])
         row = row if rows is None else int(rows[row])
-        raise _not_finite(source.names[column], source.where(row), np.isnan(values).any())
+        raise _not_finite(source.names[column], source.where(row), missing=bool(np.isnan(values).any()))
     return values
 
 

@@ -244,11 +244,12 @@ def test_known_modes_are_counted_as_in_the_literature() -> None:
     assert found.modes == 25
     assert found.high_quality == pytest.approx(1 - np.exp(-4.5), abs=4 * np.sqrt(0.011 / 2500))
     assert 0 < found.reverse_kl < 0.0048 + 4 * np.sqrt(12) / 2500  # chi-squared with 24 degrees, over 2n
-    assert np.array_equal(found.counts, np.bincount(where, minlength=25))
+    assert (found.counts <= np.bincount(where, minlength=25)).all()
+    assert found.counts.sum() == round(2500 * found.high_quality)
     one = metrics.mode_coverage(np.tile(grid[3], (10, 1)), grid, 0.05)
     assert (one.modes, one.high_quality) == (1, 1.0)
     assert one.reverse_kl == pytest.approx(np.log(25))
-    assert metrics.mode_coverage(grid + 1.0, grid, 0.05)[:2] == (0, 0.0)
+    assert metrics.mode_coverage(grid + 1.0, grid, 0.05)[:3] == (0, 0.0, np.inf)
     weighted = metrics.mode_coverage(samples[where < 2], grid[:2], [0.05, 0.1], weights=[1, 1])
     assert weighted.reverse_kl < 0.05
     with pytest.raises(SettingError, match="one for each of the 25 modes"):
