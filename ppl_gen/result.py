@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from ppl_gen.bracket import Bracket
     from ppl_gen.chains import Chains
     from ppl_gen.data import Data, Schema
     from ppl_gen.diagnostics import Diagnosis
     from ppl_gen.engine import Draws, Engine
     from ppl_gen.family import Family, Pair
-    from ppl_gen.implicit import Bracket
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -226,28 +226,32 @@ class Fit:
 
         return renormalize(self, method, seed)
 
-    def chains(self, sampler: Any = "nuts", *, seed: int = 0, member: int = 0, **options: Any) -> Chains:
+    def chains(
+        self, sampler: Any = "nuts", *, seed: int = 0, member: int = 0, given: Any = None, **options: Any
+    ) -> Chains:
         """Of an unnormalised density, Markov chains of rows, in the table's units: ``.data`` is an ArviZ object with a
-        variable for each column, ``.diagnose()`` says whether they mixed. See :mod:`ppl_gen.chains`.
+        variable for each column, ``.diagnose()`` says whether they mixed. See :mod:`ppl_gen.chains`. Of a generator,
+        chains of its noise z under the prior and the discriminator's log ratio (:mod:`ppl_gen.latent_chains`).
 
         :param sampler: ``"nuts"``, ``"hmc"``, ``"sgld"``, ``"sghmc"``, ``"tempered"`` (parallel tempering, which goes
             from mode to mode, and the only one for labels), or settings such as ``HMC(target_accept=0.9)``.
         :param member: of an ensemble, whose density.
+        :param given: of a generator that is conditioned on columns, the row of them that the chains are of.
         :param options: those of the sampler: ``num_chains``, ``num_samples``, ``num_warmup`` and so on.
         :raises UnsupportedError: the family's density is normalised as it is; a sampler by gradients for labels.
         """
         from ppl_gen.chains import chains_of_fit
 
-        return chains_of_fit(self, sampler, seed, member, options)
+        return chains_of_fit(self, sampler, seed, member, given, options)
 
     def bracket(self, num_rows: int = 64, *, surrogate: Any = None, seed: int = 0) -> Bracket:
         """Of an implicit density, how far annealed importance sampling is off: bounds of log p(x) from below and above
-        (bidirectional Monte Carlo) on rows that the model makes. See :class:`ppl_gen.implicit.Bracket`.
+        (bidirectional Monte Carlo) on rows that the model makes. See :class:`ppl_gen.bracket.Bracket`.
 
         :param surrogate: settings such as ``AIS(num_temperatures=1000)``; by default those of :meth:`score`.
         :raises UnsupportedError: the family has a density.
         """
-        from ppl_gen.implicit import bracket
+        from ppl_gen.bracket import bracket
 
         return bracket(self, num_rows, surrogate, seed)
 
@@ -256,7 +260,7 @@ class Fit:
         """(obs,) log predictive density of each training row under fits that left it out (nats, original units):
         PSIS leave-one-out where the draws are a posterior, out-of-bag for a bootstrap of the rows, of an ensemble
         under the members that did not train on it (NaN where all did), else 5-fold refits; NaN for a point estimate
-        of fewer than 10 sequences."""
+        of fewer than 10 sequences, and of an implicit density."""
         from ppl_gen.held_out import held_out
 
         return held_out(self)

@@ -12,8 +12,8 @@ import pytest
 from scipy.stats import multivariate_normal
 
 import ppl_gen as pg
-from ppl_gen import implicit
 from ppl_gen.engine import Draws
+from ppl_gen.errors import SettingError, UnsupportedError
 from ppl_gen.models.gan import GAN
 from ppl_gen.normalizer import AIS
 from ppl_gen.result import Fit
@@ -220,3 +220,77 @@ def test_uncorrected_samples_are_the_generator_s(backend: str) -> None:
     same = fit.sample(50, correct="none", seed=1)
     assert same.equals(fit.sample(50, seed=1))
     assert len(fit.sample(3, correct="rejection")) == 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_long_chains_in_latent_space_are_of_the_target_too(backend: str) -> None:
+    """By nuts; mean within 4 standard errors, at the effective size that ArviZ finds."""
+    fit = between_normals(backend)
+    chains = fit.chains("nuts", num_samples=400, num_warmup=200, num_chains=2, seed=1)
+    table = chains.summary()
+    assert list(table.index[:2]) == ["z0", "z1"]
+    assert (np.abs(table["mean"][:2] - TARGET_MEAN) < 4 * table["mcse_mean"][:2]).all()
+    assert set(chains.data.posterior.data_vars) == {"z", "height", "mass"}
+    assert {"diverging", "acceptance_rate"} <= set(chains.sample_stats)
+    assert chains.diagnose().checks[0].passed
+    frame = chains.to_frame()
+    assert np.allclose(frame["height"].to_numpy().reshape(2, -1), chains.data.posterior["height"].to_numpy(), rtol=1e-4)
+
+
+def test_the_log_ratio_is_no_density() -> None:
+    """It is the discriminator's, without units, bits or p-values; of an ensemble that of the mean of its densities."""
+    fit, table = linear("numpyro", 2), rows(6, seed=1)
+    columns = fit.schema.target_columns
+    x = (table.to_numpy() - [c.loc for c in columns]) / [c.scale for c in columns]
+    score = fit.score(table, surrogate="log_ratio")
+    assert np.allclose(score.log_predictive, x @ [0.8, -0.5] + 0.3, atol=1e-5)
+    assert np.isnan(score.bits_per_dim)
+    assert score.p_value is None
+    assert "log ratios (implicit: log_ratio" in repr(score)
+    assert {"log_ratio", "surrogate"} <= set(score.to_frame()) and "log_prob" not in score.to_frame()
+
+
+def test_what_a_fit_does_by_itself_costs_no_chains() -> None:
+    fit = linear("numpyro")
+    before = set(fit.pair.programs)
+    assert np.isnan(fit.held_out).all()
+    assert "log_likelihood" not in fit.data.groups()
+    assert set(fit.pair.programs) - before <= {("sample_by_draw", 256), ("sample_by_draw", 512)} | {
+        key for key in fit.pair.programs if "sample" in str(key)
+    }
+
+
+def test_surrogates_and_corrections_are_refused_where_there_are_none() -> None:
+    mixture = pg.fit(pg.GMM(1), rows(), engine="em")
+    for ask in (
+        lambda: mixture.score(surrogate="ais"), lambda: mixture.sample(2, correct="rejection"), lambda: mixture.bracket(),
+    ):  # fmt: skip
+        with pytest.raises(UnsupportedError, match="gmm"):
+            ask()
+    assert len(mixture.sample(2, correct="none")) == 2
+    fit = linear("numpyro")
+    for ask, what in (
+        (lambda: fit.score(surrogate="aiss"), "ais"), (lambda: fit.sample(2, correct="hmc"), "latent_hmc"),
+        (lambda: fit.bracket(surrogate="log_ratio"), "annealed"), (lambda: fit.bracket(num_rows=1), "num_rows"),
+        (lambda: fit.latents(method="guide"), "chains, draws"), (lambda: fit.latents(member=1), "member"),
+        (lambda: fit.chains("tempered"), "nuts"),
+    ):  # fmt: skip
+        with pytest.raises(SettingError, match=what):
+            ask()
+
+
+def test_implicit_densities_are_compared_with_others_only_by_name() -> None:
+    fit, mixture, test = linear("numpyro"), pg.fit(pg.GMM(1), rows(), engine="em"), rows(6, seed=1)
+    models = {"gan": fit, "gmm": mixture}
+    with pytest.raises(SettingError, match="surrogate='ais'"):
+        pg.compare(models, test=test)
+    with pytest.raises(SettingError, match="no density, and ranks"):
+        pg.compare(models, test=test, surrogate="log_ratio")
+    with pytest.raises(SettingError, match="not seen as test"):
+        pg.compare(models, surrogate="ais")
+    with pytest.raises(SettingError, match="leave it out"):
+        pg.compare({"gmm": mixture}, test=test, surrogate="ais")
+    found = pg.compare(models, test=test, surrogate=QUICK)
+    assert dict(found.frame["density"]) == {"gan": "implicit: ais", "gmm": "exact"}
+    assert "not the same kind of number" in str(found)
+    assert np.allclose(found.pointwise["gan"], closed_form(fit, test)[0], atol=1.5)
