@@ -402,6 +402,7 @@ def test_what_it_does_not_model_and_settings_that_contradict_are_refused() -> No
         "no bound": {"loss": "wasserstein", "regularizer": None},
         "whole number of at least 1": {"pack": 0},
     }
+    assert GAN().with_options({"regularizer": "none"}) == GAN(regularizer=None)
     for message, options in wrong.items():
         with pytest.raises(pg.SettingError, match=message):
             GAN(**options)
