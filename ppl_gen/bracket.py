@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppl_gen.checks_surrogates import KEPT
 from ppl_gen.errors import SettingError, UnsupportedError
 from ppl_gen.implicit import (
     FORWARD,
@@ -93,7 +94,8 @@ def bracket(fit: Fit, num_rows: int, surrogate: Any, seed: int) -> Bracket:
             given = None if context is None else context[rows]
             found.append(_bracket(fit.pair, members(fit)[number], given, len(rows), settings, seed + number))
     lower, upper = (np.concatenate(part) + fit.schema.log_jacobian(None) for part in zip(*found, strict=True))
-    return Bracket(lower, upper)
+    result = fit.__dict__[KEPT] = Bracket(lower, upper)
+    return result
 
 
 def _bracket(
@@ -107,8 +109,8 @@ def _bracket(
         part, chains = view.take(rows), settings.num_chains
         run = partial(backend.anneal, pair, ROW, parameters, part)
         moves = moves_of(settings)
-        path = pilot(backend, pair, ROW, parameters, part, settings, row_seeds(part, seed, PILOT))
-        path = path.refined(settings.num_temperatures)
+        found = pilot(backend, pair, ROW, parameters, part, settings, row_seeds(part, seed, PILOT))
+        path = found.refined(settings.num_temperatures)
         there = run(path.padded(room(settings)), moves, row_seeds(part, seed, FORWARD), chains)
         starts = np.repeat(z[rows][:, None], chains, axis=1)
         back = run(path.reversed_after(POLISH).padded(room(settings)), moves, row_seeds(part, seed, REVERSE), chains,

@@ -199,8 +199,6 @@ def of_held_out(fit: Fit) -> Found:
 
     if fit.pair.generate is not None:
         return [], {}
-    if fit.pair.generate is not None:
-        return [], {}
     evidence = Evidence.of(fit)
     if not evidence.has_posterior:
         elpd = fit.held_out[np.isfinite(fit.held_out)]

@@ -124,10 +124,8 @@ def follow(
 
     def one(part: tuple[np.ndarray, int, int]) -> np.ndarray:
         given, new, own = part
-        states = _states(pair, parameters, View(None, context=given), CHAINS_A_ROW, 1, own)[
-            :, 0, 0
-        ]  # resampled, so any
-        return backend.generate(pair, parameters, states, given)[0][:new]
+        states = _states(pair, parameters, View(None, context=given), CHAINS_A_ROW, 1, own)
+        return backend.generate(pair, parameters, states[:, 0, 0], given)[0][:new]  # resampled, so any will do
 
     return np.concatenate(backend.over_blocks(one, parts))
 

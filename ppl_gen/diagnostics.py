@@ -64,8 +64,8 @@ class Diagnosis:
     that trained on it and those that did not), ``calibration`` (held-out rows as uniform numbers, a column each),
     ``latents`` (of codes, each dimension of each member), ``walk`` (of a walk-back chain, each column of each member),
     ``normalizer`` and ``chains`` (of an unnormalised density, each member's log Z, and each column of its chains),
-    ``modes``, ``generators`` and ``course`` (of an implicit density, clusters of the rows and the samples in them, each
-    member's samples, and those of the course of training),
+    ``modes``, ``generators``, ``course`` and ``bracket`` (of an implicit density, clusters of the rows and the samples
+    in them, each member's samples, those of the course of training, and bounds of simulated rows),
     ``predictive`` (each statistic observed and replicated), ``pit`` (a column each). Only those that apply are there.
     """
 
@@ -162,6 +162,7 @@ def diagnose(fit: Fit) -> Diagnosis:
         checks_implicit,
         checks_latents,
         checks_networks,
+        checks_surrogates,
         denoising,
     )
 
@@ -170,6 +171,7 @@ def diagnose(fit: Fit) -> Diagnosis:
     for part in (checks.of_run, checks.of_chains, checks.of_guide, checks.of_held_out, checks.of_density,
                  checks_networks.of_networks, checks_latents.of_latents, denoising.of_walk,
                  checks_energies.of_energies, checks_contrastive.of_contrasts, checks_implicit.of_implicit,
+                 checks_surrogates.of_bracket,
                  checks.of_predictions):  # fmt: skip
         new, tables = part(fit)
         found += new

@@ -24,8 +24,8 @@ class _OneRow:
 def of_latent(
     pair: Pair, model: Any, parameters: Any, starts: Mapping[str, np.ndarray], space: str, settings: Engine, seed: int
 ) -> Draws:
-    """What an engine draws of a model whose latent sites are these ``starts`` (C, *shape), and which reads the parameters
-    as the context of its data."""
+    """What an engine draws of a model whose latent sites are these ``starts`` (C, *shape), and which reads the
+    parameters as the context of its data."""
     backend = import_backend("ppl_gen.backends", f"{pair.backend}_data_space", pair.backend)
     data_pair = Pair(
         pair.family, pair.backend, model, collapsed=model,

@@ -1,4 +1,4 @@
-r"""Implicit densities, of rows :math:`x = G(z)` that a network makes of noise: two surrogates of log p(x), and z given x.
+r"""Implicit densities, of rows :math:`x = G(z)` that a network makes of noise: two surrogates of log p(x).
 
 ``"ais"``        :math:`\log p_\sigma(x) = \log \int p(z)\, p_\sigma(x \mid z)\, dz` under the family's observation
                  model, by annealed importance sampling through the generator (:mod:`ppl_gen.latent_paths`; Wu, Burda,
@@ -77,11 +77,11 @@ def check_surrogate(families: Sequence[Family], judged: Sequence[Family], surrog
             "under noise of observation_sd, by annealed importance sampling. Ask for it by name: surrogate='ais'."
         )
     if resolve(surrogate) == "log_ratio":
-        raise SettingError("surrogate='log_ratio' is how a discriminator sees the rows, no density, and ranks no models: "
-                           "use surrogate='ais'.")  # fmt: skip
+        raise SettingError("surrogate='log_ratio' is how a discriminator sees the rows, no density, and ranks no "
+                           "models: use surrogate='ais'.")  # fmt: skip
     if any(family.density == "implicit" for family in judged):
-        raise SettingError(f"A fit of {without[0]} has no held-out densities: give rows that it has not seen as test, or "
-                           "the family, which is refitted to folds.")  # fmt: skip
+        raise SettingError(f"A fit of {without[0]} has no held-out densities: give rows that it has not seen as test, "
+                           "or the family, which is refitted to folds.")  # fmt: skip
 
 
 def refuse(fit: Fit, name: str, value: Any) -> None:
@@ -123,8 +123,8 @@ class Estimates(NamedTuple):
 
 
 def blocks(view: View, number: int, num_chains: int) -> list[tuple[np.ndarray, int]]:
-    """The rows of each block, all of one size, the last filled up, and how many of them are new: one program then serves
-    any number of rows."""
+    """The rows of each block, all of one size, the last filled up, and how many of them are new: one program then
+    serves any number of rows."""
     size = max(1, BLOCK // num_chains)
     starts = range(0, number, size)
     return [(np.arange(start, start + size) % number, min(size, number - start)) for start in starts]
@@ -140,8 +140,8 @@ def estimate(pair: Pair, parameters: Mapping[str, np.ndarray], view: View, setti
 
     def one(rows: np.ndarray) -> tuple[np.ndarray, ...]:
         part = shared.take(rows)
-        path = pilot(backend, pair, ROW, parameters, part, settings, row_seeds(part, seed, PILOT))
-        path = path.refined(settings.num_temperatures).padded(room(settings))
+        found = pilot(backend, pair, ROW, parameters, part, settings, row_seeds(part, seed, PILOT))
+        path = found.refined(settings.num_temperatures).padded(room(settings))
         found = backend.anneal(pair, ROW, parameters, part, path, moves_of(settings), row_seeds(part, seed, FORWARD),
                                settings.num_chains)  # fmt: skip
         return found.z, found.log_weights, path.log_step[-1]

@@ -74,9 +74,9 @@ def draws(fit: Fit, data: Data, seed: int, member: int, num_draws: int = 0) -> n
     starts = resampled(found.z, found.log_weights, DEFAULT.num_chains, np.random.default_rng(seed))
 
     def one(rows: np.ndarray) -> np.ndarray:
-        part = view.take(rows)
-        return backend.walk(fit.pair, ROW, parameters, part, starts[rows], found.log_step[rows], moves, number, THINNING,
-                            row_seeds(part, seed, ONWARD))[0]  # fmt: skip
+        part, begin = view.take(rows), (starts[rows], found.log_step[rows])
+        own = row_seeds(part, seed, ONWARD)
+        return backend.walk(fit.pair, ROW, parameters, part, *begin, moves, number, THINNING, own)[0]
 
     parts = blocks(view, len(data), DEFAULT.num_chains)
     states = backend.over_blocks(one, [rows for rows, _ in parts])

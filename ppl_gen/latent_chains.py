@@ -51,8 +51,8 @@ class LatentChains(Chains):
     @property
     def _advice(self) -> str:
         return (
-            "The chains did not mix: each stays in a part of the latent space of its own, and the parts' shares are not "
-            "to be believed. sample(correct='latent_hmc') weighs the parts; or raise num_samples."
+            "The chains did not mix: each stays in a part of the latent space of its own, and the parts' shares are "
+            "not to be believed. sample(correct='latent_hmc') weighs the parts; or raise num_samples."
         )
 
 

@@ -72,9 +72,9 @@ class Fit:
         :param num_particles: where the density is estimated by importance sampling, particles of each row, rounded up
             to a multiple of 8; ``seed`` decides which. They are not used where it is exact.
         :param surrogate: of an implicit density, what stands for it: ``"ais"`` (the default), log p(x) under the
-            family's observation model by annealed importance sampling, in seconds a thousand rows, or settings of it
-            such as ``AIS(num_temperatures=1000, num_chains=64)``; or ``"log_ratio"``, the discriminator's log
-            p_data(x) - log p_model(x), which is no density.
+            family's observation model by annealed importance sampling (about a minute of a core a thousand rows and
+            member), or settings such as ``AIS(num_temperatures=1000)``; or ``"log_ratio"``, the discriminator's log
+            p_data(x) - log p_model(x), which is no density. See :mod:`ppl_gen.implicit`.
         :raises DataError: the table lacks a column of the training table, or a value has the wrong kind.
         """
         from ppl_gen.scoring import score
@@ -122,8 +122,7 @@ class Fit:
             ``"draws"`` (``num_draws`` paths drawn from the posterior). Of codes ``"guide"`` (what the encoder says, the
             default), ``"importance"`` (mean and sd of p(z | x) by importance sampling with the encoder as proposal, and
             Pareto k-hat of the weights) or ``"draws"`` (``num_draws`` draws from p(z | x) of each row). Of the noise of
-            a generator ``"chains"`` (the default: mean and sd of p(z | x) under the observation model, by chains whose
-            agreement is ``r_hat``) or ``"draws"``.
+            a generator ``"chains"`` (the default: mean and sd of p(z | x), and ``r_hat`` of the chains) or ``"draws"``.
         :param member: of codes and hidden units, whose: the members of an ensemble have latent spaces of their own, 0
             by default.
         :raises UnsupportedError: the family has no local latents.
@@ -246,7 +245,8 @@ class Fit:
 
     def bracket(self, num_rows: int = 64, *, surrogate: Any = None, seed: int = 0) -> Bracket:
         """Of an implicit density, how far annealed importance sampling is off: bounds of log p(x) from below and above
-        (bidirectional Monte Carlo) on rows that the model makes. See :class:`ppl_gen.bracket.Bracket`.
+        (bidirectional Monte Carlo) on rows that the model makes; :meth:`diagnose` then looks at it. See
+        :class:`ppl_gen.bracket.Bracket`.
 
         :param surrogate: settings such as ``AIS(num_temperatures=1000)``; by default those of :meth:`score`.
         :raises UnsupportedError: the family has a density.

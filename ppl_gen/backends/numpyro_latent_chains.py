@@ -170,7 +170,7 @@ def _run(
     pair: Pair, target: str, moves: Moves, parameters: Any, view: View, z: Any, draw: Any, betas: Any, log_steps: Any,
     length: Any, adaptive: Any, seeds: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    rows, chains, dtype = *z.shape[:2], z.dtype
+    rows, chains, dtype = z.shape[0], z.shape[1], z.dtype
     last, keys = len(betas) - 1, jax.vmap(jax.random.key)(seeds)
     rate = jnp.where(adaptive, moves.rate, 0.0).astype(dtype)
 

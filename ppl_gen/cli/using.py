@@ -19,6 +19,9 @@ def diagnose(
     run: o.RunArg,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 if a check fails.")] = False,
     summary: Annotated[bool, typer.Option("--summary", help="Show the parameters as well.")] = False,
+    bracket: Annotated[
+        bool, typer.Option("--bracket", help="Of a generator, also how far its scores are off; takes as long as those.")
+    ] = False,
     backend: o.BackendOption = None,
     as_json: o.JsonOption = False,
 ) -> int:
@@ -33,6 +36,8 @@ def diagnose(
 
     fit = o.load_fit(run, backend)
     with report.working("diagnosing"):
+        if bracket:
+            fit.bracket()
         diagnosis = diagnosis_in_options(fit.diagnose())
     if as_json:
         document = diagnosis.to_dict()
@@ -117,8 +122,8 @@ def score(
         from ppl_gen.scores import MAX_KHAT
 
         number = f"{found.unreliable.sum():,} of {what}"
-        more = {"unnormalised": "normalise with more", "implicit": "use --surrogate-set num_temperatures=1000"}
-        how = more.get(found.kind, "raise --num-particles")
+        advice = {"unnormalised": "normalise with more", "implicit": "use --surrogate-set num_temperatures=1000"}
+        how = advice.get(found.kind, "raise --num-particles")
         report.say(f"k_hat above {MAX_KHAT:g} in {number}: do not trust their log_prob, or {how}")
     if found.p_value is not None and (not fit.family.sequences or (found.p_value > 0).any()):
         report.show_anomalies(frame, what="sequences" if fit.family.sequences else "rows")
