@@ -47,7 +47,7 @@ def resolve(fit: Fit, correct: Any) -> str:
         return "none"
     if correct not in CORRECTIONS:
         raise SettingError(f"Unknown correction {correct!r}: {did_you_mean(str(correct), CORRECTIONS)}")
-    if correct != "none" and (not is_implicit(fit) or fit.pair.discriminator is None):
+    if correct != "none" and (not is_implicit(fit) or fit.pair.log_ratio is None):
         raise UnsupportedError(f"correct={correct!r} follows a discriminator's log ratio, and {fit.family.name} has "
                                "none: leave it out.")  # fmt: skip
     return str(correct)
@@ -124,8 +124,8 @@ def follow(
 
     def one(part: tuple[np.ndarray, int, int]) -> np.ndarray:
         given, new, own = part
-        states = _states(pair, parameters, View(None, context=given), CHAINS_A_ROW, 1, own)[:, 0, 0]  # resampled, so any
-        return backend.generate(pair, parameters, states, given)[0][:new]
+        states = _states(pair, parameters, View(None, context=given), CHAINS_A_ROW, 1, own)
+        return backend.generate(pair, parameters, states[:, 0, 0], given)[0][:new]  # resampled, so any will do
 
     return np.concatenate(backend.over_blocks(one, parts))
 

@@ -1,4 +1,4 @@
-r"""Implicit densities, of rows :math:`x = G(z)` that a network makes of noise: two surrogates of log p(x), and z given x.
+r"""Implicit densities, of rows :math:`x = G(z)` that a network makes of noise: two surrogates of log p(x).
 
 ``"ais"``        :math:`\log p_\sigma(x) = \log \int p(z)\, p_\sigma(x \mid z)\, dz` under the family's observation
                  model, by annealed importance sampling through the generator (:mod:`ppl_gen.latent_paths`; Wu, Burda,
@@ -6,17 +6,12 @@ r"""Implicit densities, of rows :math:`x = G(z)` that a network makes of noise: 
 ``"log_ratio"``  :math:`\log p_{data}(x) - \log p_G(x)` as the discriminator estimates it: no density
 
 Of an ensemble p is the mean over members, so its log ratio is :math:`-\log \frac1S \sum_s e^{-r_s(x)}`.
-
-A run from the prior to the posterior of z bounds log p(x) from below on average, one back from the z that a simulated
-row was made of bounds it from above (bidirectional Monte Carlo; Grosse, Ghahramani & Adams 2015, arXiv:1511.02543).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import zlib
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,16 +29,15 @@ from ppl_gen.scores import Score
 from ppl_gen.view import View
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ppl_gen.data import Data
+    from ppl_gen.family import Family
     from ppl_gen.pair import Pair
     from ppl_gen.result import Fit
 
 SURROGATES = ("ais", "log_ratio")
 DEFAULT = AIS(num_temperatures=200, num_chains=32, num_leapfrogs=5, target_accept=0.65)
 BLOCK = 1024  # chains side by side in one program
-POLISH = 10  # moves at the end of the path, before the way back
+POLISH = 10  # moves at the end of the path, before a way back
 CONDITIONAL_ESS = 0.75  # of the steps of a pilot
 PILOT, FORWARD, REVERSE, ONWARD = range(4)  # runs, each with random numbers of its own
 
@@ -64,6 +58,30 @@ def resolve(surrogate: Any) -> AIS | str:
         return surrogate
     names = f"{did_you_mean(str(surrogate), SURROGATES)} Or settings such as AIS(num_temperatures=1000)."
     raise SettingError(f"Unknown surrogate of a density, {surrogate!r}: {names}")
+
+
+def check_surrogate(families: Sequence[Family], judged: Sequence[Family], surrogate: Any) -> None:
+    """Raise a :class:`SettingError` where families without a density would be ranked with others unasked, or can't be.
+
+    :param judged: those of fits that are to be judged by the rows that they were fitted to.
+    """
+    without = [family.name for family in families if family.density == "implicit"]
+    if not without:
+        if surrogate is not None:
+            raise SettingError("surrogate stands for a density where a family has none, and all of these have one: "
+                               "leave it out.")  # fmt: skip
+        return
+    if surrogate is None and len(without) < len(families):
+        raise SettingError(
+            f"{without[0]} has no density that could be ranked with those of others. A surrogate can: that of its rows "
+            "under noise of observation_sd, by annealed importance sampling. Ask for it by name: surrogate='ais'."
+        )
+    if resolve(surrogate) == "log_ratio":
+        raise SettingError("surrogate='log_ratio' is how a discriminator sees the rows, no density, and ranks no "
+                           "models: use surrogate='ais'.")  # fmt: skip
+    if any(family.density == "implicit" for family in judged):
+        raise SettingError(f"A fit of {without[0]} has no held-out densities: give rows that it has not seen as test, "
+                           "or the family, which is refitted to folds.")  # fmt: skip
 
 
 def refuse(fit: Fit, name: str, value: Any) -> None:
@@ -105,8 +123,8 @@ class Estimates(NamedTuple):
 
 
 def blocks(view: View, number: int, num_chains: int) -> list[tuple[np.ndarray, int]]:
-    """The rows of each block, all of one size, the last filled up, and how many of them are new: one program then serves
-    any number of rows."""
+    """The rows of each block, all of one size, the last filled up, and how many of them are new: one program then
+    serves any number of rows."""
     size = max(1, BLOCK // num_chains)
     starts = range(0, number, size)
     return [(np.arange(start, start + size) % number, min(size, number - start)) for start in starts]
@@ -122,8 +140,8 @@ def estimate(pair: Pair, parameters: Mapping[str, np.ndarray], view: View, setti
 
     def one(rows: np.ndarray) -> tuple[np.ndarray, ...]:
         part = shared.take(rows)
-        path = pilot(backend, pair, ROW, parameters, part, settings, row_seeds(part, seed, PILOT))
-        path = path.refined(settings.num_temperatures).padded(room(settings))
+        found = pilot(backend, pair, ROW, parameters, part, settings, row_seeds(part, seed, PILOT))
+        path = found.refined(settings.num_temperatures).padded(room(settings))
         found = backend.anneal(pair, ROW, parameters, part, path, moves_of(settings), row_seeds(part, seed, FORWARD),
                                settings.num_chains)  # fmt: skip
         return found.z, found.log_weights, path.log_step[-1]
@@ -169,9 +187,7 @@ def rows_of(data: Data) -> View:
     return View(view.x, context=view.context)
 
 
-def log_prob_rows(
-    fit: Fit, data: Data, posterior: Mapping[str, np.ndarray]
-) -> Iterator[tuple[slice, np.ndarray]]:
+def log_prob_rows(fit: Fit, data: Data, posterior: Mapping[str, np.ndarray]) -> Iterator[tuple[slice, np.ndarray]]:
     """(rows, log p(x) (draws, rows)) under these draws of weights, nats, original units."""
     if not len(data):
         return
@@ -199,7 +215,7 @@ def score(fit: Fit, data: Data, surrogate: Any, *, hdi_prob: float, keep: bool, 
         values = np.empty((len(members(fit)), 0))
         predictive = np.empty(0)
     elif chosen == "log_ratio":
-        values = log_ratios(fit, view)
+        values = log_ratios(fit, data.view(fit.backend))
         predictive = np.log(len(values)) - logsumexp(-values, axis=0)
     else:
         assert isinstance(chosen, AIS)
@@ -218,83 +234,3 @@ def score(fit: Fit, data: Data, surrogate: Any, *, hdi_prob: float, keep: bool, 
         num_entries=num_entries(data), discrete=is_discrete(data), error=error, elbo=elbo, k_hat=k_hat,
         surrogate="log_ratio" if chosen == "log_ratio" else "ais",
     )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Bracket:
-    """Stochastic bounds of log p(x) of simulated rows, (n,) each, nats, original units: ``lower`` by runs to the
-    posterior of z, ``upper`` by runs back from the z that the row was made of. Their gap bounds how far annealed
-    importance sampling is off on average, on rows such as the model makes."""
-
-    lower: np.ndarray
-    upper: np.ndarray
-
-    @property
-    def gap(self) -> float:
-        """Mean of upper minus lower."""
-        return float((self.upper - self.lower).mean())
-
-    @property
-    def error(self) -> float:
-        """Standard error of the gap."""
-        return float((self.upper - self.lower).std(ddof=1) / np.sqrt(len(self.lower)))
-
-    def __repr__(self) -> str:
-        return f"<Bracket of {len(self.lower):,} simulated rows: gap {self.gap:.2g} ± {self.error:.1g} nats>"
-
-    def to_frame(self) -> pd.DataFrame:
-        """Columns row, lower, upper."""
-        import pandas as pd
-
-        return pd.DataFrame({"row": np.arange(len(self.lower)), "lower": self.lower, "upper": self.upper})
-
-
-def bracket(fit: Fit, num_rows: int, surrogate: Any, seed: int) -> Bracket:
-    """See :meth:`ppl_gen.result.Fit.bracket`."""
-    from ppl_gen.latents import check_count
-    from ppl_gen.scoring import check_seed
-
-    if not is_implicit(fit):
-        raise UnsupportedError(f"bracket is for families without a density, such as gan; the density of "
-                               f"{fit.family.name} is {fit.family.density_for(fit.schema)}.")  # fmt: skip
-    settings = resolve(surrogate)
-    if not isinstance(settings, AIS):
-        raise SettingError("A bracket is of annealed importance sampling: surrogate must be 'ais' or settings of AIS.")
-    check_count("num_rows", num_rows, 2)
-    check_seed(seed)
-    rng, context = np.random.default_rng(seed), rows_of(fit.train).context
-    if context is not None:
-        context = context[rng.integers(len(context), size=num_rows)]
-    found = []
-    for number, rows in enumerate(np.array_split(np.arange(num_rows), len(members(fit)))):
-        if len(rows):
-            given = None if context is None else context[rows]
-            found.append(_bracket(fit.pair, members(fit)[number], given, len(rows), settings, seed + number))
-    lower, upper = (np.concatenate(part) + fit.schema.log_jacobian(None) for part in zip(*found, strict=True))
-    return Bracket(lower, upper)
-
-
-def _bracket(
-    pair: Pair, parameters: Mapping[str, np.ndarray], context: np.ndarray | None, number: int, settings: AIS, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    backend = backend_of(pair)
-    z, x = backend.simulate(pair, parameters, number, seed % 2**31, context)
-    view = View(x, context=context)
-
-    def one(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        part, chains = view.take(rows), settings.num_chains
-        run = partial(backend.anneal, pair, ROW, parameters, part)
-        moves = moves_of(settings)
-        path = pilot(backend, pair, ROW, parameters, part, settings, row_seeds(part, seed, PILOT))
-        path = path.refined(settings.num_temperatures)
-        there = run(path.padded(room(settings)), moves, row_seeds(part, seed, FORWARD), chains)
-        starts = np.repeat(z[rows][:, None], chains, axis=1)
-        back = run(path.reversed_after(POLISH).padded(room(settings)), moves, row_seeds(part, seed, REVERSE), chains,
-                   starts=starts)  # fmt: skip
-        return mean_weight(there.log_weights)[0], -mean_weight(back.log_weights)[0]
-
-    parts = blocks(view, number, settings.num_chains)
-    found = backend.over_blocks(one, [rows for rows, _ in parts])
-    kept = [[array[:new] for array in each] for each, (_, new) in zip(found, parts, strict=True)]
-    lower, upper = (np.concatenate(each) for each in zip(*kept, strict=True))
-    return lower, upper

@@ -3,7 +3,7 @@ r"""Chains of latent vectors z that go from the prior to the posterior of each r
 A generator makes rows of z, :math:`x = G(z)`, and has no density; with an observation model :math:`p_\sigma(x \mid z)`
 around G(z) it has one, :math:`p_\sigma(x) = \int p(z)\, p_\sigma(x \mid z)\, dz`, which annealed importance sampling
 estimates (Neal 2001, Stat. Comput. 11; of generators Wu, Burda, Salakhutdinov & Grosse 2017, arXiv:1611.04273). Along
-:math:`p(z)\, p_\sigma(x \mid z)^{\beta}` with :math:`0 = \beta_0 < \ldots < \beta_T = 1` each of K chains has the weight
+:math:`p(z)\, p_\sigma(x \mid z)^{\beta}`, :math:`0 = \beta_0 < \ldots < \beta_T = 1`, each of K chains has the weight
 
 .. math:: w = \prod_{t=1}^{T} p_\sigma(x \mid z_{t-1})^{\beta_t - \beta_{t-1}}, \qquad E\, w = p_\sigma(x)
 
@@ -80,9 +80,9 @@ class Annealed:
         two of its temperatures have equal ratios, where the first of them is not 0."""
         beta, log_step = np.empty((2, number + 1, self.beta.shape[1]))
         learnt = slice(START_MOVES, None, HOLD)  # the last moves at each temperature
-        for row, (ours, sizes) in enumerate(zip(self.beta[learnt].T, self.log_step[learnt].T, strict=True)):
-            stop = int(np.argmax(ours >= 1)) + 1
-            ours, sizes = ours[:stop], sizes[:stop]
+        for row in range(beta.shape[1]):
+            stop = int(np.argmax(self.beta[learnt, row] >= 1)) + 1
+            ours, sizes = self.beta[learnt, row][:stop], self.log_step[learnt, row][:stop]
             at = np.linspace(0, len(ours) - 1, number + 1)
             low = np.minimum(at.astype(int), len(ours) - 2)
             share, left, right = at - low, ours[low], ours[low + 1]

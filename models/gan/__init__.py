@@ -91,8 +91,8 @@ class GAN(NetworkFamily):
         are drawn given y (Mirza & Osindero 2014, arXiv:1411.1784).
     :param observation_sd: sigma, the standard deviation of real columns about the generator's rows under which rows of
         data are scored and inverted, in standard deviations of the column.
-    :param normalization: of real columns: ``"standard"``; ``"modes"``, see above; ``"auto"``: modes in tables that have
-        binary or categorical columns too, else standard.
+    :param normalization: of real columns: ``"standard"``; ``"modes"``, see above; ``"auto"``: modes in tables, standard
+        in images.
     :param max_modes: components of the mixture of a column at most.
     :param temperature: tau, of the softmax whose gradient labels have.
     """
@@ -184,10 +184,8 @@ class GAN(NetworkFamily):
 
     def has_modes(self, schema: Schema) -> bool:
         """Whether real columns are normalised by modes."""
-        kinds = {column.kind for column in schema.target_columns}
-        if "real" not in kinds or schema.image is not None:
-            return False
-        return self.normalization in ("modes", "auto")
+        real = any(column.kind == "real" for column in schema.target_columns)
+        return real and schema.image is None and self.normalization != "standard"
 
     def check(self, data: Data) -> None:
         """The data must have at least 50 rows, no missing entry, and of ``"conv"`` be images.
@@ -196,6 +194,8 @@ class GAN(NetworkFamily):
         """
         super().check(data)
         self.refuse_missing(data)
+        if self.normalization == "modes" and data.schema.image is not None:
+            raise DataError("normalization='modes' is for the columns of a table, and these are images: leave it out.")
         if "conv" in (self.generator, self.discriminator) and data.schema.image is None:
             raise DataError("'conv' models images, arrays (n, h, w) or (n, h, w, c), and this is a table: reshape it, "
                             "as in x.reshape(-1, 28, 28), or choose 'mlp'.")  # fmt: skip

@@ -145,7 +145,12 @@ def _by_mode(weights: Weights, x: jax.Array) -> jax.Array:
 
 def generate(architecture: Architecture, weights: Weights, z: jax.Array, context: jax.Array | None) -> jax.Array:
     """(..., D): rows of model space, of noise z (..., L)."""
-    forged, parts, first = forge(architecture, weights, z, context), [], 0
+    return restore(architecture, weights, forge(architecture, weights, z, context))
+
+
+def restore(architecture: Architecture, weights: Weights, forged: jax.Array) -> jax.Array:
+    """(..., D): rows of model space that the networks see as these (..., F)."""
+    parts, first = [], 0
     for group in architecture.groups:
         own = forged[..., first : first + group.num_parameters * group.size]
         first += group.num_parameters * group.size

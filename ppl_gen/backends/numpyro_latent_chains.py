@@ -95,11 +95,11 @@ def simulate(
 def generate(
     pair: Pair, parameters: Mapping[str, np.ndarray], z: np.ndarray, context: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows G(z) (n, D) of z (n, L), and the discriminator's log ratio (n,) at these rows."""
+    """Rows G(z) (n, D) of z (n, L), and the discriminator's log ratio (n,) at these rows, as the networks see them."""
 
     def both(parameters: Any, z: Any, context: Any) -> Any:
-        x = pair.generate(parameters, View(z, context=context))  # type: ignore[misc]
-        return x, pair.discriminator(parameters, View(x, context=context))  # type: ignore[misc]
+        view = View(z, context=context)
+        return pair.generate(parameters, view), pair.log_ratio(parameters, view)  # type: ignore[misc]
 
     program = pair.cached("generate", lambda: jax.jit(both))
     given = None if context is None else jnp.asarray(context, dtype=float)
@@ -170,7 +170,7 @@ def _run(
     pair: Pair, target: str, moves: Moves, parameters: Any, view: View, z: Any, draw: Any, betas: Any, log_steps: Any,
     length: Any, adaptive: Any, seeds: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    rows, chains, dtype = *z.shape[:2], z.dtype
+    rows, chains, dtype = z.shape[0], z.shape[1], z.dtype
     last, keys = len(betas) - 1, jax.vmap(jax.random.key)(seeds)
     rate = jnp.where(adaptive, moves.rate, 0.0).astype(dtype)
 

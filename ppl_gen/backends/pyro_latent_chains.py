@@ -30,7 +30,7 @@ _HANDLERS = Lock()
 
 
 def over_blocks(function: Callable[..., Any], *arguments: list[Any]) -> list[Any]:
-    """``function`` of each block's arguments, one block per core at a time; recorded programs hold no lock of Python."""
+    """``function`` of each block's arguments, one block per core at a time: recorded programs do without Python."""
     with sandbox(0, threads=1):  # two threads within a block are slower than one, on busy cores 20 times
         first = function(*(part[0] for part in arguments))  # which records
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -89,13 +89,12 @@ def simulate(
 def generate(
     pair: Pair, parameters: Mapping[str, np.ndarray], z: np.ndarray, context: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows G(z) (n, D) of z (n, L), and the discriminator's log ratio (n,) at these rows."""
+    """Rows G(z) (n, D) of z (n, L), and the discriminator's log ratio (n,) at these rows, as the networks see them."""
     given = None if context is None else as_tensor(context)
     values = {name: as_tensor(value) for name, value in parameters.items()}
     with sandbox(0), torch.no_grad():
-        x = pair.generate(values, View(as_tensor(z), context=given))  # type: ignore[misc]
-        ratio = pair.discriminator(values, View(x, context=given))  # type: ignore[misc]
-    return x.numpy(), ratio.numpy()
+        view = View(as_tensor(z), context=given)
+        return pair.generate(values, view).numpy(), pair.log_ratio(values, view).numpy()  # type: ignore[misc]
 
 
 def _trace(pair: Pair, parameters: Tensors, z: torch.Tensor, view: View | None, **options: Any) -> Any:
