@@ -22,7 +22,8 @@ def groups(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
     Groups: ``posterior`` in original units where the family can say so, ``sample_stats``, ``log_likelihood`` (``x``:
     chain, draw, obs; nats, original units), ``posterior_predictive`` (whole replicated tables under some of the
     draws) and ``observed_data`` in original units. Where draws times rows would exceed :data:`MAX_VALUES`,
-    log_likelihood holds a random subset of the rows: its ``obs`` coordinate says which, the attributes how many.
+    log_likelihood holds a random subset of the rows: its ``obs`` coordinate says which, the attributes how many. An
+    implicit density has none.
     """
     from ppl_gen.evidence import Evidence, draws_of_log_prob, random_rows
 
@@ -35,10 +36,13 @@ def groups(fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
     arrays = {
         "posterior": {name: np.asarray(value) for name, value in posterior.items()},
         "sample_stats": {name: np.asarray(value) for name, value in fit.draws.sample_stats.items()},
-        "log_likelihood": {"x": (evidence.log_likelihood if same else draws_of_log_prob(fit, rows)).astype(np.float32)},
+        "log_likelihood": {},
         "posterior_predictive": {"x": evidence.in_original_units(evidence.replicates)},
         "observed_data": {"x": evidence.in_original_units(evidence.observed)},
     }
+    if fit.pair.generate is None:  # else there is no likelihood: surrogates of it take long
+        values = evidence.log_likelihood if same else draws_of_log_prob(fit, rows)
+        arrays["log_likelihood"]["x"] = values.astype(np.float32)
     row_dims = ["obs" if fit.train.lengths is None else "step", COLUMN]
     dims = {"log_likelihood": {"x": ["obs"]}, "posterior_predictive": {"x": row_dims}, "observed_data": {"x": row_dims}}
     renamed = {"column": COLUMN}

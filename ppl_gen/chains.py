@@ -21,14 +21,13 @@ from ppl_gen import registry, widened
 from ppl_gen.annealing import Moves, Swaps
 from ppl_gen.diagnostics import Check, Diagnosis, chain_statistics
 from ppl_gen.engine import Engine
+from ppl_gen.engine_chains import of_latent
 from ppl_gen.errors import SettingError, UnsupportedError, did_you_mean
 from ppl_gen.normalizer import SITES, SMC, pilot
 from ppl_gen.pair import Pair
-from ppl_gen.progress import Monitor
 from ppl_gen.registry import import_backend
 from ppl_gen.scoring import check_seed
 from ppl_gen.settings import Settings
-from ppl_gen.view import View
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,12 +107,27 @@ class Chains:
     @cached_property
     def quantities(self) -> tuple[list[str], np.ndarray]:
         """Names, and values (C, T, number): the columns, and the log density where the sampler says it."""
-        names, values = list(map(str, self.schema.targets)), self.states
+        names, values = self._moving
         if "lp" in self.sample_stats:
             names = [*names, "log density"]
             values = np.concatenate([values, np.asarray(self.sample_stats["lp"], np.float64)[..., None]], axis=2)
         varies = np.ptp(values, axis=(0, 1)) > 0
         return [name for name, keep in zip(names, varies, strict=True) if keep], values[..., varies]
+
+    @property
+    def _moving(self) -> tuple[list[str], np.ndarray]:
+        """Names and values (C, T, number) of what the sampler moves."""
+        return list(map(str, self.schema.targets)), self.states
+
+    @property
+    def _advice(self) -> str:
+        if self.sampler == "tempered":
+            return "The chains did not mix: raise num_samples, thinning or num_warmup of Tempered."
+        return (
+            "The chains did not mix. If R-hat is hardly too high, draw more: raise num_samples. Else each stays in a "
+            "part of its own, and the parts' shares are not to be believed: use sampler='tempered', whose chains go "
+            "from part to part by way of the base."
+        )
 
     def summary(self) -> pd.DataFrame:
         """mean, sd, mcse_mean, ess_bulk, ess_tail and r_hat of each column and of the log density; of a single chain
@@ -132,16 +146,9 @@ class Chains:
         table = self.summary()
         chains, number = self.states.shape[:2]
         split, slow = table["r_hat"].idxmax(), table["ess_bulk"].idxmin()
-        advice = (
-            "The chains did not mix. If R-hat is hardly too high, draw more: raise num_samples. Else each stays in a "
-            "part of its own, and the parts' shares are not to be believed: use sampler='tempered', whose chains go "
-            "from part to part by way of the base."
-        )
-        if self.sampler == "tempered":
-            advice = "The chains did not mix: raise num_samples, thinning or num_warmup of Tempered."
         found = [
             Check.of("R-hat", table["r_hat"].max(), "at most", rhat_limit(chains, len(table), table["ess_bulk"].min()),
-                     info=f"{split}, worst of {len(table)}; {chains} chains x {number:,} draws", advice=advice),
+                     info=f"{split}, worst of {len(table)}; {chains} chains x {number:,} draws", advice=self._advice),
             Check.of("bulk ESS", table["ess_bulk"].min(), "at least", min(ESS_PER_CHAIN * chains, chains * number / 2),
                      info=f"{slow}, worst of {len(table)}", advice="Draws are few or alike: raise num_samples."),
         ]  # fmt: skip
@@ -167,8 +174,14 @@ class Chains:
         return self.diagnose().passed
 
 
-def chains_of_fit(fit: Fit, sampler: Any, seed: int, member: int, options: Mapping[str, Any]) -> Chains:
+def chains_of_fit(fit: Fit, sampler: Any, seed: int, member: int, given: Any, options: Mapping[str, Any]) -> Chains:
     """See :meth:`ppl_gen.result.Fit.chains`."""
+    if fit.pair.generate is not None:
+        from ppl_gen import latent_chains
+
+        return latent_chains.chains_of_fit(fit, sampler, seed, member, given, options)
+    if given is not None:
+        raise SettingError(f"given is for generators that are conditioned on columns; {fit.family.name} is none.")
     if fit.pair.tempered is None:
         raise UnsupportedError(f"{fit.family.name} draws rows one by one, independent of each other: use fit.sample.")
     number = len(next(iter(fit.posterior.values())))
@@ -276,13 +289,6 @@ def _exchanged(
     return result.pop("x"), result
 
 
-class _OneRow:
-    """Stands for the data of an engine: what it samples is a single row."""
-
-    def __len__(self) -> int:
-        return 1
-
-
 def _by_engine(
     tempering: Any, pair: Pair, parameters: Any, settings: Engine, seed: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -290,10 +296,5 @@ def _by_engine(
     backend = import_backend("ppl_gen.backends", f"{pair.backend}_data_space", pair.backend)
     starts = tempering.base(pair, parameters, settings.num_chains, seed)  # type: ignore[attr-defined]
     model = pair.cached("data space", lambda: backend.model_of(pair, starts.shape[1:]))
-    blank = tempering.member({"x": np.zeros((1, 1))})["x"]
-    data_pair = Pair(
-        pair.family, pair.backend, model, collapsed=model, data=View(blank, context=parameters),
-        initialize=lambda view, seed, number: {"x": starts}, programs=pair.cached("data space programs", dict),
-    )  # fmt: skip
-    draws = settings.run(data_pair, _OneRow(), seed=seed, monitor=Monitor())  # type: ignore[arg-type]
+    draws = of_latent(pair, model, parameters, {"x": starts}, "data space", settings, seed)
     return draws.posterior["x"], {name: np.asarray(value) for name, value in draws.sample_stats.items()}

@@ -57,10 +57,13 @@ def of_run(fit: Fit) -> Found:
         found.append(Check("finished", passed=False, info="interrupted before the end",
                            advice="Fit again and let it finish."))  # fmt: skip
     if "converged" in figures:
-        steps = figures.get("num_iterations", figures.get("num_steps"))
+        of_ratio = "num_ratio_steps" in figures  # a game has no loss that falls; what is trained after it has
+        steps = figures.get("num_iterations", figures.get("num_ratio_steps" if of_ratio else "num_steps"))
         converged = bool(figures["converged"])
-        limit = "max_iter" if fit.engine.name == "em" else "max_steps"
-        found.append(Check("converged", passed=converged, info="" if steps is None else f"after {steps:,.0f} steps",
+        limit = "ratio_steps" if of_ratio else "max_iter" if fit.engine.name == "em" else "max_steps"
+        what = "the log ratio, " if of_ratio else ""
+        info = "" if steps is None else f"{what}after {steps:,.0f} steps"
+        found.append(Check("converged", passed=converged, info=info,
                            advice="" if converged else f"Allow more: raise {limit}."))  # fmt: skip
     if "degenerate" in figures:
         bad = bool(figures["degenerate"])
@@ -195,6 +198,8 @@ def of_held_out(fit: Fit) -> Found:
     """Held-out density: PSIS-LOO for a posterior, validation rows of an ensemble, out-of-bag or refitted folds."""
     import pandas as pd
 
+    if fit.pair.generate is not None:
+        return [], {}
     evidence = Evidence.of(fit)
     if fit.pair.tempered is not None and not is_normalized(fit.posterior):
         return [], {}
@@ -235,7 +240,7 @@ def of_density(fit: Fit) -> Found:
     """Where log p(x) is estimated by importance sampling: whether its weights allow it, and how sure it is."""
     import pandas as pd
 
-    if not fit.pair.local:
+    if not fit.pair.local or fit.pair.generate is not None:
         return [], {}
     evidence = Evidence.of(fit)
     score = evidence.score

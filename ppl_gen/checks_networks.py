@@ -50,6 +50,8 @@ def of_networks(fit: Fit) -> Found:
             "broken members", fit.draws.figures["num_broken"], "at most", 0, info=f"of {fit.draws.num_chains}",
             advice="Their loss stopped being a number, so they keep the last good weights: lower learning_rate.",
         ))  # fmt: skip
+    if fit.pair.generate is not None:  # no density to compare: see checks_implicit
+        return found, {}
     held = held_out_by(fit)
     if held is None:
         return [*found, Check("training gap", info=NO_VALIDATION)], {}

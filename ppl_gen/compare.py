@@ -10,6 +10,7 @@ import numpy as np
 
 from ppl_gen.errors import DataError, SettingError
 from ppl_gen.family import Family
+from ppl_gen.implicit import check_surrogate
 from ppl_gen.normalizer import is_normalized
 from ppl_gen.progress import Monitor
 from ppl_gen.ranking import Comparison, as_table, cautions, rank
@@ -32,6 +33,7 @@ def compare(
     backend: str | Mapping[str, str | None] | None = None,
     seed: int = 0,
     progress: bool = False,
+    surrogate: Any = None,
     **data_options: Any,
 ) -> Comparison:
     """Rank families or fits by the log density of rows that they have not seen.
@@ -51,12 +53,17 @@ def compare(
     :param test: held-out rows that no fit has seen.
     :param engine: for the refits, as in :func:`ppl_gen.fit`; None lets each family choose. It and ``backend`` may be
         mappings from a model's name.
+    :param surrogate: ``"ais"``, or settings such as ``AIS(num_temperatures=1000)``: what stands for the density of
+        families that have none, such as gan. Without it these are not compared with families that have one.
     :param data_options: ``columns``, ``kinds``, ``weights`` and so on, as in :func:`ppl_gen.fit`.
     :raises DataError: the models were not fitted to the same rows, or were fitted to the test rows.
     :raises SettingError: no models, a model that is neither family nor fit, or too many folds.
     """
     named = _named(models)
-    job = {"engine": engine, "backend": backend, "seed": seed}
+    fits = [model for model in named.values() if isinstance(model, Fit)]
+    families = {name: model.family if isinstance(model, Fit) else model for name, model in named.items()}
+    check_surrogate(list(families.values()), [] if test is not None else [fit.family for fit in fits], surrogate)
+    job = {"engine": engine, "backend": backend, "seed": seed, "surrogate": surrogate}
     prepared = {name: _prepare(model, table, data_options) for name, model in named.items()}
     _require_same_rows(prepared)
     data = next(iter(prepared.values()))
@@ -79,8 +86,8 @@ def compare(
     unit = "time step" if forward else data.unit
     pointwise, dropped = as_table({name: values for name, (values, _) in found.items()}, unit)
     weights = None if test is not None or forward or data.weights is None else np.asarray(data.weights)[pointwise.index]
-    families = {name: model.family if isinstance(model, Fit) else model for name, model in named.items()}
     densities = {name: family.density_for(prepared[name].schema) for name, family in families.items()}
+    densities = {name: f"{kind}: ais" if kind == "implicit" else kind for name, kind in densities.items()}
     frame = rank(pointwise, weights, densities, {name: engine for name, (_, engine) in found.items()})
     how = _how(named, folds, test, f"{len(pointwise):,}", data.unit)
     if forward:
@@ -184,7 +191,7 @@ def _held_out_rows(
     if isinstance(model, Fit):
         if test is None:
             return model.held_out, model.engine.name
-        return _score(model, test), model.engine.name
+        return _score(model, test, job["surrogate"]), model.engine.name
     engine, backend, _ = choose(model, data, job["engine"], job["backend"])
     if "num_bootstraps" in engine.to_config():
         engine = engine.replace(num_bootstraps=0)  # intervals are not asked for here
@@ -195,14 +202,14 @@ def _held_out_rows(
         return result
 
     if test is not None:
-        return _score(refit(data), test), engine.name
+        return _score(refit(data), test, job["surrogate"]), engine.name
     if data.lengths is not None and len(data) < folds:
         return _forward(data, folds, refit), engine.name
     result = np.empty(len(data))
     for rows in np.array_split(np.random.default_rng(job["seed"]).permutation(len(data)), folds):
         rest = np.setdiff1d(np.arange(len(data)), rows)
         held_out = data.take(np.sort(rows))
-        result[np.sort(rows)] = refit(data.take(rest)).score(held_out, p_values=False, keep_draws=False).log_predictive
+        result[np.sort(rows)] = _log_predictive(refit(data.take(rest)), held_out, job["surrogate"])
     return result, engine.name
 
 
@@ -224,14 +231,19 @@ def _forward(data: Data, folds: int, refit: Callable[[Data], Fit]) -> np.ndarray
     return np.concatenate(result)
 
 
-def _score(fit: Fit, test: Any) -> np.ndarray:
+def _score(fit: Fit, test: Any, surrogate: Any) -> np.ndarray:
     from ppl_gen.scoring import encode
 
     rows = encode(fit, test)
     if rows.fingerprint == fit.train.fingerprint:
         unit = rows.unit
         raise DataError(f"The test {unit}s are those that the model was fitted to: give {unit}s that it has not seen.")
-    return fit.score(rows, p_values=False, keep_draws=False).log_predictive
+    return _log_predictive(fit, rows, surrogate)
+
+
+def _log_predictive(fit: Fit, rows: Data, surrogate: Any) -> np.ndarray:
+    chosen = surrogate if fit.family.density == "implicit" else None
+    return fit.score(rows, p_values=False, keep_draws=False, surrogate=chosen).log_predictive
 
 
 def _ticker(monitor: Monitor, total: int) -> Callable[[], None]:

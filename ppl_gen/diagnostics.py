@@ -64,6 +64,8 @@ class Diagnosis:
     that trained on it and those that did not), ``calibration`` (held-out rows as uniform numbers, a column each),
     ``latents`` (of codes, each dimension of each member), ``walk`` (of a walk-back chain, each column of each member),
     ``normalizer`` and ``chains`` (of an unnormalised density, each member's log Z, and each column of its chains),
+    ``modes``, ``generators``, ``course`` and ``bracket`` (of an implicit density, clusters of the rows and the samples
+    in them, each member's samples, those of the course of training, and bounds of simulated rows),
     ``predictive`` (each statistic observed and replicated), ``pit`` (a column each). Only those that apply are there.
     """
 
@@ -153,13 +155,24 @@ def format_figure(value: float | None) -> str:
 
 def diagnose(fit: Fit) -> Diagnosis:
     """Put every check that applies to this kind of fit; :mod:`ppl_gen.checks` says what each is and where from."""
-    from ppl_gen import checks, checks_contrastive, checks_energies, checks_latents, checks_networks, denoising
+    from ppl_gen import (
+        checks,
+        checks_contrastive,
+        checks_energies,
+        checks_implicit,
+        checks_latents,
+        checks_networks,
+        checks_surrogates,
+        denoising,
+    )
 
     found: list[Check] = []
     details: dict[str, pd.DataFrame] = {}
     for part in (checks.of_run, checks.of_chains, checks.of_guide, checks.of_held_out, checks.of_density,
                  checks_networks.of_networks, checks_latents.of_latents, denoising.of_walk,
-                 checks_energies.of_energies, checks_contrastive.of_contrasts, checks.of_predictions):  # fmt: skip
+                 checks_energies.of_energies, checks_contrastive.of_contrasts, checks_implicit.of_implicit,
+                 checks_surrogates.of_bracket,
+                 checks.of_predictions):  # fmt: skip
         new, tables = part(fit)
         found += new
         details |= tables

@@ -1,10 +1,37 @@
-"""Small measures: calibration, coverage, the distance between two tables, and sums of row scores with their errors."""
+"""Measures: calibration, coverage, sums of row scores with their errors, and the distance between two tables.
+
+Of two tables, usually data and samples: :func:`frechet_distance` over any features, :func:`mmd`,
+:func:`energy_distance`, :func:`sliced_wasserstein`, :func:`kl_divergence`, :func:`js_divergence`,
+:func:`precision_recall`, :func:`classifier_two_sample_test`, :func:`data_copying_test`, :func:`cluster_coverage`, and
+:func:`mode_coverage` where the modes are known.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
+
+from ppl_gen.frechet import frechet_distance, gaussian_frechet
+from ppl_gen.modes import ClusterCoverage, ModeCoverage, cluster_coverage, mode_coverage
+from ppl_gen.neighbours import (
+    CopyingTest,
+    Divergence,
+    PrecisionRecall,
+    data_copying_test,
+    js_divergence,
+    kl_divergence,
+    precision_recall,
+)
+from ppl_gen.two_samples import MMD, ClassifierTest, classifier_two_sample_test, mmd, sliced_wasserstein
+
+__all__ = [
+    "MMD", "ClassifierTest", "ClusterCoverage", "CopyingTest", "Divergence", "Independence", "ModeCoverage",
+    "PrecisionRecall", "Uniformity", "autocorrelation", "classifier_two_sample_test", "cluster_coverage", "coverage",
+    "data_copying_test", "energy_distance", "envelope", "frechet_distance", "gaussian_frechet",
+    "highest_density_interval", "independence", "js_divergence", "kl_divergence", "mmd", "mode_coverage", "pareto_k",
+    "precision_recall", "sliced_wasserstein", "stacking_weights", "standard_deviation", "total_and_error", "uniformity",
+]  # fmt: skip
 
 MAX_LAGS = 30  # of an autocorrelation
 SIMULATED = 1_000  # samples that a simultaneous band is found from

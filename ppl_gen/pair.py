@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ppl_gen.adversary import Adversary
     from ppl_gen.family import Family
     from ppl_gen.labels import Label
     from ppl_gen.view import View
@@ -70,6 +71,17 @@ class Pair:
                         as it is; None where conditionals have no closed form
     ``log_normalizer``  ``(parameters) -> ()``: log Z in closed form, or by enumeration; None where it is estimated
 
+    Of an implicit density: rows that a network makes of normal noise, the site ``z`` (n, L), the model's only
+    randomness. Without data its site ``x`` is deterministic; of data it is observed under an observation model
+    p(x | z); ``realness=True`` adds the factor site ``log_ratio``:
+
+    ``latent_size``    L
+    ``generate``       ``(parameters, View(z (n, L), context=y)) -> (n, D)``: rows as they would stand in a table
+    ``log_ratio``      ``(parameters, View(z (n, L), context=y)) -> (n,)``: log p_data / p_model at the rows that
+                       ``generate`` makes, in nats; of labels the gradient by z is that of their relaxation
+    ``discriminator``  ``(parameters, View(x (n, D), context=y)) -> (n,)``: the same at rows of data
+    ``adversary``      what training by a discriminator needs (:class:`~ppl_gen.adversary.Adversary`)
+
     Of a family of sequences, N of up to T steps with K hidden states (backends map them over draws):
 
     ``step_log_prob``       ``(parameters, view) -> (N, T)``: log p(x_t | x_1..t-1), 0 past the end; sums to log p(x)
@@ -114,6 +126,11 @@ class Pair:
     draw_base: Callable[..., Any] | None = None
     gibbs: Callable[..., Any] | None = None
     log_normalizer: Callable[..., Any] | None = None
+    latent_size: int = 0
+    generate: Callable[..., Any] | None = None
+    log_ratio: Callable[..., Any] | None = None
+    discriminator: Callable[..., Any] | None = None
+    adversary: Adversary | None = None
     step_log_prob: Callable[..., Any] | None = None
     filtered: Callable[..., Any] | None = None
     smoothed: Callable[..., Any] | None = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from ppl_gen import plots_chains, plots_times
+from ppl_gen import plots_chains, plots_data, plots_times
 from ppl_gen.errors import SettingError, StorageError, UnsupportedError, did_you_mean
 from ppl_gen.files import check_writable, reason, resolve
 from ppl_gen.plots_annealing import no_annealing, plot_annealing
@@ -21,8 +21,19 @@ from ppl_gen.plots_contrastive import no_course, no_surface, plot_course, plot_s
 from ppl_gen.plots_density import no_density, no_grid, plot_density, plot_grid
 from ppl_gen.plots_durations import plot_durations
 from ppl_gen.plots_filters import no_filters, plot_filters
+from ppl_gen.plots_generators import (
+    no_game,
+    no_modes,
+    no_progress,
+    no_ratio,
+    plot_game,
+    plot_modes,
+    plot_progress,
+    plot_ratio,
+)
 from ppl_gen.plots_images import no_images, plot_images
 from ppl_gen.plots_intervals import ALL_FIXED, NO_SPREAD, panels_of, plot_compare, plot_parameters
+from ppl_gen.plots_latent_chains import plot_latent_chains
 from ppl_gen.plots_latents import (
     no_codes,
     no_loss_parts,
@@ -43,10 +54,10 @@ if TYPE_CHECKING:
 __all__ = [
     "KINDS", "applicable", "plot_all", "plot_annealing", "plot_calibration", "plot_codes", "plot_compare",
     "plot_conditionals", "plot_course", "plot_density", "plot_durations", "plot_energy", "plot_filters",
-    "plot_forecast", "plot_grid", "plot_images", "plot_khat",
-    "plot_latents", "plot_loss", "plot_loss_parts", "plot_pairs", "plot_parameters", "plot_pit",
-    "plot_posterior_predictive", "plot_rank", "plot_reconstructions", "plot_residuals", "plot_score", "plot_states",
-    "plot_surface", "plot_trace", "plot_transitions", "plot_traversals",
+    "plot_forecast", "plot_game", "plot_grid", "plot_images", "plot_khat", "plot_latent_chains", "plot_latents",
+    "plot_loss", "plot_loss_parts", "plot_modes", "plot_pairs", "plot_parameters", "plot_pit",
+    "plot_posterior_predictive", "plot_progress", "plot_rank", "plot_ratio", "plot_reconstructions", "plot_residuals",
+    "plot_score", "plot_states", "plot_surface", "plot_trace", "plot_transitions", "plot_traversals",
 ]  # fmt: skip
 
 KINDS: dict[str, Callable[[Fit], Figure]] = {
@@ -58,6 +69,7 @@ KINDS: dict[str, Callable[[Fit], Figure]] = {
     "posterior_predictive": plot_posterior_predictive, "khat": plot_khat, "parameters": plot_parameters,
     "trace": plot_trace, "rank": plot_rank, "energy": plot_energy, "loss": plot_loss,
     "loss_parts": plot_loss_parts, "course": plot_course, "surface": plot_surface,
+    "progress": plot_progress, "modes": plot_modes, "ratio": plot_ratio, "game": plot_game,
     "states": plot_states, "transitions": plot_transitions, "durations": plot_durations, "forecast": plot_forecast,
     "residuals": plot_residuals,
 }  # fmt: skip
@@ -79,6 +91,9 @@ def applicable(fit: Fit) -> dict[str, str]:
     reasons |= dict.fromkeys(("reconstructions", "codes", "traversals"), no_codes(fit))
     reasons |= {"filters": no_filters(fit), "annealing": no_annealing(fit)}
     reasons |= {"loss_parts": no_loss_parts(fit), "course": no_course(fit), "surface": no_surface(fit)}
+    reasons |= {"progress": no_progress(fit), "modes": no_modes(fit), "ratio": no_ratio(fit), "game": no_game(fit)}
+    if fit.pair.generate is not None:
+        reasons |= dict.fromkeys(("score", "latents", "surface", "annealing"), plots_data.NO_FORMULA)
     if not no_codes(fit) and fit.pair.label is None:
         reasons["latents"] = "latents are codes (see the codes picture)"
     if fit.uncertainty == "point":

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
 NUM_DRAWS = 100  # draws that a picture averages over: more can't be seen
+NO_FORMULA = "the density is implicit: it has no formula, and surrogates take long (see Fit.score, Fit.latents)"
 MAX_POINTS = 2_000  # points of a scatter; beyond, a random subset
 
 
@@ -55,6 +56,8 @@ def original_units(fit: Fit, x: np.ndarray, mask: np.ndarray | None) -> np.ndarr
 def no_marginal(fit: Fit, columns: Iterable[int]) -> str:
     """Why the density of these columns alone is not known; an empty string where it is. A missing entry is integrated
     out by the families that take such; the others have the density of all their columns only."""
+    if fit.pair.generate is not None:
+        return NO_FORMULA
     if fit.schema.conditions:
         return "the density is p(x | y), another one for each y"
     if fit.family.allows_missing or set(columns) == set(range(fit.schema.num_columns)):
@@ -120,6 +123,8 @@ def mass_levels(density: np.ndarray, cell: float, masses: Sequence[float]) -> li
 def hard_labels(fit: Fit, rows: Data) -> tuple[str, np.ndarray, list[str]] | None:
     """The name of each row's discrete latent, the number of its most probable value (n,), and what the values are
     called; None where a row has no such latent."""
+    if fit.pair.generate is not None:  # it would take a chain for each row
+        return None
     try:
         frame = thinned(fit).latents(rows)
     except UnsupportedError:

@@ -26,7 +26,7 @@ class Comparison:
 
     ``frame``      a row per model, best first: ``elpd`` (sum over rows, nats, original units), ``se``,
                    ``difference`` to the best, ``difference_se`` (paired by row), stacking ``weight``, ``density`` (the
-                   kind of number: exact, importance, unnormalised, implicit) and ``engine``
+                   kind of number: exact, importance, unnormalised, or implicit with its surrogate) and ``engine``
     ``pointwise``  (obs, model) held-out log density of each row, sequence or time step
     ``how``        how rows were held out
     ``warnings``   what to keep in mind when reading the table

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from ppl_gen.bracket import Bracket
     from ppl_gen.chains import Chains
     from ppl_gen.data import Data, Schema
     from ppl_gen.diagnostics import Diagnosis
@@ -63,13 +64,17 @@ class Fit:
 
     def score(self, table: Any = None, *, hdi_prob: float = 0.9, keep_draws: bool | None = None,
               p_values: bool = True, per_step: bool = False, num_particles: int = 64,
-              seed: int = 0) -> Score:  # fmt: skip
+              seed: int = 0, surrogate: Any = None) -> Score:  # fmt: skip
         """Log density of each row or sequence (of the training rows by default), with its interval. See :class:`Score`.
 
         :param per_step: of sequences, one number for each time step: its density given the steps before it, the
             one-step-ahead log predictive density. Those of a sequence sum to the sequence's own.
         :param num_particles: where the density is estimated by importance sampling, particles of each row, rounded up
             to a multiple of 8; ``seed`` decides which. They are not used where it is exact.
+        :param surrogate: of an implicit density, what stands for it: ``"ais"`` (the default), log p(x) under the
+            family's observation model by annealed importance sampling (about a minute of a core a thousand rows and
+            member), or settings such as ``AIS(num_temperatures=1000)``; or ``"log_ratio"``, the discriminator's log
+            p_data(x) - log p_model(x), which is no density. See :mod:`ppl_gen.implicit`.
         :raises DataError: the table lacks a column of the training table, or a value has the wrong kind.
         """
         from ppl_gen.scoring import score
@@ -79,9 +84,12 @@ class Fit:
 
             return score_steps(self, table, hdi_prob)
         return score(self, table, hdi_prob=hdi_prob, keep_draws=keep_draws, p_values=p_values,
-                     num_particles=num_particles, seed=seed)  # fmt: skip
+                     num_particles=num_particles, seed=seed, surrogate=surrogate)  # fmt: skip
 
-    def sample(self, num_samples: int, *, seed: int = 0, length: int | None = None, given: Any = None) -> Any:
+    def sample(
+        self, num_samples: int, *, seed: int = 0, length: int | None = None, given: Any = None,
+        correct: str | None = None,
+    ) -> Any:  # fmt: skip
         """New rows from the posterior predictive distribution: a DataFrame with the columns, dtypes and units that came
         in; new images as an array (n, h, w) or (n, h, w, c) of the dtype that came in.
 
@@ -91,11 +99,14 @@ class Fit:
             in order, and keep its row labels (of sequences, so many for each sequence of it, which are numbered). Other
             columns of it are not looked at. Without it each new row is drawn for the y of a training row picked at
             random (in proportion to the row weights).
+        :param correct: of families with a discriminator, how its log ratio mends what the generator makes: ``"none"``
+            (the default), ``"rejection"`` (Azadi et al. 2019, arXiv:1810.06758) or ``"latent_hmc"`` (Che et al. 2020,
+            arXiv:2003.06060). See :mod:`ppl_gen.corrected`.
         :raises DataError: ``given`` lacks a column that is conditioned on, or a value of one.
         """
         from ppl_gen.scoring import sample
 
-        return sample(self, num_samples, seed, length, given)
+        return sample(self, num_samples, seed, length, given, correct)
 
     def latents(
         self, table: Any = None, *, method: str | None = None, num_draws: int = 100, seed: int = 0,
@@ -110,14 +121,17 @@ class Fit:
             sequence, the default), ``"filtering"`` (given what came so far), ``"viterbi"`` (the most probable path) or
             ``"draws"`` (``num_draws`` paths drawn from the posterior). Of codes ``"guide"`` (what the encoder says, the
             default), ``"importance"`` (mean and sd of p(z | x) by importance sampling with the encoder as proposal, and
-            Pareto k-hat of the weights) or ``"draws"`` (``num_draws`` draws from p(z | x) of each row).
+            Pareto k-hat of the weights) or ``"draws"`` (``num_draws`` draws from p(z | x) of each row). Of the noise of
+            a generator ``"chains"`` (the default: mean and sd of p(z | x), and ``r_hat`` of the chains) or ``"draws"``.
         :param member: of codes and hidden units, whose: the members of an ensemble have latent spaces of their own, 0
             by default.
         :raises UnsupportedError: the family has no local latents.
         :raises SettingError: an unknown method, or one that is for other families; no such member.
         """
-        from ppl_gen import latents, scoring, timeseries
+        from ppl_gen import inversion, latents, scoring, timeseries
 
+        if self.pair.generate is not None:
+            return inversion.latents(self, table, method, num_draws, seed, 0 if member is None else member)
         if self.pair.features is not None:
             return latents.features(self, table, method, 0 if member is None else member)
         if self.pair.decode is not None:
@@ -211,26 +225,42 @@ class Fit:
 
         return renormalize(self, method, seed)
 
-    def chains(self, sampler: Any = "nuts", *, seed: int = 0, member: int = 0, **options: Any) -> Chains:
+    def chains(
+        self, sampler: Any = "nuts", *, seed: int = 0, member: int = 0, given: Any = None, **options: Any
+    ) -> Chains:
         """Of an unnormalised density, Markov chains of rows, in the table's units: ``.data`` is an ArviZ object with a
-        variable for each column, ``.diagnose()`` says whether they mixed. See :mod:`ppl_gen.chains`.
+        variable for each column, ``.diagnose()`` says whether they mixed. See :mod:`ppl_gen.chains`. Of a generator,
+        chains of its noise z under the prior and the discriminator's log ratio (:mod:`ppl_gen.latent_chains`).
 
         :param sampler: ``"nuts"``, ``"hmc"``, ``"sgld"``, ``"sghmc"``, ``"tempered"`` (parallel tempering, which goes
             from mode to mode, and the only one for labels), or settings such as ``HMC(target_accept=0.9)``.
         :param member: of an ensemble, whose density.
+        :param given: of a generator that is conditioned on columns, the row of them that the chains are of.
         :param options: those of the sampler: ``num_chains``, ``num_samples``, ``num_warmup`` and so on.
         :raises UnsupportedError: the family's density is normalised as it is; a sampler by gradients for labels.
         """
         from ppl_gen.chains import chains_of_fit
 
-        return chains_of_fit(self, sampler, seed, member, options)
+        return chains_of_fit(self, sampler, seed, member, given, options)
+
+    def bracket(self, num_rows: int = 64, *, surrogate: Any = None, seed: int = 0) -> Bracket:
+        """Of an implicit density, how far annealed importance sampling is off: bounds of log p(x) from below and above
+        (bidirectional Monte Carlo) on rows that the model makes; :meth:`diagnose` then looks at it. See
+        :class:`ppl_gen.bracket.Bracket`.
+
+        :param surrogate: settings such as ``AIS(num_temperatures=1000)``; by default those of :meth:`score`.
+        :raises UnsupportedError: the family has a density.
+        """
+        from ppl_gen.bracket import bracket
+
+        return bracket(self, num_rows, surrogate, seed)
 
     @cached_property
     def held_out(self) -> np.ndarray:
         """(obs,) log predictive density of each training row under fits that left it out (nats, original units):
         PSIS leave-one-out where the draws are a posterior, out-of-bag for a bootstrap of the rows, of an ensemble
         under the members that did not train on it (NaN where all did), else 5-fold refits; NaN for a point estimate
-        of fewer than 10 sequences."""
+        of fewer than 10 sequences, and of an implicit density."""
         from ppl_gen.held_out import held_out
 
         return held_out(self)

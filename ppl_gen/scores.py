@@ -17,7 +17,7 @@ MAX_KHAT = 0.7  # of the weights of a row's latents
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Score:
-    """Log densities of rows, in nats and in the original units of the table.
+    """Log densities of rows, in nats and in the original units of the table; of an implicit density surrogates of them.
 
     ``log_predictive``  (obs,) log of the mean density over draws: log (1/S) sum_s p(x | theta_s); for a point
                         estimate with bootstrap refits, log p(x | point)
@@ -28,7 +28,8 @@ class Score:
     ``error``           (obs,) standard error of the number itself (Monte Carlo; of a continuous flow how far its solver
                         and its estimate of the trace may be off; of an unnormalised density that of log Z, which all
                         rows share), or None where it is exact
-    ``elbo``            (obs,) where it is estimated by importance sampling, its lower bound, the ELBO; else None
+    ``elbo``            (obs,) where it is estimated by (annealed) importance sampling, its lower bound, the ELBO, the
+                        mean log weight; else None
     ``k_hat``           (obs,) likewise, Pareto k-hat of the weights: above 0.7 number and error are not to be trusted
     ``p_value``         (obs,) anomaly p-value: the rank of the row's density among densities of training rows that
                         were held out (conformal p-value; Vovk, Gammerman & Shafer 2005), or None
@@ -36,6 +37,9 @@ class Score:
     ``num_entries``     (obs,) how many entries of the table (columns, of all its time steps) each density is of
     ``discrete``        whether all columns are discrete, so that densities are probabilities
     ``normalized``      whether log Z of an unnormalised density is known: if not, only differences mean anything
+    ``surrogate``       of an implicit density, which: ``"ais"``, log p(x) under an observation model by annealed
+                        importance sampling, or ``"log_ratio"``, the discriminator's log p_data(x) - log p_model(x),
+                        which is no density and has no units; else None
     """
 
     log_predictive: np.ndarray
@@ -53,13 +57,25 @@ class Score:
     num_entries: np.ndarray | None = None
     discrete: bool = False
     normalized: bool = True
+    surrogate: str | None = None
 
     def __len__(self) -> int:
         return len(self.log_predictive)
 
     def __repr__(self) -> str:
         mean = np.mean(self.log_predictive, dtype=np.float64) if len(self) else np.nan
-        return f"<Score of {len(self):,} log densities ({self.kind}, {self.uncertainty}): mean {mean:.4g} nats>"
+        kind = self.kind if self.surrogate is None else f"{self.kind}: {self.surrogate}"
+        return f"<Score of {len(self):,} {self.what} ({kind}, {self.uncertainty}): mean {mean:.4g} nats>"
+
+    @property
+    def what(self) -> str:
+        """What the numbers are, in words."""
+        return "log ratios" if self.surrogate == "log_ratio" else "log densities"
+
+    @property
+    def is_density(self) -> bool:
+        """Whether the numbers are log densities, up to log Z."""
+        return self.surrogate != "log_ratio"
 
     @property
     def total(self) -> float:
@@ -74,7 +90,7 @@ class Score:
         For discrete columns the length of an ideal code (Shannon 1948), at least 0. The density of real columns is per
         unit of the table: rescaling a column by c moves it by :math:`\log_2 c / D`. NaN without an entry.
         """
-        known = self._entries and self.normalized
+        known = self._entries and self.normalized and self.is_density
         return float(-self.total / (self._entries * np.log(2))) if known else float("nan")
 
     @property
@@ -84,7 +100,7 @@ class Score:
         1977, J. Acoust. Soc. Am. 62). A token is one entry: of a sequence of one column, a time step. NaN where a
         column is real, since a density has no such meaning.
         """
-        known = self.discrete and self._entries and self.normalized
+        known = self.discrete and self._entries and self.normalized and self.is_density
         return float(np.exp(-self.total / self._entries)) if known else float("nan")
 
     @property
@@ -109,7 +125,8 @@ class Score:
 
     def to_frame(self) -> pd.DataFrame:
         """Columns row, log_prob, log_prob_sd, hdi_low, hdi_high, anomaly_p_value (where known), kind; where the density
-        is estimated also log_prob_error, elbo and k_hat."""
+        is estimated also log_prob_error, elbo and k_hat; of an implicit density also surrogate. Of log ratios log_ratio
+        and log_ratio_sd stand for log_prob and log_prob_sd."""
         import pandas as pd
 
         frame = pd.DataFrame({
@@ -122,4 +139,8 @@ class Score:
         if self.p_value is not None:
             frame["anomaly_p_value"] = self.p_value
         frame["kind"] = self.kind
+        if self.surrogate is not None:
+            frame["surrogate"] = self.surrogate
+        if not self.is_density:
+            frame = frame.rename(columns={"log_prob": "log_ratio", "log_prob_sd": "log_ratio_sd"})
         return frame if self.steps is None else pd.concat([self.steps, frame.drop(columns="row")], axis=1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import logsumexp
 
-from ppl_gen import backends, images, importance, unnormalised
+from ppl_gen import backends, corrected, images, implicit, importance, unnormalised
 from ppl_gen.anomaly import anomaly_p_values
 from ppl_gen.conditions import join, rows_to_draw_for
 from ppl_gen.data import Data, starts_of
@@ -49,7 +49,11 @@ def chunks(num_rows: int, num_draws: int) -> Iterator[slice]:
 
 
 def log_prob_rows(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> Iterator[tuple[slice, np.ndarray]]:
-    """(rows, log p(x | theta_s) (draws, rows)) chunk by chunk, in nats and original units."""
+    """(rows, log p(x | theta_s) (draws, rows)) chunk by chunk, in nats and original units; of an implicit density those
+    of its surrogate ``"ais"``."""
+    if implicit.is_implicit(fit):
+        yield from implicit.log_prob_rows(fit, data, posterior)
+        return
     if fit.pair.local:
         found = log_weight_rows(fit, data, posterior, importance.NUM_PARTICLES, 0)
         yield from ((rows, importance.mean_density(weights)) for rows, weights in found)
@@ -109,9 +113,10 @@ def with_point(fit: Fit) -> dict[str, np.ndarray]:
 
 def score(
     fit: Fit, table: Any, *, hdi_prob: float, keep_draws: bool | None, p_values: bool,
-    num_particles: int = importance.NUM_PARTICLES, seed: int = 0,
+    num_particles: int = importance.NUM_PARTICLES, seed: int = 0, surrogate: Any = None,
 ) -> Score:  # fmt: skip
     """See :meth:`ppl_gen.result.Fit.score`."""
+    implicit.refuse(fit, "surrogate", surrogate)
     if not 0 < hdi_prob < 1:
         raise SettingError(f"hdi_prob must be between 0 and 1, not {hdi_prob!r}.")
     if isinstance(num_particles, bool) or not isinstance(num_particles, int | np.integer) or num_particles < 1:
@@ -120,6 +125,8 @@ def score(
     data = encode(fit, table)
     num_draws, num_rows = len(next(iter(fit.posterior.values()))), len(data)
     keep = num_draws * num_rows <= KEEP_VALUES if keep_draws is None else keep_draws
+    if implicit.is_implicit(fit):
+        return implicit.score(fit, data, surrogate, hdi_prob=hdi_prob, keep=keep, seed=int(seed))
     predictive, sd, hdi = np.empty(num_rows), np.empty(num_rows), np.empty((num_rows, 2))
     kept, precisions, of_log_z = [], [], []
     # A point estimate goes first among the draws, so that one pass over the rows serves both.
@@ -149,7 +156,7 @@ def score(
         error, k_hat, normalized = unnormalised.precision(fit, np.concatenate(of_log_z))
     return Score(
         log_predictive=predictive, sd=sd, hdi=hdi, kind=fit.family.density_for(fit.schema), hdi_prob=hdi_prob,
-        uncertainty=fit.uncertainty, log_prob=_as_dataarray(fit, kept) if keep else None,
+        uncertainty=fit.uncertainty, log_prob=as_dataarray(fit, kept) if keep else None,
         p_value=anomaly_p_values(fit, data, predictive) if p_values else None, steps=data.sequence_labels(),
         num_entries=num_entries(data), discrete=is_discrete(data),
         error=error, elbo=elbo, k_hat=k_hat, normalized=normalized,
@@ -168,7 +175,7 @@ def is_discrete(data: Data) -> bool:
     return all(column.kind != "real" for column in data.schema.target_columns)
 
 
-def _as_dataarray(fit: Fit, kept: list[np.ndarray]) -> Any:
+def as_dataarray(fit: Fit, kept: list[np.ndarray]) -> Any:
     import xarray as xr
 
     values = np.concatenate(kept, axis=1).reshape(fit.draws.num_chains, fit.draws.num_draws, -1)
@@ -176,8 +183,11 @@ def _as_dataarray(fit: Fit, kept: list[np.ndarray]) -> Any:
     return xr.DataArray(values, coords=coords, dims=("chain", "draw", "obs"), name="log_prob", attrs={"units": "nats"})
 
 
-def sample(fit: Fit, num_samples: int, seed: int, length: int | None = None, given: Any = None) -> Any:
+def sample(
+    fit: Fit, num_samples: int, seed: int, length: int | None = None, given: Any = None, correct: str | None = None
+) -> Any:
     """See :meth:`ppl_gen.result.Fit.sample`."""
+    way = corrected.resolve(fit, correct)
     if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < 1:
         raise SettingError(f"num_samples must be a whole number of at least 1, not {num_samples!r}.")
     check_seed(seed)
@@ -189,10 +199,10 @@ def sample(fit: Fit, num_samples: int, seed: int, length: int | None = None, giv
     if length is not None:
         raise SettingError(f"length is for families that model sequences; {fit.family.name} models rows.")
     if conditions is None:
-        drawn = sample_model_space(fit, int(num_samples), seed)
+        drawn = sample_model_space(fit, int(num_samples), seed, None, way)
         return fit.schema.decode(drawn) if fit.schema.image is None else images.decode(fit.schema, drawn)
     rows, index = conditions
-    frame = fit.schema.decode(join(fit.schema, sample_model_space(fit, len(rows), seed, rows), rows))
+    frame = fit.schema.decode(join(fit.schema, sample_model_space(fit, len(rows), seed, rows, way), rows))
     return frame if index is None else frame.set_axis(index, axis=0)
 
 
@@ -202,7 +212,9 @@ def check_seed(seed: Any) -> None:
         raise SettingError(f"seed must be a whole number from 0 to 2**31 - 1, not {seed!r}.")
 
 
-def sample_model_space(fit: Fit, num_samples: int, seed: int, conditions: np.ndarray | None = None) -> np.ndarray:
+def sample_model_space(
+    fit: Fit, num_samples: int, seed: int, conditions: np.ndarray | None = None, correct: str = "none"
+) -> np.ndarray:
     """(num_samples, d): each row from a draw picked at random, or from the point estimate where there is one.
 
     :param conditions: (num_samples, c) what each is drawn for; d is then the number of columns that are modelled.
@@ -211,6 +223,8 @@ def sample_model_space(fit: Fit, num_samples: int, seed: int, conditions: np.nda
     rng = np.random.default_rng(seed)
     index = rng.integers(len(next(iter(posterior.values()))), size=num_samples)
     context = None if conditions is None else fit.schema.only_conditions().context(conditions)
+    if correct != "none":
+        return corrected.draw(fit.pair, posterior, index, seed, context, correct)
     return sample_at(fit, posterior, index, seed, context)
 
 

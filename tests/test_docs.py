@@ -20,11 +20,14 @@ import typer
 import ppl_gen as pg
 from ppl_gen import (
     checks,
+    checks_adversarial,
     checks_contrastive,
     checks_energies,
+    checks_implicit,
     checks_latents,
     checks_networks,
     checks_sequences,
+    checks_surrogates,
     plots,
     plots_pairs,
     scores,
@@ -117,7 +120,7 @@ def test_code_runs_and_prints_what_the_page_says(path: Path, ran: dict[str, dict
 
 
 def test_the_pages_with_code_are_those_that_should_have_some() -> None:
-    pages = ("index", "pair", "densities", "diagnosis", "data", "gmm", "hmm", "flow", "autoregressive")
+    pages = ("index", "pair", "densities", "diagnosis", "metrics", "data", "gmm", "hmm", "flow", "autoregressive")
     assert {"README.md", *(f"docs/{page}.md" for page in pages)} <= {name_of(path) for path in WITH_CODE}
     (code,) = [code for code, _ in blocks(README, "python")]
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
@@ -187,6 +190,14 @@ def test_the_thresholds_are_those_of_the_code() -> None:
         "diverged members": "at most 0", "negative chains R-hat": f"at most {checks_contrastive.RHAT}",
         "data against samples": f"at most {checks_contrastive.ERRORS:g} standard errors, or {checks_contrastive.GAP}",
         "learnt log Z": f"at most {checks_contrastive.ERRORS:g} standard errors, or {checks_contrastive.GAP}",
+        "AIS gap": f"at most {checks_surrogates.GAP:g} nat",
+        "mode coverage": "at most 0", "MMD p": f"at least {checks_implicit.P_VALUE}",
+        "precision": f"at least that of other rows less {checks_implicit.MARGIN}",
+        "recall": f"at least that of other rows less {checks_implicit.MARGIN}",
+        "classifier two-sample p": f"at least {checks_implicit.P_VALUE}",
+        "copies of rows": f"at least {checks_implicit.COPIES:g}", "collapse": f"at least {checks_implicit.COLLAPSE}",
+        "discriminator saturation": f"at most {checks_adversarial.ACCURACY}",
+        "oscillation": f"at most {checks_adversarial.SWING}", "mode hopping": f"at most {checks_adversarial.HOPPING}",
     }  # fmt: skip
     for name, limit in figures.items():
         assert rows[name][2].replace(" %", "%").startswith(limit)
@@ -194,11 +205,14 @@ def test_the_thresholds_are_those_of_the_code() -> None:
         text_of(ROOT / "ppl_gen" / f"{name}.py")
         for name in (
             "checks",
+            "checks_adversarial",
             "checks_contrastive",
             "checks_energies",
+            "checks_implicit",
             "checks_latents",
             "checks_networks",
             "checks_sequences",
+            "checks_surrogates",
             "denoising",
         )
     )

@@ -35,7 +35,9 @@ UNCERTAINTY = ("posterior", "guide", "bootstrap", "point")
 OF_SEQUENCES, OF_NETWORKS = {"states", "transitions", "durations", "forecast", "residuals"}, {"grid", "calibration"}
 OF_CODES = {"reconstructions", "codes", "traversals", "loss_parts"}
 OF_ENERGIES = {"course", "surface", "filters", "annealing"}
-OF_ROWS = set(plots.KINDS) - OF_SEQUENCES - OF_NETWORKS - OF_CODES - OF_ENERGIES - {"conditionals", "images"}
+OF_GENERATORS = {"progress", "modes", "ratio", "game"}
+OF_ROWS = set(plots.KINDS) - OF_SEQUENCES - OF_NETWORKS - OF_CODES - OF_ENERGIES - OF_GENERATORS
+OF_ROWS -= {"conditionals", "images"}
 EXPECTED = {
     "posterior": OF_ROWS - {"loss"},
     "guide": OF_ROWS - {"trace", "rank", "energy"},

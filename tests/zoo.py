@@ -80,6 +80,11 @@ CASES = {
         clusters,
         Contrastive(num_members=2, max_steps=150, num_steps=5, normalizer=SMC(num_particles=4096, num_states=200)),
     ),
+    "gan": Case(
+        pg.GAN(latent_dim=2, generator_hidden=(8,), discriminator_hidden=(8,), observation_sd=0.3),
+        clusters,
+        pg.Adversarial(num_members=2, max_steps=100, batch_size=32, ratio_steps=50),
+    ),
     "vae": Case(VAE(latent_dim=1, hidden=(8,)), clusters, NETWORKS),
     "rbm": Case(RBM(4), clusters, pg.Contrastive(num_members=2, max_steps=600, batch_size=64)),
     "autoregressive-made": Case(Autoregressive(hidden=(16,), num_mixture_components=2), clusters, NETWORKS),

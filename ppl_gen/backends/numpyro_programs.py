@@ -66,15 +66,18 @@ def rows_over_cores(program: Callable[[View], Any], view: View) -> np.ndarray:
 
 
 class CompiledOnce:
-    """A function of arrays of one shape, compiled once, not by each of the threads that call it first."""
+    """A function of arrays of one shape, compiled once, not by each of the threads that call it first.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function, self._lock = function, Lock()
+    :param quick: without the compiler's own optimizations, for a job that takes less time than they would.
+    """
+
+    def __init__(self, function: Callable[..., Any], quick: bool = False) -> None:
+        self.function, self._lock, self._options = function, Lock(), QUICK if quick else None
         self._compiled: Any = None
 
     def __call__(self, *inputs: Any) -> Any:
         with self._lock:
             if self._compiled is None:
-                self._compiled = jax.jit(self.function).lower(*inputs).compile()
+                self._compiled = jax.jit(self.function, compiler_options=self._options).lower(*inputs).compile()
             compiled = self._compiled
         return compiled(*inputs)

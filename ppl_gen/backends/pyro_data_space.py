@@ -1,4 +1,5 @@
-"""A row itself as the latent variable of a Pyro model, for any engine that samples a posterior."""
+"""A row, or the noise that a generator makes it of, as the latent variable of a Pyro model, for any engine that samples
+a posterior."""
 
 from __future__ import annotations
 
@@ -7,9 +8,30 @@ from typing import TYPE_CHECKING, Any
 import pyro
 import pyro.distributions as dist
 import torch
+from torch.utils import _pytree as pytree
+
+from ppl_gen.backends.pyro_ops import as_tensor
+from ppl_gen.view import View
 
 if TYPE_CHECKING:
     from ppl_gen.pair import Pair
+
+
+def arrays(values: Any) -> Any:
+    """A dictionary of numpy arrays, or of dictionaries of them, in the default float."""
+    return pytree.tree_map(as_tensor, values)
+
+
+def latent_model_of(pair: Pair) -> Any:
+    """A model whose one latent site ``z`` (L,) has the density of noise whose row is as likely among the data as the
+    log ratio says. The context of the data that it reads are the ``parameters``, and what is ``given``, if anything."""
+
+    def model(data: Any, *, num_obs: int | None = None, subsample_size: int | None = None) -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(pair.latent_size), 1.0).to_event(1))
+        row = View(z[None], context=data.context.get("given"))
+        pyro.factor("log_ratio", pair.log_ratio(data.context["parameters"], row)[0])  # type: ignore[misc]
+
+    return model
 
 
 def model_of(pair: Pair, row: tuple[int, ...]) -> Any:

@@ -165,6 +165,8 @@ def compare(
     sequence: o.SequenceOption = None,
     order: o.OrderOption = None,
     no_standardize: o.RawOption = False,
+    surrogate: o.SurrogateOption = None,
+    surrogate_settings: o.SurrogateSetOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
     """Rank models by the log density of rows that they have not seen (ELPD), with the error of each difference.
@@ -185,6 +187,7 @@ def compare(
         {spec.text: spec.family for spec in parsed}, table, folds=folds, test=test, seed=seed,
         engine={spec.text: spec.engine or default for spec in parsed},
         backend={spec.text: spec.backend or backend for spec in parsed}, progress=sys.stderr.isatty(),
+        surrogate=o.make_surrogate(surrogate, surrogate_settings),
         **o.data_options(columns, drop, kind, weights, no_standardize, sequence, order),
     )  # fmt: skip
     if as_json:

@@ -25,6 +25,14 @@ TableArg = Annotated[
 RunArg = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a saved fit.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of tables.")]
 SeedOption = Annotated[int, typer.Option(metavar="INT", help="The same seed gives the same bits.")]
+SurrogateOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Of a family without a density: ais or log_ratio.", show_default="ais"),
+]
+SurrogateSetOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="An option of --surrogate ais, such as num_temperatures; repeat."),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output's place.")]
 BackendOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="numpyro or pyro.", show_default="numpyro, or as the fit was made")
@@ -77,6 +85,19 @@ def split_names(texts: list[str] | None) -> list[str] | None:
             raise SettingError(f"{text!r} is no list of column names, such as 'width,height'.")
         found += names
     return found
+
+
+def make_surrogate(name: str | None, settings: list[str] | None) -> Any:
+    """What stands for a density that a family does not have: a name, or settings of it; None where none is named."""
+    if not settings:
+        return name
+    from ppl_gen.errors import SettingError
+    from ppl_gen.implicit import resolve
+
+    chosen = resolve(name)
+    if chosen == "log_ratio":
+        raise SettingError("--surrogate-set is for --surrogate ais: log_ratio has no options.")
+    return chosen.with_options(split_settings(settings, "name=value, such as num_temperatures=1000"))  # type: ignore[union-attr]
 
 
 def split_settings(items: list[str] | None, example: str = "name=value, such as num_components=3") -> dict[str, str]:

@@ -30,7 +30,8 @@ def chains(
     backend: o.BackendOption = None,
     as_json: o.JsonOption = False,
 ) -> int:
-    """Markov chains of rows from an unnormalised density, in the table's units, and whether they mixed.
+    """Markov chains of rows from an unnormalised density, in the table's units, and whether they mixed; of a generator,
+    of its noise under the discriminator's log ratio.
 
     [bold]Examples[/bold]
 

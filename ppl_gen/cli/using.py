@@ -19,6 +19,9 @@ def diagnose(
     run: o.RunArg,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 if a check fails.")] = False,
     summary: Annotated[bool, typer.Option("--summary", help="Show the parameters as well.")] = False,
+    bracket: Annotated[
+        bool, typer.Option("--bracket", help="Of a generator, also how far its scores are off; takes as long as those.")
+    ] = False,
     backend: o.BackendOption = None,
     as_json: o.JsonOption = False,
 ) -> int:
@@ -33,6 +36,8 @@ def diagnose(
 
     fit = o.load_fit(run, backend)
     with report.working("diagnosing"):
+        if bracket:
+            fit.bracket()
         diagnosis = diagnosis_in_options(fit.diagnose())
     if as_json:
         document = diagnosis.to_dict()
@@ -57,6 +62,8 @@ def score(
     num_particles: Annotated[
         int, typer.Option(metavar="INT", help="Where the density is estimated: particles of each row.")
     ] = 64,
+    surrogate: o.SurrogateOption = None,
+    surrogate_settings: o.SurrogateSetOption = None,
     seed: o.SeedOption = 0,
     backend: o.BackendOption = None,
     as_json: o.JsonOption = False,
@@ -66,11 +73,13 @@ def score(
     Columns: row, log_prob, log_prob_sd, hdi_low, hdi_high, anomaly_p_value, kind. The p-value is the row's rank among
     the densities of training rows that were held out (conformal): 0.01 is as rare as one training row in a hundred.
     Where the density is estimated by importance sampling also log_prob_error (Monte Carlo), elbo and k_hat; of a
-    continuous flow log_prob_error (solver).
+    continuous flow log_prob_error (solver). A family without a density, such as gan, has a surrogate of it, named in a
+    column, and no p-value.
 
     [bold]Examples[/bold]
 
     [cyan]ppl-gen score runs/iris new.csv -o scores.csv[/cyan]\n
+    [cyan]ppl-gen score runs/faces new.npz --surrogate ais --surrogate-set num_temperatures=1000[/cyan]\n
     [cyan]ppl-gen score runs/iris new.parquet -o scores.parquet --hdi-prob 0.95[/cyan]
     """
     from ppl_gen import report
@@ -80,23 +89,26 @@ def score(
     with report.working("scoring"):
         rows = o.read_rows(fit, table, drop)
         found = fit.score(rows, hdi_prob=hdi_prob, keep_draws=False, per_step=per_step, num_particles=num_particles,
-                          seed=seed)  # fmt: skip
+                          seed=seed, surrogate=o.make_surrogate(surrogate, surrogate_settings))  # fmt: skip
     frame = found.to_frame()
     what = several(len(found), "time step" if per_step else fit.train.unit)
     if path is not None:
         o.write_table(frame, path, overwrite=overwrite)
     measures = {"bits_per_dim": found.bits_per_dim, "perplexity": found.perplexity}
     measures = {name: value for name, value in measures.items() if value == value}  # perplexity of real columns is NaN
+    named = {} if found.surrogate is None else {"surrogate": found.surrogate}
     if as_json:
         extra = {"output": str(path)} if path else {"rows": frame}
-        report.emit_json({"run": run, "num_rows": len(found), "total": found.total, "kind": found.kind,
+        report.emit_json({"run": run, "num_rows": len(found), "total": found.total, "kind": found.kind, **named,
                           "uncertainty": found.uncertainty, "hdi_prob": hdi_prob, **measures, **extra})  # fmt: skip
         return
     if path is None:
-        title = f"{what}, {found.kind} log density (nats, original units)"
+        kind = "".join((found.kind, *(f" ({name})" for name in named.values())))
+        title = f"{what}, {kind} {'log density (nats, original units)' if found.is_density else 'log ratio (nats)'}"
         report.table(frame, limit=SHOWN, title=title)
     more = "".join(f"; {name.replace('_', ' ')} {value:.4g}" for name, value in measures.items())
-    report.say(f"mean log_prob {found.total / len(found):.4f} nats over {what}{more}")
+    name = "log_prob" if found.is_density else "log_ratio"
+    report.say(f"mean {name} {found.total / len(found):.4f} nats over {what}{more}")
     if found.error is not None and found.elbo is not None:
         report.say(
             f"Monte Carlo error of a row {found.error.mean():.2g} on average, {found.error.max():.2g} at most; mean "
@@ -110,7 +122,8 @@ def score(
         from ppl_gen.scores import MAX_KHAT
 
         number = f"{found.unreliable.sum():,} of {what}"
-        how = "normalise with more" if found.kind == "unnormalised" else "raise --num-particles"
+        advice = {"unnormalised": "normalise with more", "implicit": "use --surrogate-set num_temperatures=1000"}
+        how = advice.get(found.kind, "raise --num-particles")
         report.say(f"k_hat above {MAX_KHAT:g} in {number}: do not trust their log_prob, or {how}")
     if found.p_value is not None and (not fit.family.sequences or (found.p_value > 0).any()):
         report.show_anomalies(frame, what="sequences" if fit.family.sequences else "rows")
@@ -129,6 +142,11 @@ def sample(
         typer.Option(metavar="FILE", help="Of a conditional model: rows to draw for, -n for each.",
                      show_default="training rows at random"),
     ] = None,
+    correct: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of a generator, mended by its discriminator: none, rejection or latent_hmc.",
+                     show_default="none"),
+    ] = None,
     seed: o.SeedOption = 0,
     output: o.ArrayOption = None,
     overwrite: o.OverwriteOption = False,
@@ -142,6 +160,7 @@ def sample(
     [cyan]ppl-gen sample runs/iris -n 1000 -o samples.csv[/cyan]\n
     [cyan]ppl-gen sample runs/digits -n 64 -o samples.npz[/cyan]\n
     [cyan]ppl-gen sample runs/trial -n 5 --given doses.csv[/cyan]\n
+    [cyan]ppl-gen sample runs/rings -n 1000 --correct latent_hmc[/cyan]\n
     [cyan]ppl-gen sample runs/iris -n 5 --json[/cyan]
     """
     import pandas as pd
@@ -152,7 +171,7 @@ def sample(
     fit = o.load_fit(run, backend)
     o.refuse_array(fit, path, output)
     with report.working("sampling"):
-        frame = fit.sample(num_samples, seed=seed, length=length, given=given)
+        frame = fit.sample(num_samples, seed=seed, length=length, given=given, correct=correct)
     if path is not None and o.is_array(path):
         o.write_images(frame, path, overwrite=overwrite)
         if as_json:

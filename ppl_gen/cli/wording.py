@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 # Arguments of functions that are options of the same name.
 OPTIONS = (
-    "backend", "checkpoint", "columns", "drop", "engine", "folds", "given", "hdi_prob", "horizon", "length", "method",
-    "num_draws", "num_samples", "order", "seed", "sequence", "test", "weights",
+    "backend", "checkpoint", "columns", "correct", "drop", "engine", "folds", "given", "hdi_prob", "horizon", "length",
+    "method", "num_draws", "num_samples", "order", "seed", "sequence", "surrogate", "test", "weights",
 )  # fmt: skip
 VERBS = (  # verbs of fits that are commands
+    (r"fit\.bracket\(\)", "ppl-gen diagnose --bracket"),
+    (r"surrogate=AIS\(num_temperatures=(\d+)\)", r"--surrogate-set num_temperatures=\1"),
+    (r"(?:fit\.)?sample\(correct='(\w+)'\)", r"ppl-gen sample --correct \1"),
     (r"fit\.chains\(sampler='(\w+)'\)", r"ppl-gen chains --sampler \1"),
     (r"fit\.normalize\('(\w+)'\)", r"ppl-gen normalize --method \1"),
     (r"fit\.normalize\(AIS\(num_temperatures=\.\.\., num_chains=\.\.\.\)\) or SMC\(num_particles=\.\.\.\)",
@@ -40,6 +43,7 @@ def in_options(text: str) -> str:
     for python, words in VERBS:
         text = re.sub(python, words, text)
     text = text.replace("sampler='tempered'", "--sampler tempered")  # of chains; training's has the same name
+    text = re.sub(r"\b(correct|surrogate)='(\w+)'", r"--\1 \2", text)
     text = re.sub(r"\b([a-z_]+)='(\w+)'", _setting, text)
     text = re.sub(rf"(?<!['\w])({'|'.join(OPTIONS)}|kinds)=(?![^\s.,:;)])", _option, text)
     for python, words in PLAIN.items():
@@ -49,7 +53,10 @@ def in_options(text: str) -> str:
 
 def diagnosis_in_options(diagnosis: Diagnosis) -> Diagnosis:
     """The same with its advice in options."""
-    checks = tuple(dataclasses.replace(check, advice=in_options(check.advice)) for check in diagnosis.checks)
+    checks = tuple(
+        dataclasses.replace(check, advice=in_options(check.advice), info=re.sub(*VERBS[0], check.info))
+        for check in diagnosis.checks
+    )
     return dataclasses.replace(diagnosis, checks=checks)
 
 
