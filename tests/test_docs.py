@@ -27,6 +27,7 @@ from ppl_gen import (
     checks_latents,
     checks_networks,
     checks_sequences,
+    checks_surrogates,
     plots,
     plots_pairs,
     scores,
@@ -189,6 +190,7 @@ def test_the_thresholds_are_those_of_the_code() -> None:
         "diverged members": "at most 0", "negative chains R-hat": f"at most {checks_contrastive.RHAT}",
         "data against samples": f"at most {checks_contrastive.ERRORS:g} standard errors, or {checks_contrastive.GAP}",
         "learnt log Z": f"at most {checks_contrastive.ERRORS:g} standard errors, or {checks_contrastive.GAP}",
+        "AIS gap": f"at most {checks_surrogates.GAP:g} nat",
         "mode coverage": "at most 0", "MMD p": f"at least {checks_implicit.P_VALUE}",
         "precision": f"at least that of other rows less {checks_implicit.MARGIN}",
         "recall": f"at least that of other rows less {checks_implicit.MARGIN}",
@@ -210,6 +212,7 @@ def test_the_thresholds_are_those_of_the_code() -> None:
             "checks_latents",
             "checks_networks",
             "checks_sequences",
+            "checks_surrogates",
             "denoising",
         )
     )
