@@ -72,7 +72,7 @@ class Fit:
         :param num_particles: where the density is estimated by importance sampling, particles of each row, rounded up
             to a multiple of 8; ``seed`` decides which. They are not used where it is exact.
         :param surrogate: of an implicit density, what stands for it: ``"ais"`` (the default), log p(x) under the
-            family's observation model by annealed importance sampling (about a minute of a core a thousand rows and
+            family's observation model by annealed importance sampling (some minutes of a core a thousand rows and
             member), or settings such as ``AIS(num_temperatures=1000)``; or ``"log_ratio"``, the discriminator's log
             p_data(x) - log p_model(x), which is no density. See :mod:`ppl_gen.implicit`.
         :raises DataError: the table lacks a column of the training table, or a value has the wrong kind.

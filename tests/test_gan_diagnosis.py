@@ -59,7 +59,7 @@ def test_a_good_generator_passes_every_check() -> None:
     diagnosis = good().diagnose()
     assert diagnosis.passed, diagnosis
     names = [check.name for check in diagnosis.checks]
-    assert set(names) - {"AIS gap"} == OF_SAMPLES | OF_TRAINING | {"posterior predictive p", "PIT p"}  # none of a density
+    assert set(names) - {"AIS gap"} == OF_SAMPLES | OF_TRAINING | {"posterior predictive p", "PIT p"}  # no density
     assert set(diagnosis.details) == {"course", "modes", "generators", "predictive", "pit"}
     assert "held-out rows" in diagnosis["precision"].info
 

@@ -20,12 +20,14 @@ from numpyro import handlers
 
 from ppl_gen.annealing import JITTER, Moves
 from ppl_gen.backends.numpyro_ops import as_jax
-from ppl_gen.backends.numpyro_programs import one_per_core
+from ppl_gen.backends.numpyro_programs import Program, one_per_core
 from ppl_gen.latent_paths import BISECTIONS, HOLD, LATENT, LOWEST, RATIO, RESAMPLE_BELOW, START_MOVES, Annealed, RowPath
 from ppl_gen.view import View
 
 if TYPE_CHECKING:
     from ppl_gen.pair import Pair
+
+SMALL = 1_000_000_000  # chains x gradients of each x weights
 
 
 def over_blocks(function: Callable[..., Any], *arguments: list[Any]) -> list[Any]:
@@ -47,12 +49,14 @@ def anneal(
     :param adaptive: choose temperatures and step sizes on the way, and resample, up to the length of the path.
     :param starts: (R, K, L) where chains begin; by default draws of the prior.
     """
-    program = pair.cached(("anneal", target, moves, num_chains), lambda: jax.jit(partial(_run, pair, target, moves)))
+    key = ("anneal", target, moves, num_chains)
+    program = pair.cached(key, lambda: Program(partial(_run, pair, target, moves), SMALL))
     dtype = jnp.result_type(float)
     shape = (len(seeds), num_chains, pair.latent_size)
     given = jnp.zeros(shape, dtype) if starts is None else jnp.asarray(starts, dtype)
     arrays = (jnp.asarray(path.beta, dtype), jnp.asarray(path.log_step, dtype))
-    found = program(as_jax(parameters), _arrays(view), given, starts is None, *arrays, path.length, adaptive,
+    size = _work(parameters, len(seeds) * num_chains * len(path.beta), moves)
+    found = program(size, as_jax(parameters), _arrays(view), given, starts is None, *arrays, path.length, adaptive,
                     jnp.asarray(seeds, jnp.uint32))  # fmt: skip
     return Annealed(**{name: np.asarray(value) for name, value in found.items()}).cut()
 
@@ -64,9 +68,10 @@ def walk(
     """(R, K, T, L): states of chains from ``z`` (R, K, L) at inverse temperature 1, ``thinning`` times ``moves`` apart;
     and the acceptance rate of each row."""
     key = ("walk", target, moves, num_states, thinning)
-    program = pair.cached(key, lambda: jax.jit(partial(_walk, pair, target, moves, num_states, thinning)))
+    program = pair.cached(key, lambda: Program(partial(_walk, pair, target, moves, num_states, thinning), SMALL))
     dtype = jnp.result_type(float)
-    states, rate = program(as_jax(parameters), _arrays(view), jnp.asarray(z, dtype), jnp.asarray(log_step, dtype),
+    size = _work(parameters, z.shape[0] * z.shape[1] * num_states * thinning, moves)
+    states, rate = program(size, as_jax(parameters), _arrays(view), jnp.asarray(z, dtype), jnp.asarray(log_step, dtype),
                            jnp.asarray(seeds, jnp.uint32))  # fmt: skip
     return np.moveaxis(np.asarray(states), 0, 2), np.asarray(rate)
 
@@ -105,6 +110,12 @@ def generate(
     given = None if context is None else jnp.asarray(context, dtype=float)
     x, ratio = program(as_jax(parameters), jnp.asarray(z, dtype=float), given)
     return np.asarray(x), np.asarray(ratio)
+
+
+def _work(parameters: Mapping[str, np.ndarray], number: int, moves: Moves) -> int:
+    """What so many moves cost, in the units of :data:`SMALL`."""
+    weights = sum(int(np.size(value)) for value in parameters.values())
+    return number * moves.number * moves.num_leapfrogs * weights
 
 
 def _arrays(view: View) -> View:

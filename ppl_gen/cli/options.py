@@ -31,7 +31,9 @@ SurrogateOption = Annotated[
 ]
 SurrogateSetOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="An option of --surrogate ais, such as num_temperatures; repeat."),
+    typer.Option(
+        "--surrogate-set", metavar="NAME=VALUE", help="An option of --surrogate ais, such as num_temperatures; repeat."
+    ),
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output's place.")]
 BackendOption = Annotated[
