@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -162,10 +162,11 @@ def train(
     start, idle = without_idle(pair, pair.initialize(view, seed, plan.settings.num_members), view)
     course = Course(plan)
     keys = jax.random.split(jax.random.key(seed), plan.settings.num_members)
-    weights, fixed = (
+    parts: list[list[Weights]] = [
         [{name: jnp.asarray(value[i], dtype=float) for name, value in part.items()} for i in plan.members]
         for part in (start, idle)
-    )
+    ]
+    weights, fixed = parts
     states = [program.begin(weights[i], keys[i]) for i in plan.members]
     states = _restore(monitor, states, course)
     rows = [[jnp.asarray(part[i]) for i in plan.members] for part in (plan.split.train, plan.split.validation)]
@@ -190,13 +191,15 @@ def _play(
     plan = course.plan
     while not course.trained:
         going = np.flatnonzero(course.going).tolist()
-        inputs = ([each[i] for i in going] for each in (states, fixed, *rows))
-        results = dict(zip(going, one_per_core(program.window, *inputs, repeat(view), repeat(extra)), strict=True))
+        each: tuple[Sequence[Any], ...] = (states, fixed, *rows)
+        inputs = ([part[i] for i in going] for part in each)
+        found = one_per_core(program.window, *inputs, repeat(view), repeat(extra))
+        results = dict(zip(going, found, strict=True))
         well = course.update([
             {name: float(value) for name, value in results[i][1].items()} if i in results else None
             for i in plan.members
         ])  # fmt: skip
-        for i in np.flatnonzero(well):
+        for i in np.flatnonzero(well).tolist():
             states[i] = results[i][0]
         if course.windows in plan.snapshots:
             taken = [program.snapshot(state, own, view) for state, own in zip(states, fixed, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Weights = dict[str, torch.Tensor]
 State = dict[str, torch.Tensor]
+Rows = tuple[torch.Tensor, torch.Tensor]  # numbers of a member's rows to train by, and of those held out
 PLAYERS = ("generator", "discriminator", "ratio")
 BIG = 8_000_000  # multiplications in the largest layer of a step from which threads pay
 CHUNK = 2048  # validation rows at once
@@ -52,7 +53,8 @@ class Training(ABC):
         """Further figures at held-out rows."""
 
     def begin(self, start: Mapping[str, np.ndarray], number: int) -> State:
-        dtype, state = torch.get_default_dtype(), {}
+        dtype = torch.get_default_dtype()
+        state: State = {}
         for player, shapes in self.shapes.items():
             flat = [np.reshape(start[name][number], -1) for name in shapes]
             vector = torch.as_tensor(np.concatenate(flat) if flat else np.zeros(0), dtype=dtype)
@@ -230,8 +232,8 @@ def train(
         fixed = [{n: torch.as_tensor(np.asarray(v[i]), dtype=dtype) for n, v in idle.items()} for i in plan.members]
         states = [program.begin(start, i) for i in plan.members]
         _restore(monitor, states, course)
-        rows = [tuple(torch.as_tensor(part[i]) for part in (plan.split.train, plan.split.validation))
-                for i in plan.members]  # fmt: skip
+        split = (plan.split.train, plan.split.validation)
+        rows: list[Rows] = [(torch.as_tensor(split[0][i]), torch.as_tensor(split[1][i])) for i in plan.members]
         interrupted = False
         try:
             _play(program, course, states, fixed, rows, view, torch.tensor(extra, dtype=dtype), monitor)
@@ -245,7 +247,7 @@ def train(
 
 
 def _play(
-    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: list[Any], view: View,
+    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: Sequence[Rows], view: View,
     extra: torch.Tensor, monitor: Monitor,
 ) -> None:  # fmt: skip
     """The first phase, until each member has taken its steps or has diverged; ``states`` become the last good ones."""
@@ -263,7 +265,7 @@ def _play(
 
 
 def _calibrate(
-    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: list[Any], view: View,
+    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: Sequence[Rows], view: View,
     monitor: Monitor,
 ) -> None:  # fmt: skip
     """The second phase, until the validation loss no longer falls."""

@@ -105,7 +105,7 @@ def score(
     if path is None:
         kind = "".join((found.kind, *(f" ({name})" for name in named.values())))
         title = f"{what}, {kind} {'log density (nats, original units)' if found.is_density else 'log ratio (nats)'}"
-        report.table(frame, limit=SHOWN, title=title)
+        report.table(frame.drop(columns=["kind", "surrogate"], errors="ignore"), limit=SHOWN, title=title)
     more = "".join(f"; {name.replace('_', ' ')} {value:.4g}" for name, value in measures.items())
     name = "log_prob" if found.is_density else "log_ratio"
     report.say(f"mean {name} {found.total / len(found):.4f} nats over {what}{more}")
