@@ -155,7 +155,8 @@ def missing_refused(name: str, data: Data) -> DataError:
     able = ", ".join(each for each in registry.families() if registry.family(each).allows_missing)
     others = int((~np.asarray(data.mask)).sum()) - 1
     where = f"row {row}, column {data.schema.names[column]!r}" + (f", and {others:,} more" if others else "")
+    implicit = registry.family(name).density == "implicit"
+    what, those = ("reads no row", "read them") if implicit else ("has no density of a row", "have")
     return DataError(
-        f"{name} has no density of a row with missing values ({where}); families that have: {able}; or drop or fill "
-        "those rows."
+        f"{name} {what} with missing values ({where}); families that {those}: {able}; or drop or fill those rows."
     )

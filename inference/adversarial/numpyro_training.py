@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Weights = Mapping[str, jax.Array]
 State = dict[str, Any]
 CHUNK = 2048  # validation rows at once
-FEW = 500  # steps that take less time than optimizing their program
+FEW = 1000  # steps that take less time than optimizing their program
 
 
 class Training(ABC):

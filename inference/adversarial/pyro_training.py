@@ -99,7 +99,8 @@ class Training(ABC):
 
     def _recorded(self, name: str, function: Any, inputs: tuple[torch.Tensor, ...]) -> Any:
         if name not in self.programs:
-            self.programs[name] = recorded(function, inputs)
+            # A recording takes what is one tensor now, as a mean at its start, for one ever after.
+            self.programs[name] = recorded(function, tuple(leaf.clone() for leaf in inputs))
         with torch.no_grad():
             return self.programs[name](*inputs)
 

@@ -134,6 +134,8 @@ class GAN(NetworkFamily):
                 self.require_widths(name)
         self.require_widths("channels")
         self.require_choice("loss", LOSSES)
+        if self.regularizer == "none":  # as a command line has it
+            object.__setattr__(self, "regularizer", None)
         if self.regularizer is not None:
             self.require_choice("regularizer", REGULARIZERS)
         self.require_choice("normalization", NORMALIZATIONS)

@@ -50,28 +50,25 @@ def forge(architecture: Architecture, weights: Weights, z: jax.Array, context: j
     for group, own, where in zip(
         architecture.groups, say(architecture, weights, z, context), architecture.noise, strict=True
     ):
-        noise = by_parameter(group, z[..., where]) if where.stop > where.start else None
-        parts.append(_forged(architecture, weights, group, own, noise))
+        parts.append(_forged(architecture, weights, group, own, z[..., where]))
     return jnp.concatenate(parts, -1)
 
 
-def _forged(
-    architecture: Architecture, weights: Weights, group: Group, own: jax.Array, noise: jax.Array | None
-) -> jax.Array:
+def _forged(architecture: Architecture, weights: Weights, group: Group, own: jax.Array, noise: jax.Array) -> jax.Array:
     temperature = architecture.family.temperature
     if group.kind == "count":
         near = own[0]
         return hard(near, conditionals.encode(group, weights, counted(group, weights, near)))
     if group.kind == "binary":
-        logits = own[0] + log_ndtr(noise[0]) - log_ndtr(-noise[0])  # the difference of two Gumbel variables
+        logits = own[0] + log_ndtr(noise) - log_ndtr(-noise)  # the difference of two Gumbel variables
         return hard(jax.nn.sigmoid(logits / temperature), (logits > 0).astype(logits.dtype))
     if group.kind == "categorical":
-        labels = choose(own, noise, temperature)
+        labels = choose(own, by_parameter(group, noise), temperature)
         return jnp.moveaxis(labels, 0, -1).reshape(*labels.shape[1:-1], -1)  # as ``encode`` has them
     if not architecture.has_modes(group):
         return own[0]
-    modes = choose(own[1:] + weights["mode_log_share"].reshape(_lead(weights, own)), noise, temperature)
-    return jnp.concatenate([own[0], flat(modes)], -1)
+    share = weights["mode_log_share"].reshape(_lead(weights, own))
+    return jnp.concatenate([own[0], flat(choose(own[1:] + share, by_parameter(group, noise), temperature))], -1)
 
 
 def choose(logits: jax.Array, noise: jax.Array, temperature: float) -> jax.Array:
