@@ -34,7 +34,7 @@ MAX_PROPOSALS = 5_000_000
 PATH = AIS(num_temperatures=200, num_leapfrogs=5, target_accept=0.65)
 CONDITIONAL_ESS = 0.9  # of the steps of a path
 CHAINS = (256, 2048)  # side by side, for few rows and for many
-CHAINS_A_ROW, ROWS = 16, 64  # of each row with a condition of its own, of which so many at once
+CHAINS_A_ROW, ROWS = 32, 32  # of each row with a condition of its own, of which so many at once
 PRIOR_BLOCKS = 6  # of as many draws of the prior, weighted at once instead of along a path where that is the better
 MAX_BLOCK = 1_000_000  # numbers in the rows of one, of which there is only one where there are more
 MOVES = 20  # from the end of the path to a row, and from one row of a chain to the next
@@ -126,11 +126,10 @@ def follow(
     backend = backend_of(pair)
 
     def one(part: tuple[np.ndarray, int, int]) -> np.ndarray:
-        given, new, own = part
-        states = _states(pair, parameters, View(None, context=given), CHAINS_A_ROW, 1, own)
-        return backend.generate(pair, parameters, states[:, 0, 0], given)[0][:new]  # resampled, so any will do
+        return _states(pair, parameters, View(None, context=part[0]), CHAINS_A_ROW, 1, part[2])[:, 0, 0]  # any will do
 
-    return np.concatenate(backend.over_blocks(one, parts))
+    found = zip(backend.over_blocks(one, parts), parts, strict=True)
+    return np.concatenate([backend.generate(pair, parameters, z, given)[0][:new] for z, (given, new, _) in found])
 
 
 def _of_one_density(pair: Pair, parameters: Mapping[str, np.ndarray], number: int, seed: int) -> np.ndarray:
@@ -138,8 +137,8 @@ def _of_one_density(pair: Pair, parameters: Mapping[str, np.ndarray], number: in
     states = backend.over_blocks(
         lambda size: _states(pair, parameters, View(None), chains, size, seed)[0], [-(-number // chains)]
     )[0]  # (K, T, L)
-    z = states.swapaxes(0, 1).reshape(-1, pair.latent_size)
-    return backend.generate(pair, parameters, z, None)[0][:number]
+    each = [backend.generate(pair, parameters, z, None)[0] for z in states.swapaxes(0, 1)]
+    return np.concatenate(each)[:number]
 
 
 def _states(
