@@ -183,20 +183,20 @@ def train(
 
 
 def _play(
-    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: list[list[jax.Array]],
+    program: Training, course: Course, states: list[State], fixed: list[State], rows: list[list[jax.Array]],
     view: View, extra: jax.Array, monitor: Monitor,
 ) -> None:  # fmt: skip
     """The first phase, until each member has taken its steps or has diverged; ``states`` become the last good ones."""
     plan = course.plan
     while not course.trained:
         going = np.flatnonzero(course.going).tolist()
-        inputs = ([each[i] for i in going] for each in (states, fixed, *rows))
+        inputs: Any = ([each[i] for i in going] for each in (states, fixed, *rows))
         results = dict(zip(going, one_per_core(program.window, *inputs, repeat(view), repeat(extra)), strict=True))
         well = course.update([
             {name: float(value) for name, value in results[i][1].items()} if i in results else None
             for i in plan.members
         ])  # fmt: skip
-        for i in np.flatnonzero(well):
+        for i in np.flatnonzero(well).tolist():
             states[i] = results[i][0]
         if course.windows in plan.snapshots:
             taken = [program.snapshot(state, own, view) for state, own in zip(states, fixed, strict=True)]
@@ -205,7 +205,7 @@ def _play(
 
 
 def _calibrate(
-    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: list[list[jax.Array]],
+    program: Training, course: Course, states: list[State], fixed: list[State], rows: list[list[jax.Array]],
     view: View, monitor: Monitor,
 ) -> None:  # fmt: skip
     """The second phase, until the validation loss no longer falls."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Weights = dict[str, torch.Tensor]
 State = dict[str, torch.Tensor]
+Rows = list[tuple[torch.Tensor, torch.Tensor]]  # of each member, to train on and to validate on
 PLAYERS = ("generator", "discriminator", "ratio")
 BIG = 8_000_000  # multiplications in the largest layer of a step from which threads pay
 CHUNK = 2048  # validation rows at once
@@ -52,7 +53,8 @@ class Training(ABC):
         """Further figures at held-out rows."""
 
     def begin(self, start: Mapping[str, np.ndarray], number: int) -> State:
-        dtype, state = torch.get_default_dtype(), {}
+        dtype = torch.get_default_dtype()
+        state: State = {}
         for player, shapes in self.shapes.items():
             flat = [np.reshape(start[name][number], -1) for name in shapes]
             vector = torch.as_tensor(np.concatenate(flat) if flat else np.zeros(0), dtype=dtype)
@@ -98,8 +100,7 @@ class Training(ABC):
         return {player: vector, f"{player}_first": first, f"{player}_second": second}
 
     def _recorded(self, name: str, function: Any, inputs: tuple[torch.Tensor, ...]) -> Any:
-        if name not in self.programs:
-            # A recording takes what is one tensor now, as a mean at its start, for one ever after.
+        if name not in self.programs:  # a recording takes what is one tensor now, as a mean at its start, for one ever
             self.programs[name] = recorded(function, tuple(leaf.clone() for leaf in inputs))
         with torch.no_grad():
             return self.programs[name](*inputs)
@@ -230,8 +231,9 @@ def train(
         fixed = [{n: torch.as_tensor(np.asarray(v[i]), dtype=dtype) for n, v in idle.items()} for i in plan.members]
         states = [program.begin(start, i) for i in plan.members]
         _restore(monitor, states, course)
-        rows = [tuple(torch.as_tensor(part[i]) for part in (plan.split.train, plan.split.validation))
-                for i in plan.members]  # fmt: skip
+        rows: Rows = list(
+            zip(*(torch.as_tensor(part) for part in (plan.split.train, plan.split.validation)), strict=True)
+        )
         interrupted = False
         try:
             _play(program, course, states, fixed, rows, view, torch.tensor(extra, dtype=dtype), monitor)
@@ -245,15 +247,14 @@ def train(
 
 
 def _play(
-    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: list[Any], view: View,
+    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: Rows, view: View,
     extra: torch.Tensor, monitor: Monitor,
 ) -> None:  # fmt: skip
     """The first phase, until each member has taken its steps or has diverged; ``states`` become the last good ones."""
     plan = course.plan
     while not course.trained:
-        results = {
-            i: program.window(states[i], fixed[i], *rows[i], view, extra) for i in np.flatnonzero(course.going).tolist()
-        }
+        going = np.flatnonzero(course.going).tolist()
+        results = {i: program.window(states[i], fixed[i], *rows[i], view, extra) for i in going}
         well = course.update([results[i][1] if i in results else None for i in plan.members])
         for i in np.flatnonzero(well).tolist():
             states[i] = results[i][0]
@@ -263,7 +264,7 @@ def _play(
 
 
 def _calibrate(
-    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: list[Any], view: View,
+    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: Rows, view: View,
     monitor: Monitor,
 ) -> None:  # fmt: skip
     """The second phase, until the validation loss no longer falls."""

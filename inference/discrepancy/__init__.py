@@ -23,7 +23,7 @@ The mean of the generator's weights, and the second phase, which trains the log 
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.spatial.distance import pdist
@@ -65,7 +65,7 @@ class Discrepancy(Calibrated):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_choice("distance", DISTANCES)
-        widths = self.bandwidths
+        widths: Any = self.bandwidths
         if isinstance(widths, int | float):
             object.__setattr__(self, "bandwidths", widths := (widths,))
         ok = isinstance(widths, tuple) and bool(widths) and all(isinstance(w, int | float) and w > 0 for w in widths)
