@@ -7,7 +7,8 @@ r"""Rows of a generator, mended by the discriminator's log ratio :math:`r(x) = \
 ``"latent_hmc"``  z is drawn from :math:`p(z)\, e^{r(G(z))}` (discriminator driven latent sampling; Che et al. 2020,
                   arXiv:2003.06060, eq. 6, lemma 1): many chains from draws of the prior along the path :math:`p(z)\,
                   e^{\beta r(G(z))}`, weighted and resampled, so that parts of the latent space between which no chain
-                  crosses have their share, then moved on by Hamiltonian Monte Carlo at :math:`\beta = 1`
+                  crosses have their share, then moved on by Hamiltonian Monte Carlo at :math:`\beta = 1`.
+                  Instead of the path's end, 61,440 draws of the prior are weighted where these are worth more
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ MAX_PROPOSALS = 5_000_000
 PATH = AIS(num_temperatures=200, num_leapfrogs=5, target_accept=0.65)
 CONDITIONAL_ESS = 0.9  # of the steps of a path
 CHAINS = (256, 2048)  # side by side, for few rows and for many
-CHAINS_A_ROW, ROWS = 16, 64  # of each row with a condition of its own, of which so many at once
+CHAINS_A_ROW, ROWS = 32, 32  # of each row with a condition of its own, of which so many at once
+PRIOR_BLOCKS = 6  # of as many draws of the prior, weighted at once instead of along a path where that is the better
+MAX_BLOCK = 1_000_000  # numbers in the rows of one, of which there is only one where there are more
 MOVES = 20  # from the end of the path to a row, and from one row of a chain to the next
 
 
@@ -123,11 +126,10 @@ def follow(
     backend = backend_of(pair)
 
     def one(part: tuple[np.ndarray, int, int]) -> np.ndarray:
-        given, new, own = part
-        states = _states(pair, parameters, View(None, context=given), CHAINS_A_ROW, 1, own)
-        return backend.generate(pair, parameters, states[:, 0, 0], given)[0][:new]  # resampled, so any will do
+        return _states(pair, parameters, View(None, context=part[0]), CHAINS_A_ROW, 1, part[2])[:, 0, 0]  # any will do
 
-    return np.concatenate(backend.over_blocks(one, parts))
+    found = zip(backend.over_blocks(one, parts), parts, strict=True)
+    return np.concatenate([backend.generate(pair, parameters, z, given)[0][:new] for z, (given, new, _) in found])
 
 
 def _of_one_density(pair: Pair, parameters: Mapping[str, np.ndarray], number: int, seed: int) -> np.ndarray:
@@ -135,8 +137,8 @@ def _of_one_density(pair: Pair, parameters: Mapping[str, np.ndarray], number: in
     states = backend.over_blocks(
         lambda size: _states(pair, parameters, View(None), chains, size, seed)[0], [-(-number // chains)]
     )[0]  # (K, T, L)
-    z = states.swapaxes(0, 1).reshape(-1, pair.latent_size)
-    return backend.generate(pair, parameters, z, None)[0][:number]
+    each = [backend.generate(pair, parameters, z, None)[0] for z in states.swapaxes(0, 1)]
+    return np.concatenate(each)[:number]
 
 
 def _states(
@@ -148,13 +150,39 @@ def _states(
     seeds = rng.integers(2**32, size=1 if view.context is None else len(view.context))
     moves = moves_of(settings)._replace(conditional_ess=CONDITIONAL_ESS)
     end = pilot(backend, pair, RATIO, parameters, view, settings, seeds, moves)
-    z, states = resampled(end.z, end.log_weights, num_chains, rng), []
+    z, log_weights = end.z, end.log_weights
+    if view.context is None:
+        # Where the generator is near the data, as good as all draws of the prior count: more than there are chains.
+        many, ratios = from_prior(pair, parameters, rng)
+        if effective(ratios) > effective(log_weights[0]):
+            z, log_weights = many[None], ratios[None]
+    z, states = resampled(z, log_weights, num_chains, rng), []
     for _ in range(num_states):
         own = rng.integers(2**32, size=len(seeds))
         found, _ = backend.walk(pair, RATIO, parameters, view, z, end.log_step[-1], moves, 1, MOVES, own)
         z = found[:, :, -1]
         states.append(z)
     return np.stack(states, axis=2)
+
+
+def from_prior(
+    pair: Pair, parameters: Mapping[str, np.ndarray], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws of the prior (n, L), and log ratios (n,) at their rows: fewer where rows are long."""
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for _ in range(PRIOR_BLOCKS):
+        z = rng.standard_normal((PROPOSALS, pair.latent_size))
+        x, ratio = backend_of(pair).generate(pair, parameters, z, None)
+        parts.append((z, np.asarray(ratio, np.float64)))
+        if x.size > MAX_BLOCK:
+            break
+    return np.concatenate([z for z, _ in parts]), np.concatenate([ratio for _, ratio in parts])
+
+
+def effective(log_weights: np.ndarray) -> float:
+    """How many draws of equal weights those of log weights (K,) are worth (Kong 1992)."""
+    w = np.exp(log_weights - log_weights.max())
+    return float(w.sum() ** 2 / (w**2).sum())
 
 
 def resampled(z: np.ndarray, log_weights: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:

@@ -12,6 +12,7 @@ import pytest
 
 import ppl_gen as pg
 from ppl_gen.models.gan import GAN
+from ppl_gen.models.gan.modes import fit_modes
 from ppl_gen.view import View
 
 BACKENDS = ("numpyro", "pyro")
@@ -382,6 +383,18 @@ def traced(backend: str, pair: pg.Pair, weights: dict[str, Any], data: Any, **op
         return dict(poutine.trace(model).get_trace(data, **options).nodes)
 
 
+def test_a_column_has_as_many_modes_as_it_has_peaks() -> None:
+    rng = np.random.default_rng(0)
+    peaks = rng.choice([-2.0, -1.0, 0.0, 1.0, 2.0], 1000) + 0.05 * rng.normal(size=1000)
+    loc, log_scale, log_share = fit_modes(np.column_stack([rng.normal(size=1000), peaks, np.zeros(1000)]), 8, 0)
+    assert ((log_share > -100).sum(0) == [1, 5, 1]).all()
+    # Standard errors of a mode of 200 rows: 0.05 / sqrt(200) of its mean, 0.05 / sqrt(400) of its standard deviation.
+    found = np.sort(loc[log_share[:, 1] > -100, 1])
+    np.testing.assert_allclose(found, [-2, -1, 0, 1, 2], atol=4 * 0.05 / 200**0.5)
+    np.testing.assert_allclose(np.exp(log_scale[:5, 1]), 0.05, atol=4 * 0.05 / 400**0.5)
+    np.testing.assert_allclose(np.exp(log_share).sum(0), 1.0)
+
+
 def test_what_it_does_not_model_and_settings_that_contradict_are_refused() -> None:
     frame = pd.DataFrame({"a": np.arange(60.0), "b": np.random.default_rng(0).normal(size=60)})
     with pytest.raises(pg.DataError, match="missing values"):
@@ -406,3 +419,33 @@ def test_what_it_does_not_model_and_settings_that_contradict_are_refused() -> No
     for message, options in wrong.items():
         with pytest.raises(pg.SettingError, match=message):
             GAN(**options)
+
+
+def test_after_training_the_largest_singular_values_are_one() -> None:
+    family = GAN(latent_dim=2, generator_hidden=(8,), discriminator_hidden=(8, 8), regularizer="spectral_norm")
+    engine = pg.Adversarial(num_members=1, max_steps=200, batch_size=30, ratio_steps=50)
+    fit = pg.fit(family, table("real"), engine=engine, seed=0)
+    for i in range(3):
+        matrix = fit.draws.posterior[f"discriminator_weight_{i}"][0, 0]
+        assert np.linalg.svd(matrix, compute_uv=False)[0] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_clamped_generator_moves_within_its_range() -> None:
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.choice([-1.0, 1.0], 200), rng.normal(size=200)]) + 0.05 * rng.normal(size=(200, 2))
+    low, high, rates = 0.5, 1.2, {}
+    options = {"regularizer": "jacobian_clamping", "regularizer_weight": 10.0, "jacobian_range": (low, high)}
+    z = rng.standard_normal((500, 2))
+    step = rng.standard_normal((500, 2))
+    step /= np.linalg.norm(step, axis=1, keepdims=True)
+    for name, own in (("clamped", options), ("free", {"regularizer": None})):
+        family = GAN(latent_dim=2, generator_hidden=(16,), discriminator_hidden=(16,), normalization="standard", **own)
+        engine = pg.Adversarial(num_members=1, max_steps=500, batch_size=50, ratio_steps=50)
+        fit = pg.fit(family, x, engine=engine, backend="pyro", seed=0)
+        weights = arrays("pyro", {key: value[0, 0] for key, value in fit.draws.posterior.items()})
+        ends = [plain({"f": fit.pair.adversary.forge(weights, arrays("pyro", at), None)})["f"] for at in (z, z + step)]
+        rates[name] = np.linalg.norm(ends[1] - ends[0], axis=1)
+    # A penalty is no wall: what is left of the game pulls beyond it by some hundredths.
+    outside = {name: np.maximum(rate - high, low - rate).clip(0) for name, rate in rates.items()}
+    assert np.quantile(outside["clamped"], 0.95) < 0.15
+    assert outside["clamped"].mean() < 0.2 * outside["free"].mean()

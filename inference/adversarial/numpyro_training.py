@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -162,11 +162,10 @@ def train(
     start, idle = without_idle(pair, pair.initialize(view, seed, plan.settings.num_members), view)
     course = Course(plan)
     keys = jax.random.split(jax.random.key(seed), plan.settings.num_members)
-    parts: list[list[Weights]] = [
+    weights, fixed = (
         [{name: jnp.asarray(value[i], dtype=float) for name, value in part.items()} for i in plan.members]
         for part in (start, idle)
-    ]
-    weights, fixed = parts
+    )
     states = [program.begin(weights[i], keys[i]) for i in plan.members]
     states = _restore(monitor, states, course)
     rows = [[jnp.asarray(part[i]) for i in plan.members] for part in (plan.split.train, plan.split.validation)]
@@ -184,17 +183,15 @@ def train(
 
 
 def _play(
-    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: list[list[jax.Array]],
+    program: Training, course: Course, states: list[State], fixed: list[State], rows: list[list[jax.Array]],
     view: View, extra: jax.Array, monitor: Monitor,
 ) -> None:  # fmt: skip
     """The first phase, until each member has taken its steps or has diverged; ``states`` become the last good ones."""
     plan = course.plan
     while not course.trained:
         going = np.flatnonzero(course.going).tolist()
-        each: tuple[Sequence[Any], ...] = (states, fixed, *rows)
-        inputs = ([part[i] for i in going] for part in each)
-        found = one_per_core(program.window, *inputs, repeat(view), repeat(extra))
-        results = dict(zip(going, found, strict=True))
+        inputs: Any = ([each[i] for i in going] for each in (states, fixed, *rows))
+        results = dict(zip(going, one_per_core(program.window, *inputs, repeat(view), repeat(extra)), strict=True))
         well = course.update([
             {name: float(value) for name, value in results[i][1].items()} if i in results else None
             for i in plan.members
@@ -208,7 +205,7 @@ def _play(
 
 
 def _calibrate(
-    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: list[list[jax.Array]],
+    program: Training, course: Course, states: list[State], fixed: list[State], rows: list[list[jax.Array]],
     view: View, monitor: Monitor,
 ) -> None:  # fmt: skip
     """The second phase, until the validation loss no longer falls."""

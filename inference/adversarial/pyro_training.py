@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Weights = dict[str, torch.Tensor]
 State = dict[str, torch.Tensor]
-Rows = tuple[torch.Tensor, torch.Tensor]  # numbers of a member's rows to train by, and of those held out
+Rows = list[tuple[torch.Tensor, torch.Tensor]]  # of each member, to train on and to validate on
 PLAYERS = ("generator", "discriminator", "ratio")
 BIG = 8_000_000  # multiplications in the largest layer of a step from which threads pay
 CHUNK = 2048  # validation rows at once
@@ -100,8 +100,7 @@ class Training(ABC):
         return {player: vector, f"{player}_first": first, f"{player}_second": second}
 
     def _recorded(self, name: str, function: Any, inputs: tuple[torch.Tensor, ...]) -> Any:
-        if name not in self.programs:
-            # A recording takes what is one tensor now, as a mean at its start, for one ever after.
+        if name not in self.programs:  # a recording takes what is one tensor now, as a mean at its start, for one ever
             self.programs[name] = recorded(function, tuple(leaf.clone() for leaf in inputs))
         with torch.no_grad():
             return self.programs[name](*inputs)
@@ -232,8 +231,9 @@ def train(
         fixed = [{n: torch.as_tensor(np.asarray(v[i]), dtype=dtype) for n, v in idle.items()} for i in plan.members]
         states = [program.begin(start, i) for i in plan.members]
         _restore(monitor, states, course)
-        split = (plan.split.train, plan.split.validation)
-        rows: list[Rows] = [(torch.as_tensor(split[0][i]), torch.as_tensor(split[1][i])) for i in plan.members]
+        rows: Rows = list(
+            zip(*(torch.as_tensor(part) for part in (plan.split.train, plan.split.validation)), strict=True)
+        )
         interrupted = False
         try:
             _play(program, course, states, fixed, rows, view, torch.tensor(extra, dtype=dtype), monitor)
@@ -247,15 +247,14 @@ def train(
 
 
 def _play(
-    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: Sequence[Rows], view: View,
+    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: Rows, view: View,
     extra: torch.Tensor, monitor: Monitor,
 ) -> None:  # fmt: skip
     """The first phase, until each member has taken its steps or has diverged; ``states`` become the last good ones."""
     plan = course.plan
     while not course.trained:
-        results = {
-            i: program.window(states[i], fixed[i], *rows[i], view, extra) for i in np.flatnonzero(course.going).tolist()
-        }
+        going = np.flatnonzero(course.going).tolist()
+        results = {i: program.window(states[i], fixed[i], *rows[i], view, extra) for i in going}
         well = course.update([results[i][1] if i in results else None for i in plan.members])
         for i in np.flatnonzero(well).tolist():
             states[i] = results[i][0]
@@ -265,7 +264,7 @@ def _play(
 
 
 def _calibrate(
-    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: Sequence[Rows], view: View,
+    program: Training, course: Course, states: list[State], fixed: list[Weights], rows: Rows, view: View,
     monitor: Monitor,
 ) -> None:  # fmt: skip
     """The second phase, until the validation loss no longer falls."""

@@ -63,6 +63,7 @@ LOSSES = ("non_saturating", "minimax", "wasserstein", "hinge", "least_squares")
 PENALTIES = {"gradient_penalty": 10.0, "r1": 1.0, "jacobian_clamping": 1.0}  # with a weight, and its default
 REGULARIZERS = (*PENALTIES, "clip", "spectral_norm")
 NORMALIZATIONS = ("auto", "standard", "modes")
+MAX_MODAL = 50  # real columns that are normalised by modes of their own accord: a mixture is fitted to each
 THRESHOLDS = {"wasserstein": None, "least_squares": 0.5}
 
 
@@ -91,9 +92,9 @@ class GAN(NetworkFamily):
         are drawn given y (Mirza & Osindero 2014, arXiv:1411.1784).
     :param observation_sd: sigma, the standard deviation of real columns about the generator's rows under which rows of
         data are scored and inverted, in standard deviations of the column.
-    :param normalization: of real columns: ``"standard"``; ``"modes"``, see above; ``"auto"``: modes in tables, standard
-        in images.
-    :param max_modes: components of the mixture of a column at most.
+    :param normalization: of real columns: ``"standard"``; ``"modes"``, see above; ``"auto"``: modes in tables of up
+        to 50 real columns, else standard.
+    :param max_modes: components of the mixture of a column at most; the Bayesian information criterion says how many.
     :param temperature: tau, of the softmax whose gradient labels have.
     """
 
@@ -186,8 +187,9 @@ class GAN(NetworkFamily):
 
     def has_modes(self, schema: Schema) -> bool:
         """Whether real columns are normalised by modes."""
-        real = any(column.kind == "real" for column in schema.target_columns)
-        return real and schema.image is None and self.normalization != "standard"
+        real = sum(column.kind == "real" for column in schema.target_columns)
+        most = float("inf") if self.normalization == "modes" else MAX_MODAL
+        return 0 < real <= most and schema.image is None and self.normalization != "standard"
 
     def check(self, data: Data) -> None:
         """The data must have at least 50 rows, no missing entry, and of ``"conv"`` be images.
