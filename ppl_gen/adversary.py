@@ -31,6 +31,7 @@ class Adversary:
     ``log_ratio_loss``      ``(parameters, view, z (n, L)) -> ()``: the logistic loss of ``ratio``
     ``judge``               ``(parameters, f (n, F), context) -> (n / pack,)``: the discriminator's outputs
     ``threshold``           above which an output says that rows are data; None of a critic, whose outputs have no zero
+    ``of_game``             options of the family that were set, and that only the game reads
     ``project``             ``(parameters) -> parameters``, after each step of the discriminator: clipped weights, or
                             weights of spectral norm 1; the identity as a rule
 
@@ -50,3 +51,4 @@ class Adversary:
     project: Callable[..., Any]
     pack: int = 1
     threshold: float | None = 0.0
+    of_game: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_gen.errors import FitError, SettingError, UnsupportedError, did_you_mean
+from ppl_gen.errors import FitError, SettingError, UnsupportedError, did_you_mean, warn
 from ppl_gen.implicit import backend_of, is_implicit, moves_of, pilot
 from ppl_gen.latent_paths import RATIO
 from ppl_gen.normalizer import AIS
@@ -53,6 +53,9 @@ def resolve(fit: Fit, correct: Any) -> str:
     if correct != "none" and (not is_implicit(fit) or fit.pair.log_ratio is None):
         raise UnsupportedError(f"correct={correct!r} follows a discriminator's log ratio, and {fit.family.name} has "
                                "none: leave it out.")  # fmt: skip
+    if correct != "none" and fit.draws.figures.get("converged", 1) == 0:
+        warn("The log ratio was not trained to its end, so corrected rows may be worse than those that are not: raise "
+             "ratio_steps.")  # fmt: skip
     return str(correct)
 
 

@@ -89,6 +89,9 @@ class Engine(Settings):
         :raises UnsupportedError: the pair lacks a hook, priors, or the density of a row, that this engine needs.
         """
         missing = [hook for hook in self.hooks if getattr(pair, hook) is None]
+        if pair.generate is not None and "adversary" not in self.hooks:
+            raise UnsupportedError(f"Engine {self.name!r} follows the density of rows, and {pair.family.name} has none:"
+                                   f" use {' or '.join(pair.family.engines)}.")  # fmt: skip
         if not pair.has_priors and not self.trains_weights:
             have = "have with bayesian=True alone" if hasattr(pair.family, "bayesian") else "do not have"
             first = pair.family.engines[0]

@@ -10,6 +10,8 @@ import numpy as np
 from ppl_gen.errors import DataError, SettingError, UnsupportedError, did_you_mean
 from ppl_gen.two_tables import check_count, points
 
+NUM_FEATURES = 10  # principal components
+
 if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
@@ -23,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def frechet_distance(
-    first: Any, second: Any, features: Any = None, *, num_features: int = 10, standardize: bool = True
+    first: Any, second: Any, features: Any = None, *, num_features: int = NUM_FEATURES, standardize: bool = True
 ) -> float:
     r"""Squared Fréchet distance between the normal distributions with the mean and covariance of two samples' features
     (Heusel, Ramsauer, Unterthiner, Nessler & Hochreiter 2017, arXiv:1706.08500, equation 6).
@@ -44,6 +46,8 @@ def frechet_distance(
     :raises DataError: the tables don't match, or features are not (n, F) finite numbers.
     :raises SettingError: no such features. :raises UnsupportedError: a fit without codes or hidden units.
     """
+    if num_features != NUM_FEATURES and not isinstance(features, str):
+        raise SettingError("num_features is of features='pca': leave it out.")
     if features is None or isinstance(features, str):
         x, y = points(first, second, standardize=standardize)
         if features is not None:

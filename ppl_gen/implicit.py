@@ -56,8 +56,10 @@ def resolve(surrogate: Any) -> AIS | str:
         return DEFAULT
     if isinstance(surrogate, AIS) or surrogate == "log_ratio":
         return surrogate
-    names = f"{did_you_mean(str(surrogate), SURROGATES)} Or settings such as AIS(num_temperatures=1000)."
-    raise SettingError(f"Unknown surrogate of a density, {surrogate!r}: {names}")
+    names = " Or settings such as AIS(num_temperatures=1000)."
+    if not isinstance(surrogate, str):
+        raise SettingError(f"surrogate must be 'ais' or 'log_ratio', not of {type(surrogate).__name__}.{names}")
+    raise SettingError(f"Unknown surrogate of a density, {surrogate!r}: {did_you_mean(surrogate, SURROGATES)}{names}")
 
 
 def check_surrogate(families: Sequence[Family], judged: Sequence[Family], surrogate: Any) -> None:

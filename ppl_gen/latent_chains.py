@@ -25,6 +25,7 @@ from ppl_gen.scoring import check_seed
 if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
+NUM_WARMUP = 200  # of nuts and hmc: the prior is a standard normal, so that there is little to learn of its scales
 BY_GRADIENT = tuple(name for name in SAMPLERS if name != "tempered")
 
 
@@ -62,6 +63,8 @@ def chains_of_fit(
     """See :meth:`ppl_gen.result.Fit.chains`."""
     check_seed(seed)
     settings = resolve(sampler, options)
+    if isinstance(sampler, str) and sampler in ("nuts", "hmc") and "num_warmup" not in options:
+        settings = settings.replace(num_warmup=NUM_WARMUP)
     name = getattr(settings, "name", "tempered")
     if name not in BY_GRADIENT:
         raise SettingError(f"sampler must be one of {', '.join(BY_GRADIENT)} in the latent space of {fit.family.name}, "

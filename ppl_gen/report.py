@@ -188,8 +188,11 @@ def show_fit(result: Fit, diagnosis: Diagnosis, run_folder: str, source: str) ->
             pictures,
         ])  # fmt: skip
         return
+    what, how = "log p(x) of each row, with its interval", ""
+    if result.family.density == "implicit":
+        what, how = "log p_data / p_model of each row: it has no density", " --surrogate log_ratio"
     try_next([
-        (f"ppl-gen score {run} {shlex.quote(source)} -o scores.csv", "log p(x) of each row, with its interval"),
+        (f"ppl-gen score {run} {shlex.quote(source)}{how} -o scores.csv", what),
         (f"ppl-gen sample {run} -n 1000 -o samples.csv", "new rows"), pictures,
     ])  # fmt: skip
 

@@ -26,13 +26,18 @@ def points(
         path. ``second``: another with the same columns in any order, usually of samples.
     :param standardize: False leaves numbers, 0 and 1 included, as they are.
     :param max_rows: of a longer table, so many random rows are used.
+    :raises SettingError: a seed that no generator takes.
     :raises DataError: other columns, too few rows, a missing or infinite entry, dates.
     """
+    from ppl_gen.scoring import check_seed
+
+    check_seed(seed)
     sources = _read(first, "first"), _read(second, "second")
     order = _matching(*sources)
     for source, which in zip(sources, ("first", "second"), strict=True):
         if len(source) < min_rows:
-            raise DataError(f"The {which} table has {len(source)} rows, and at least {min_rows} are needed.")
+            rows = "1 row" if len(source) == 1 else f"{len(source)} rows"
+            raise DataError(f"The {which} table has {rows}, and at least {min_rows} are needed.")
     rng = np.random.default_rng(seed)
     kept = [None if max_rows is None or len(s) <= max_rows else rng.permutation(len(s))[:max_rows] for s in sources]
     if all(source.container == "array" and source.values.dtype.kind in "biuf" for source in sources):

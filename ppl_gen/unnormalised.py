@@ -29,6 +29,8 @@ def renormalize(fit: Fit, method: Any, seed: int) -> Fit:
     from ppl_gen.scoring import check_seed
 
     check_seed(seed)
+    if fit.pair.generate is not None:
+        raise UnsupportedError(f"{fit.family.name} has no density that could be normalised; fit.score has surrogates.")
     if fit.pair.tempered is None:
         raise UnsupportedError(f"The density of {fit.family.name} is normalised as it is: its log Z is 0.")
     view = fit.train.view(fit.backend)

@@ -99,7 +99,9 @@ def table() -> np.ndarray:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("engine", ["adversarial", "discrepancy"])
 def test_a_run_that_resumes_gives_the_same_bits_and_ctrl_c_keeps_what_there_is(engine, backend, tmp_path, ctrl_c):
-    settings, family = options_of(engine), GAN(latent_dim=2, generator_hidden=(8,), discriminator_hidden=(8,), pack=2)
+    pack = 2 if engine == "adversarial" else 1
+    family = GAN(latent_dim=2, generator_hidden=(8,), discriminator_hidden=(8,), pack=pack)
+    settings = options_of(engine)
     whole = pg.fit(family, table(), engine=settings, backend=backend, seed=3)
     again = pg.fit(family, table(), engine=settings, backend=backend, seed=3)
     windows = len(whole.draws.parameters["generator_loss"])
@@ -124,6 +126,7 @@ def test_a_run_that_resumes_gives_the_same_bits_and_ctrl_c_keeps_what_there_is(e
             else:
                 part = pg.fit(family, table(), keep_partial=True, **job)
         assert part.draws.interrupted
+        assert stop != 2 or (part.score(surrogate="log_ratio").log_predictive == 0).all()  # as the warning says
         assert len(part.draws.parameters["generator_loss"]) == min(stop, windows)
         resumed = pg.fit(family, table(), **job)
         for name, value in whole.draws.posterior.items():
@@ -250,5 +253,10 @@ def test_batches_are_whole_packs_and_settings_are_checked() -> None:
         Discrepancy("enrgy")
     with pytest.raises(pg.SettingError, match="bandwidths is of distance='mmd' alone"):
         Discrepancy("energy", bandwidths=(1.0,))
+    with pytest.raises(pg.SettingError, match="pack of gan is of adversarial training alone"):
+        pg.fit(GAN(pack=2), x, engine=Discrepancy())
+    for engine in ("svi", "nuts", "contrastive"):
+        with pytest.raises(pg.UnsupportedError, match="use adversarial or discrepancy"):
+            pg.fit(GAN(), x, engine=engine)
     with pytest.raises(pg.UnsupportedError, match="can't fit gmm"):
         pg.fit(pg.GMM(2), x, engine=Adversarial())

@@ -403,6 +403,10 @@ def test_what_it_does_not_model_and_settings_that_contradict_are_refused() -> No
         GAN().pair("numpyro", frame[:40])
     with pytest.raises(pg.DataError, match="models images"):
         GAN(generator="conv").pair("numpyro", frame)
+    with pytest.raises(pg.SettingError, match="the table has none"):
+        GAN(normalization="modes").pair("numpyro", frame > 0)
+    with pytest.raises(pg.SettingError, match="temperature is of labels"):
+        GAN(temperature=0.3, normalization="standard").pair("numpyro", frame)
     wrong = {
         "did you mean 'minimax'": {"loss": "minmax"},
         "regularizer_weight is of": {"regularizer": "clip", "regularizer_weight": 1.0},

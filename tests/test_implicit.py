@@ -284,9 +284,12 @@ def test_surrogates_and_corrections_are_refused_where_there_are_none() -> None:
         with pytest.raises(UnsupportedError, match="gmm"):
             ask()
     assert len(mixture.sample(2, correct="none")) == 2
+    with pytest.raises(UnsupportedError, match="no density that could be normalised"):
+        linear("numpyro").normalize("smc")
     fit = linear("numpyro")
     for ask, what in (
-        (lambda: fit.score(surrogate="aiss"), "ais"), (lambda: fit.sample(2, correct="hmc"), "latent_hmc"),
+        (lambda: fit.score(surrogate="aiss"), "ais"), (lambda: fit.score(surrogate=pg.SMC()), "not of SMC"),
+        (lambda: fit.sample(2, correct="hmc"), "latent_hmc"),
         (lambda: fit.bracket(surrogate="log_ratio"), "annealed"), (lambda: fit.bracket(num_rows=1), "num_rows"),
         (lambda: fit.latents(method="guide"), "chains, draws"), (lambda: fit.latents(member=1), "member"),
         (lambda: fit.chains("tempered"), "nuts"),

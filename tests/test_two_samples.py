@@ -66,6 +66,10 @@ def test_frechet_distance_is_that_of_two_normals() -> None:
     x, y = normal(2000), 2 * normal(2000, seed=1) + [1.0, -1.0]
     found = metrics.frechet_distance(x, y, standardize=False)
     assert found == pytest.approx(2 + 2 * (2 - 1) ** 2, abs=0.3)  # 4 standard errors of means and scales
+    with pytest.raises(pg.SettingError, match="is of features='pca'"):
+        metrics.frechet_distance(x, y, num_features=3)
+    with pytest.raises(pg.SettingError, match="seed"):
+        metrics.mmd(x, y, seed=-1)
     assert metrics.frechet_distance(x, x) == pytest.approx(0.0, abs=1e-9)
     turned = np.array([[0.6, -0.8], [0.8, 0.6]])
     assert metrics.frechet_distance(x @ turned, y @ turned, standardize=False) == pytest.approx(found)

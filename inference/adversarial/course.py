@@ -39,6 +39,7 @@ class Plan:
     settings: Calibrated
     split: Split
     pack: int
+    ratio: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, pair: Pair, settings: Calibrated, num_obs: int, seed: int) -> Plan:
@@ -49,7 +50,7 @@ class Plan:
         if split.batch_size < pack:
             raise SettingError(f"{settings.label}: a batch has {split.batch_size} rows, and the discriminator judges "
                                f"{pack} at once (pack): raise batch_size, or lower pack.")  # fmt: skip
-        return cls(settings, split, pack)
+        return cls(settings, split, pack, pair.adversary.ratio)
 
     @property
     def members(self) -> range:
@@ -225,6 +226,7 @@ class Course:
                  f"of the window before; lower learning_rate (now {rate:g}), or choose another loss or regularizer."
                  )  # fmt: skip
         if not self.ratio_windows:
+            parameters = {n: np.zeros_like(v) if n in plan.ratio else v for n, v in parameters.items()}
             warn(f"{settings.label}: training stopped before the log ratio was trained: it says 0 of every row.")
         last = np.where(self.going, self.windows, self.diverged_at // plan.steps - 1) - 1
         figures = {f"last_{name}": float(np.mean(arrays[name][last, np.arange(members)])) for name in settings.figures}

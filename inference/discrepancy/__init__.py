@@ -23,12 +23,19 @@ The mean of the generator's weights, and the second phase, which trains the log 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from scipy.spatial.distance import pdist
 
+from ppl_gen.errors import SettingError
 from ppl_gen.inference.adversarial.calibrated import Calibrated
+
+if TYPE_CHECKING:
+    from ppl_gen.data import Data
+    from ppl_gen.engine import Draws
+    from ppl_gen.family import Pair
+    from ppl_gen.progress import Monitor
 
 __all__ = ["Discrepancy"]
 
@@ -72,6 +79,16 @@ class Discrepancy(Calibrated):
         self.require("bandwidths", ok, "numbers above 0")
         if self.distance == "energy":
             self.refuse_idle(("bandwidths",), False, "distance='mmd'")
+
+    def run(self, pair: Pair, data: Data, *, seed: int, monitor: Monitor) -> Draws:
+        """Fit the pair to the data.
+
+        :raises SettingError: options of the family are for a game, of which there is none.
+        """
+        if pair.adversary is not None and pair.adversary.of_game:
+            raise SettingError(f"Discrepancy: {pair.adversary.of_game[0]} of {pair.family.name} is of adversarial "
+                               "training alone, and changes nothing here: leave it out.")  # fmt: skip
+        return super().run(pair, data, seed=seed, monitor=monitor)
 
 
 def median_distance(rows: np.ndarray) -> float:

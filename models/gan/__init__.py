@@ -181,6 +181,13 @@ class GAN(NetworkFamily):
         return PENALTIES.get(self.regularizer or "", 0.0)
 
     @property
+    def of_game(self) -> tuple[str, ...]:
+        """The options that differ from their defaults, and that only the losses of the game read."""
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        names = ("loss", "regularizer", "regularizer_weight", "clip", "jacobian_range", "pack")
+        return tuple(name for name in names if getattr(self, name) != default[name])
+
+    @property
     def threshold(self) -> float | None:
         """The output of the discriminator above which it says that a row is data; None of a critic."""
         return THRESHOLDS.get(self.loss, 0.0)
@@ -195,9 +202,15 @@ class GAN(NetworkFamily):
         """The data must have at least 50 rows, no missing entry, and of ``"conv"`` be images.
 
         :raises DataError: they do not.
+        :raises SettingError: an option is of columns of another kind.
         """
         super().check(data)
         self.refuse_missing(data)
+        kinds = {column.kind for column in data.schema.target_columns}
+        if self.normalization == "modes" and "real" not in kinds:
+            raise SettingError("GAN: normalization='modes' is of real columns, and the table has none: leave it out.")
+        if kinds.isdisjoint(("binary", "categorical")) and not self.has_modes(data.schema):
+            self.refuse_idle(["temperature"], False, "labels, or of columns seen by their modes,")
         if self.normalization == "modes" and data.schema.image is not None:
             raise DataError("normalization='modes' is for the columns of a table, and these are images: leave it out.")
         if "conv" in (self.generator, self.discriminator) and data.schema.image is None:

@@ -45,6 +45,7 @@ def adversary(architecture: Architecture) -> Adversary:
         generator_loss=partial(losses.generator_loss, architecture),
         log_ratio_loss=partial(losses.log_ratio_loss, architecture), project=partial(losses.project, architecture),
         pack=architecture.family.pack, threshold=architecture.family.threshold,
+        of_game=architecture.family.of_game,
     )  # fmt: skip
 
 
