@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_MEMBERS = 4
 POINTS = 100  # along each side of a surface
+MODE_SAMPLES, MODE_ROWS = 2_500, 10_000  # that shares of known modes are of; samples as in Lin et al. 2018
 STEEPEST = 6.0  # nats of the log ratio that are told apart
 DRAWN = "#1A7F37"  # samples on blue and red
 SIDE = 5  # images along each side of a grid
@@ -209,7 +210,7 @@ def plot_modes(fit: Fit, *, fig: Figure | SubFigure | None = None, modes: Any = 
         (K,); see :func:`ppl_gen.metrics.mode_coverage`.
     :raises UnsupportedError: the fit is no generator, or has too few rows.
     """
-    from ppl_gen.checks_implicit import clusters_of, material
+    from ppl_gen.checks_implicit import chosen_rows, clusters_of, draw, num_members, table_of
     from ppl_gen.metrics import mode_coverage
 
     reason = no_modes(fit)
@@ -222,9 +223,10 @@ def plot_modes(fit: Fit, *, fig: Figure | SubFigure | None = None, modes: Any = 
     else:
         if scale is None:
             raise SettingError("modes= needs scale=, the standard deviation of each mode.")
-        there = material(fit)
-        covered = mode_coverage(there.samples, modes, scale)
-        rows = mode_coverage(there.others, modes, scale).counts
+        kept = chosen_rows(fit, MODE_ROWS, np.random.default_rng(fit.seed))
+        drawn = draw(fit, np.arange(MODE_SAMPLES) % num_members(fit), fit.seed)
+        covered = mode_coverage(table_of(fit, drawn), modes, scale)
+        rows = mode_coverage(table_of(fit, fit.train.x[kept]), modes, scale).counts
         samples, missed = covered.counts, covered.counts == 0
         title = (f"{covered.modes} of {len(rows)} modes, {covered.high_quality:.1%} of samples of high quality, "
                  f"reverse KL {covered.reverse_kl:.3g}")  # fmt: skip

@@ -237,9 +237,11 @@ def test_known_modes_are_drawn_with_their_figures() -> None:
     # The columns have different units: as one number of standard deviations, those of the wider one.
     figure = plots.plot_modes(fit, modes=CENTRES * UNITS, scale=UNITS[0])
     check(figure)
-    assert f"4 of {MODES} modes" in figure.get_suptitle()
-    bars = figure.axes[0].patches[MODES:]
-    assert [bar.get_height() > 0 for bar in bars] == [True] * 4 + [False] * 2
+    assert f" of {MODES} modes" in figure.get_suptitle()
+    heights = np.array([bar.get_height() for bar in figure.axes[0].patches[MODES:]])
+    # A quarter of 2,500 samples each, within 4 standard errors; a stray one may lie by a mode that is not made.
+    assert (np.abs(heights[:4] - 0.25) < 4 * (0.25 * 0.75 / 2500) ** 0.5).all()
+    assert (heights[4:] < 0.01).all()
     with pytest.raises(SettingError, match="needs scale="):
         plots.plot_modes(fit, modes=CENTRES)
 
