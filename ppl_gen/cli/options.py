@@ -40,7 +40,8 @@ BackendOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="numpyro or pyro.", show_default="numpyro, or as the fit was made")
 ]
 EngineOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="nuts, svi, em; see `zoo`.", show_default="by family and data")
+    str | None,
+    typer.Option(metavar="NAME", help="Each family has its own: see `zoo`.", show_default="by family and data"),
 ]
 EngineSetOption = Annotated[
     list[str] | None, typer.Option("--engine-set", metavar="NAME=VALUE", help="An option of the engine; repeat.")
