@@ -39,13 +39,10 @@ def centres(task: str) -> tuple[np.ndarray, float]:
 def judged(task: str, x: np.ndarray) -> dict[str, float]:
     """Modes with a sample of high quality (within three standard deviations), per cent of those, and the reverse
     Kullback-Leibler divergence (nats) of their shares from equal ones."""
-    means, sd = centres(task)
-    distance = np.linalg.norm(x[:, None] - means, axis=-1)
-    good = distance.min(1) < 3 * sd
-    counts = np.bincount(distance.argmin(1)[good], minlength=len(means))
-    share = counts[counts > 0] / counts.sum()
-    divergence = float((share * np.log(share * len(means))).sum()) if good.any() else float("inf")
-    return {"modes": int((counts > 0).sum()), "% good": 100 * float(good.mean()), "reverse KL": divergence}
+    from ppl_gen import metrics
+
+    found = metrics.mode_coverage(x, *centres(task))
+    return {"modes": found.modes, "% good": 100 * found.high_quality, "reverse KL": found.reverse_kl}
 
 
 def modes(task: str, seeds: int, options: dict[str, Any]) -> bool:

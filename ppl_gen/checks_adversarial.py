@@ -69,8 +69,6 @@ def of_training(fit: Fit) -> Found:
 def accuracy_of(fit: Fit) -> np.ndarray | None:
     """(window, member): how often the discriminator is right; the mean of its accuracy at rows and at samples."""
     found = fit.draws.parameters
-    if "accuracy" in found:
-        return np.asarray(found["accuracy"], np.float64)
     if {"accuracy_data", "accuracy_fakes"} <= set(found):
         return (np.asarray(found["accuracy_data"], np.float64) + np.asarray(found["accuracy_fakes"], np.float64)) / 2
     return None

@@ -100,7 +100,8 @@ def traces(accuracy: np.ndarray) -> dict[str, np.ndarray]:
     """What an adversarial engine records, (window, member), with this accuracy."""
     whole = np.broadcast_to(accuracy[:, None], (len(accuracy), MEMBERS)).copy()
     whole += 0.01 * np.random.default_rng(0).normal(size=whole.shape)
-    return {"accuracy": whole, "generator_loss": 0.7 + 0 * whole, "discriminator_loss": 1.4 + 0 * whole}
+    losses = {"generator_loss": 0.7 + 0 * whole, "discriminator_loss": 1.4 + 0 * whole}
+    return {"accuracy_data": whole, "accuracy_fakes": whole, **losses}
 
 
 def snapshots(*centres: np.ndarray, number: int = 200) -> np.ndarray:

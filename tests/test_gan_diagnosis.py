@@ -118,10 +118,12 @@ def test_a_discriminator_that_is_sure_is_saturated() -> None:
     assert not verdicts(**late)["discriminator saturation"]
     early = traces(np.where(np.arange(WINDOWS) < WINDOWS / 2, 0.99, 0.6))
     assert verdicts(**early)["discriminator saturation"]
-    apart = {"accuracy_data": early["accuracy"], "accuracy_fakes": late["accuracy"]}
-    assert np.allclose(checks_adversarial.accuracy_of(toy(**apart)), (early["accuracy"] + late["accuracy"]) / 2)
+    apart = {"accuracy_data": early["accuracy_data"], "accuracy_fakes": late["accuracy_fakes"]}
+    assert np.allclose(
+        checks_adversarial.accuracy_of(toy(**apart)), (early["accuracy_data"] + late["accuracy_fakes"]) / 2
+    )
     one = traces(np.full(WINDOWS, 0.6))
-    one["accuracy"][:, 1] = 1.0  # the worst member is shown
+    one["accuracy_data"][:, 1] = 1.0  # the worst member is shown
     assert not verdicts(**one)["discriminator saturation"]
 
 

@@ -298,6 +298,23 @@ def test_surrogates_and_corrections_are_refused_where_there_are_none() -> None:
             ask()
 
 
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+def test_corrected_rows_are_of_the_condition_that_they_are_drawn_for(backend: str) -> None:
+    table = pd.DataFrame({"y": np.repeat([0.0, 1.0], 50), "x": np.random.default_rng(0).normal(size=100)})
+    family = pg.GAN(latent_dim=1, generator_hidden=(), discriminator_hidden=(4,), normalization="standard",
+                    condition_on=("y",))  # fmt: skip
+    engine = pg.Adversarial(num_members=1, max_steps=50, ratio_steps=50)
+    fit = pg.fit(family, table, engine=engine, backend=backend, seed=0)
+    given = pd.DataFrame({"y": [0.0, 1.0]}, index=["a", "b"])
+    for how in ("rejection", "latent_hmc"):
+        with pytest.warns(UserWarning, match="not trained to its end"):
+            drawn = fit.sample(2, given=given, correct=how, seed=1)
+        assert list(drawn.index) == ["a", "a", "b", "b"]
+        assert list(drawn["y"]) == [0, 0, 1, 1]
+        assert np.isfinite(drawn["x"]).all()
+        assert drawn["x"].nunique() == 4
+
+
 def test_implicit_densities_are_compared_with_others_only_by_name() -> None:
     fit, mixture, test = linear("numpyro"), pg.fit(pg.GMM(1), rows(), engine="em"), rows(6, seed=1)
     models = {"gan": fit, "gmm": mixture}

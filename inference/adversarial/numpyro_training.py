@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ppl_gen.backends.numpyro_programs import QUICK, CompiledOnce, one_per_core
+from ppl_gen.backends.numpyro_programs import QUICK, CompiledOnce, one_per_core, pack_state, unpack_state
 from ppl_gen.inference.adversarial.course import SEED, Course, Plan
 from ppl_gen.inference.svi.ensemble import EVERY, LOOKS, SHARE, without_idle
 from ppl_gen.view import View
@@ -221,13 +221,9 @@ def _calibrate(
 def _tell(course: Course, states: list[State], monitor: Monitor) -> None:
     leaves = {}
     if monitor.checkpoint_path is not None:
-        leaves = {f"state/{i}": _plain(leaf) for i, leaf in enumerate(jax.tree.leaves(states))}
+        leaves = pack_state(states)
     course.checkpoint(monitor, leaves)
     course.tell(monitor)
-
-
-def _plain(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
 
 
 def _restore(monitor: Monitor, states: list[State], course: Course) -> list[State]:
@@ -235,10 +231,5 @@ def _restore(monitor: Monitor, states: list[State], course: Course) -> list[Stat
     packed = monitor.load()
     if packed is None:
         return states
-    leaves = []
-    for i, leaf in enumerate(jax.tree.leaves(states)):
-        value = jnp.asarray(packed[f"state/{i}"])
-        keys = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        leaves.append(jax.random.wrap_key_data(value) if keys else value)
     course.restore(packed)
-    return jax.tree.unflatten(jax.tree.structure(states), leaves)
+    return unpack_state(packed, states)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from ppl_gen.backends import numpyro_ops
-from ppl_gen.backends.numpyro_programs import QUICK, CompiledOnce, one_per_core
+from ppl_gen.backends.numpyro_programs import QUICK, CompiledOnce, one_per_core, pack_state, unpack_state
 from ppl_gen.inference.contrastive.course import ADAPT, PART_ROWS, TRACE_LENGTH, TRACED, Course, Plan
 from ppl_gen.inference.contrastive.numpyro_negatives import Weights, move_all
 from ppl_gen.inference.svi.ensemble import EVERY, LOOKS, SHARE, without_idle
@@ -85,7 +85,7 @@ def _train(
                 states[i] = state if well[i] else states[i]
             course.tell(monitor)
             if monitor.checkpoint_path is not None:
-                leaves = {f"state/{i}": _plain(leaf) for i, leaf in enumerate(jax.tree.leaves(states))}
+                leaves = pack_state(states)
                 monitor.save({**leaves, **course.arrays})
     except KeyboardInterrupt:
         if not course.windows:
@@ -229,19 +229,10 @@ def _norm(tree: Any) -> jax.Array:
     return jnp.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(tree)))
 
 
-def _plain(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
-
-
 def _restore(monitor: Monitor, states: list[dict[str, Any]], course: Course) -> list[dict[str, Any]]:
     """Where a checkpoint left off; or the beginning."""
     packed = monitor.load()
     if packed is None:
         return states
-    leaves = []
-    for i, leaf in enumerate(jax.tree.leaves(states)):
-        value = jnp.asarray(packed[f"state/{i}"])
-        keys = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        leaves.append(jax.random.wrap_key_data(value) if keys else value)
     course.restore(packed)
-    return jax.tree.unflatten(jax.tree.structure(states), leaves)
+    return unpack_state(packed, states)

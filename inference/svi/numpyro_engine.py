@@ -14,6 +14,7 @@ from numpyro.infer import SVI as NumPyroSVI
 from numpyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from ppl_gen.backends.numpyro_ops import log_joint_fn
+from ppl_gen.backends.numpyro_programs import pack_state, unpack_state
 from ppl_gen.engine import Draws
 from ppl_gen.errors import FitError, UnsupportedError
 from ppl_gen.inference.em.numpyro_engine import starting_values
@@ -120,8 +121,7 @@ def _train(
             converged = rule.update(losses[-1])
             monitor.update(len(losses) * settings.window, total * settings.window, loss=float(losses[-1].mean()))
             if monitor.checkpoint_path is not None:
-                leaves = {f"state/{i}": _plain(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-                monitor.save({**leaves, "losses": np.concatenate(losses)})
+                monitor.save({**pack_state(state), "losses": np.concatenate(losses)})
     except KeyboardInterrupt:
         if not losses:
             raise
@@ -131,24 +131,15 @@ def _train(
     return parameters, np.concatenate(losses), figures, interrupted
 
 
-def _plain(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
-
-
 def _restore(monitor: Monitor, state: Any, rule: StoppingRule, window: int) -> tuple[Any, list[np.ndarray]]:
     """Where a checkpoint left off, the stopping rule fed with the same losses again; or the beginning."""
     packed = monitor.load()
     if packed is None:
         return state, []
-    leaves = []
-    for i, leaf in enumerate(jax.tree.leaves(state)):
-        value = jnp.asarray(packed[f"state/{i}"])
-        keys = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        leaves.append(jax.random.wrap_key_data(value) if keys else value)
     losses = list(packed["losses"].reshape(-1, window))
     for one in losses:
         rule.update(one)
-    return jax.tree.unflatten(jax.tree.structure(state), leaves), losses
+    return unpack_state(packed, state), losses
 
 
 def _log_weights(pair: Pair, guide: Callable, parameters: dict, key: Any, view: View) -> np.ndarray:

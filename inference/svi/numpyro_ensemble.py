@@ -17,7 +17,7 @@ import optax
 from numpyro.infer import Trace_ELBO
 
 from ppl_gen.backends import numpyro_ops
-from ppl_gen.backends.numpyro_programs import CompiledOnce, one_per_core
+from ppl_gen.backends.numpyro_programs import CompiledOnce, one_per_core, pack_state, unpack_state
 from ppl_gen.errors import FitError
 from ppl_gen.inference.svi import numpyro_objective
 from ppl_gen.inference.svi.ensemble import (
@@ -87,8 +87,7 @@ def run(
             shown = {"train": losses[:, 0].mean(), "validation": losses[:, 1].mean()}
             monitor.update(len(record.train) * split.steps, total * split.steps, **shown)
             if monitor.checkpoint_path is not None:
-                leaves = jax.tree.leaves((states, best))
-                checkpoint(monitor, record, {f"state/{i}": _plain(leaf) for i, leaf in enumerate(leaves)})
+                checkpoint(monitor, record, pack_state((states, best)))
     except KeyboardInterrupt:
         if not record.train:
             raise
@@ -190,19 +189,10 @@ class _Program:
         return jax.tree.map(lambda sums: sums / len(rows), total)
 
 
-def _plain(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
-
-
 def _restore(monitor: Monitor, state: Any, record: Record, plateau: Plateau) -> Any:
     """Where a checkpoint left off, the stopping rule fed with the same losses again; or the beginning."""
     packed = monitor.load()
     if packed is None:
         return state
-    leaves = []
-    for i, leaf in enumerate(jax.tree.leaves(state)):
-        value = jnp.asarray(packed[f"state/{i}"])
-        keys = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        leaves.append(jax.random.wrap_key_data(value) if keys else value)
     record.restore(packed, plateau)
-    return jax.tree.unflatten(jax.tree.structure(state), leaves)
+    return unpack_state(packed, state)

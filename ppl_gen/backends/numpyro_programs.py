@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -81,3 +81,25 @@ class CompiledOnce:
                 self._compiled = jax.jit(self.function, compiler_options=self._options).lower(*inputs).compile()
             compiled = self._compiled
         return compiled(*inputs)
+
+
+def pack_state(state: Any) -> dict[str, np.ndarray]:
+    """The leaves of a state as plain arrays, for a checkpoint."""
+    return {f"state/{i}": np.asarray(_data(leaf)) for i, leaf in enumerate(jax.tree.leaves(state))}
+
+
+def unpack_state(arrays: Mapping[str, np.ndarray], like: Any) -> Any:
+    """The state that :func:`pack_state` took apart, of the structure of ``like``."""
+    leaves = []
+    for i, leaf in enumerate(jax.tree.leaves(like)):
+        value = jnp.asarray(arrays[f"state/{i}"])
+        leaves.append(jax.random.wrap_key_data(value) if _is_key(leaf) else value)
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _data(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
