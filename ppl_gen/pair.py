@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ppl_gen.adversary import Adversary
     from ppl_gen.family import Family
     from ppl_gen.labels import Label
+    from ppl_gen.noising import Noising
     from ppl_gen.view import View
 
 
@@ -82,6 +83,10 @@ class Pair:
     ``discriminator``  ``(parameters, View(x (n, D), context=y)) -> (n,)``: the same at rows of data
     ``adversary``      what training by a discriminator needs (:class:`~ppl_gen.adversary.Adversary`)
 
+    Of a diffusion model ``noising`` holds the guide's noise levels and the model's denoiser
+    (:class:`~ppl_gen.noising.Noising`); weights are trained by the evidence lower bound of ``model`` and ``guide``, and
+    ``collapsed`` has the density of the probability flow.
+
     Of a family of sequences, N of up to T steps with K hidden states (backends map them over draws):
 
     ``step_log_prob``       ``(parameters, view) -> (N, T)``: log p(x_t | x_1..t-1), 0 past the end; sums to log p(x)
@@ -131,6 +136,7 @@ class Pair:
     log_ratio: Callable[..., Any] | None = None
     discriminator: Callable[..., Any] | None = None
     adversary: Adversary | None = None
+    noising: Noising | None = None
     step_log_prob: Callable[..., Any] | None = None
     filtered: Callable[..., Any] | None = None
     smoothed: Callable[..., Any] | None = None
