@@ -131,8 +131,8 @@ def _even_terms(architecture: Architecture, weights: Weights, step: schedule.Ste
 
 
 def score_function(architecture: Architecture, weights: Weights, view: View) -> jax.Array:
-    r"""(n, D): :math:`-\hat\epsilon / \sigma` of real columns at the greatest log signal-to-noise ratio, in model space;
-    NaN of others. It is the gradient of the log density of rows with the noise that is left at t = 0."""
+    r"""(n, D): :math:`-\hat\epsilon / \sigma` of real columns at the greatest log signal-to-noise ratio, in model
+    space; NaN of others. It is the gradient of the log density of rows with the noise that is left at t = 0."""
     e = encode(architecture, weights, view.x)
     log_snr = jnp.asarray(architecture.log_snr_range[1], e.dtype)
     alpha = jnp.sqrt(jax.nn.sigmoid(log_snr))
