@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppl_gen.generation import Generation
 from ppl_gen.scores import Score
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Fit:
+class Fit(Generation):
     """A fitted family. Frozen: holds draws, the schema of the table, versions and seed; every verb derives from them.
 
     ``train`` is the training data; ``reasons`` says in words which engine and backend were chosen and why.
@@ -89,28 +90,6 @@ class Fit:
         return score(self, table, hdi_prob=hdi_prob, keep_draws=keep_draws, p_values=p_values,
                      num_particles=num_particles, seed=seed, surrogate=surrogate, method=method)  # fmt: skip
 
-    def sample(
-        self, num_samples: int, *, seed: int = 0, length: int | None = None, given: Any = None,
-        correct: str | None = None,
-    ) -> Any:  # fmt: skip
-        """New rows from the posterior predictive distribution: a DataFrame with the columns, dtypes and units that came
-        in; new images as an array (n, h, w) or (n, h, w, c) of the dtype that came in.
-
-        :param num_samples: how many rows; of a family that models sequences, how many whole sequences.
-        :param length: time steps of each sequence; by default those of training sequences picked at random.
-        :param given: of a conditional model p(x | y), a table of y: ``num_samples`` rows are drawn for each row of it,
-            in order, and keep its row labels (of sequences, so many for each sequence of it, which are numbered). Other
-            columns of it are not looked at. Without it each new row is drawn for the y of a training row picked at
-            random (in proportion to the row weights).
-        :param correct: of families with a discriminator, how its log ratio mends what the generator makes: ``"none"``
-            (the default), ``"rejection"`` (Azadi et al. 2019, arXiv:1810.06758) or ``"latent_hmc"`` (Che et al. 2020,
-            arXiv:2003.06060). See :mod:`ppl_gen.corrected`.
-        :raises DataError: ``given`` lacks a column that is conditioned on, or a value of one.
-        """
-        from ppl_gen.scoring import sample
-
-        return sample(self, num_samples, seed, length, given, correct)
-
     def latents(
         self, table: Any = None, *, method: str | None = None, num_draws: int = 100, seed: int = 0,
         member: int | None = None,
@@ -173,20 +152,6 @@ class Fit:
 
         return interpolate(self, first, second, num_steps, member)
 
-    def impute(self, table: Any = None, *, num_draws: int = 10, seed: int = 0) -> pd.DataFrame:
-        """Each row with its missing entries drawn given the observed ones, ``num_draws`` times: whole tables one after
-        the other, told apart by a column ``draw``; observed entries are as they came in.
-
-        Multiple imputations (Rubin 1987, Multiple Imputation for Nonresponse in Surveys): analyse each table by itself,
-        and the results differ by how sure the missing entries are.
-
-        :raises UnsupportedError: the family can't, and the message says which can; or the rows are images, which are
-            complete.
-        """
-        from ppl_gen.imputation import impute
-
-        return impute(self, table, num_draws, seed)
-
     def score_function(self, table: Any = None) -> pd.DataFrame:
         r"""The score of each row, the gradient of its log density by its real columns, given the others: the direction
         to the data. By a denoising autoencoder it is that of rows corrupted by noise of standard deviation
@@ -200,23 +165,6 @@ class Fit:
         from ppl_gen.denoising import score_function
 
         return score_function(self, table)
-
-    def forecast(self, horizon: int, table: Any = None, *, num_draws: int = 1000, hdi_prob: float = 0.9, seed: int = 0,
-                 draws: bool = False, given: Any = None) -> pd.DataFrame:  # fmt: skip
-        """How each sequence (of the training table by default) goes on: ``horizon`` time steps.
-
-        A row per sequence and step: mean, sd and highest density interval of each column over ``num_draws`` futures,
-        each under a draw of the parameters, and the share of futures in each state.
-
-        :param draws: give the futures themselves instead: a row per draw, sequence and step.
-        :param given: of a model that is conditioned on columns, these of the ``horizon`` steps ahead: a table, with the
-            column of the sequences' labels where there are several.
-        :raises UnsupportedError: the family models rows.
-        :raises SettingError: ``given`` is missing, or nothing is conditioned on.
-        """
-        from ppl_gen.timeseries import forecast
-
-        return forecast(self, horizon, table, num_draws, hdi_prob, seed, draws, given)
 
     def normalize(self, method: Any = "auto", *, seed: int = 0) -> Fit:
         r"""Of an unnormalised density, the same fit with another estimate of each member's
