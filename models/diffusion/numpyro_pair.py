@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from numpyro import handlers
 
 from ppl_gen.backends.numpyro_networks import Weights, weight_sites
 from ppl_gen.backends.numpyro_pairs import row_weights
-from ppl_gen.backends.numpyro_probability_flow import ProbabilityFlow, log_prob_error
+from ppl_gen.backends.numpyro_probability_flow import ProbabilityFlow, from_uniform, log_prob_error, to_uniform
 from ppl_gen.family import Pair
 from ppl_gen.models.diffusion import numpyro_denoiser as denoiser
 from ppl_gen.models.diffusion import numpyro_schedule as schedule
@@ -27,17 +27,21 @@ if TYPE_CHECKING:
     from ppl_gen.models.diffusion import Diffusion
     from ppl_gen.noising import Noising
 
+OF_REAL_ROWS = {"log_prob_error": log_prob_error, "to_uniform": to_uniform, "from_uniform": from_uniform}
+
 
 def build_pair(family: Diffusion, schema: Schema, num_obs: int) -> Pair:
     """The pair for tables of this schema: the model has the denoiser, the guide the noise."""
     architecture = resolve(family, schema)
     noising = denoiser.noising(architecture)
+    exact = architecture.is_real.all()
+    hooks: dict[str, Any] = {name: partial(hook, noising) for name, hook in OF_REAL_ROWS.items() if exact}
     return Pair(
         family=family, backend="numpyro", has_weights=True, noising=noising,
         model=partial(model, architecture), collapsed=partial(density, architecture, noising),
         guide=partial(guide, architecture), initialize=partial(initialize, architecture),
-        local=() if architecture.is_real.all() else ("z_0",),
-        log_prob_error=partial(log_prob_error, noising) if architecture.is_real.all() else None,
+        local=() if exact else ("z_0",),
+        **hooks,
         score_function=partial(score_function, architecture) if architecture.is_real.any() else None,
     )  # fmt: skip
 
