@@ -17,7 +17,7 @@ from ppl_gen.backends.numpyro_probability_flow import ProbabilityFlow, log_prob_
 from ppl_gen.family import Pair
 from ppl_gen.models.diffusion import numpyro_denoiser as denoiser
 from ppl_gen.models.diffusion import numpyro_schedule as schedule
-from ppl_gen.models.diffusion.architecture import Architecture, initialize, inputs, resolve, unit_names
+from ppl_gen.models.diffusion.architecture import UNITS, Architecture, initialize, inputs, resolve
 from ppl_gen.models.diffusion.numpyro_chain import ReverseChain, marginal, normal, posterior
 from ppl_gen.models.diffusion.numpyro_encoding import Rows, encode
 from ppl_gen.view import batch_of, num_rows
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ppl_gen.data import Schema, View
     from ppl_gen.models.diffusion import Diffusion
     from ppl_gen.noising import Noising
+
+READ = (*UNITS, "schedule_raw")  # weights that the guide reads
 
 
 def build_pair(family: Diffusion, schema: Schema, num_obs: int) -> Pair:
@@ -36,6 +38,7 @@ def build_pair(family: Diffusion, schema: Schema, num_obs: int) -> Pair:
         family=family, backend="numpyro", has_weights=True, noising=noising,
         model=partial(model, architecture), collapsed=partial(density, architecture, noising),
         guide=partial(guide, architecture), initialize=partial(initialize, architecture),
+        idle=lambda view: tuple(name for name in UNITS if name in architecture.layout),
         local=() if architecture.is_real.all() else ("z_0",),
         log_prob_error=partial(log_prob_error, noising) if architecture.is_real.all() else None,
         score_function=partial(score_function, architecture) if architecture.is_real.any() else None,
@@ -97,9 +100,7 @@ def guide(
     """
     if data is None or data.x is None:
         raise ValueError("The guide adds noise to rows: give it the data.")
-    names = [name for group in architecture.groups if group.kind in ("real", "count") for name in unit_names(group)]
-    names += ["schedule_raw"] if "schedule_raw" in architecture.layout else []
-    weights = weight_sites({name: architecture.layout[name] for name in names})
+    weights = weight_sites({name: architecture.layout[name] for name in READ if name in architecture.layout})
     u = numpyro.sample("u", dist.Uniform(0.0, 1.0))
     with numpyro.plate("obs", num_rows(data, num_obs), subsample_size, dim=-1) as rows:
         view = batch_of(data, rows, subsample_size)
