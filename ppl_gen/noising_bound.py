@@ -14,10 +14,10 @@ and in continuous time, as T grows, half the integral of :math:`e^\lambda \mathr
 The expectations are means over the same points :math:`(\lambda_k, \epsilon_k)` for all rows, draws and backends:
 several sets of Sobol points, each scrambled for itself (:mod:`ppl_gen.importance`), and how far the sets differ says
 how sure their mean is. In continuous time :math:`\lambda` has a logistic law within its range, with more points where
-the error of a denoiser varies most. In discrete time a set takes each step of the chain once where it has so many points, else steps
-at even distances. A control variate takes from the terms of real columns what the denoiser of a standard normal,
-:math:`\hat e = \alpha z`, would lose at the same points, and gives back its sum over time in closed form: in continuous
-time :math:`\frac12 [\alpha^2 (e^2 - 1) + \mathrm{softplus}(\lambda)]` at the beginning less that at the end.
+the error of a denoiser varies most. In discrete time a set takes each step of the chain once where it has so many
+points, else steps at even distances. A control variate takes from the terms of real columns what the denoiser of a
+standard normal, :math:`\hat e = \alpha z`, would lose at the same points, and gives back its sum over time in closed
+form: in continuous time :math:`\frac12 [\alpha^2 (e^2 - 1) + \mathrm{softplus}(\lambda)]` at the beginning less that at the end.
 """
 
 from __future__ import annotations

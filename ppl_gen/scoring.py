@@ -13,7 +13,15 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ppl_gen import (
-    backends, corrected, images, implicit, importance, noising_bound, noising_scores, reverse, unnormalised,
+    backends,
+    corrected,
+    images,
+    implicit,
+    importance,
+    noising_bound,
+    noising_scores,
+    reverse,
+    unnormalised,
 )  # fmt: skip
 from ppl_gen.anomaly import anomaly_p_values
 from ppl_gen.conditions import join, rows_to_draw_for
