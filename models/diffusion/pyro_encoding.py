@@ -9,7 +9,6 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
-from torch.special import log_ndtr
 
 from ppl_gen.models.diffusion.architecture import code_scale, inputs, unit_names
 from ppl_gen.models.vae.pyro_network import in_order
@@ -151,6 +150,13 @@ def _whole(group: Group, weights: Weights, numbers: torch.Tensor) -> torch.Tenso
 
 def _normal(group: Group, x: Any, centre: Any, sd: float, shift: Any, scale: Any) -> torch.Tensor:
     return -0.5 * (((x - shift) / scale - centre) / sd) ** 2 - LOG_SQRT_TAU - torch.log(sd * scale)
+
+
+def log_ndtr(x: torch.Tensor) -> torch.Tensor:
+    """log of the standard normal's distribution function; torch's own can't be batched."""
+    below = x < -1.0
+    tail = torch.log(0.5 * torch.special.erfcx(-torch.where(below, x, -1.0) / math.sqrt(2))) - 0.5 * x**2
+    return torch.where(below, tail, torch.log1p(-0.5 * torch.erfc(x.clamp(min=-1.0) / math.sqrt(2))))
 
 
 def _cell(group: Group, x: Any, centre: Any, sd: float, shift: Any, scale: Any) -> torch.Tensor:

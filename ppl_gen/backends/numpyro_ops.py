@@ -15,7 +15,7 @@ from numpyro.contrib.funsor import log_density as enum_log_density
 from numpyro.infer.util import log_density as plain_log_density
 from numpyro.infer.util import potential_energy
 
-from ppl_gen import importance, unnormalised
+from ppl_gen import importance, reverse, unnormalised
 from ppl_gen.backends import numpyro_local
 from ppl_gen.backends.numpyro_programs import PIECE, Program, one_per_core, rows_over_cores, small
 from ppl_gen.labels import joint_sites
@@ -193,6 +193,8 @@ def sample_rows(
     """
     if pair.tempered is not None:
         return unnormalised.draw(pair, posterior, np.asarray(index), seed)
+    if pair.noising is not None:
+        return reverse.draw(pair, posterior, index, seed, context)
     if pair.has_weights:
         return _sample_by_draw(pair, posterior, index, seed, context, options)
     chosen = {name: jnp.asarray(value[index]) for name, value in posterior.items()}
@@ -244,13 +246,14 @@ def sample_table(
     """
     if pair.tempered is not None:
         return unnormalised.draw_table(pair, parameters, num_obs, seed)
+    if pair.noising is not None:
+        return reverse.draw_table(pair, parameters, num_obs, seed, context)
     program = pair.cached(
         ("sample_table", num_obs, *options.values()),
         lambda: Program(lambda one, key, y: _draw(pair, one, key, num_obs, y, options), limit=100_000),  # values
     )
-    size = num_obs * options.get("num_steps", 1)
     given = None if context is None else jnp.asarray(context, dtype=float)
-    return np.asarray(program(size, as_jax(parameters), jax.random.key(seed), given))
+    return np.asarray(program(num_obs * options.get("num_steps", 1), as_jax(parameters), jax.random.key(seed), given))
 
 
 def hook_over_draws(
