@@ -41,6 +41,7 @@ EVERY = 10  # steps between two looks of the running mean at the weights: each i
 LOOKS = 10  # that the mean is over in the end
 SHARE = 2  # before that it is over the latter half of the looks there have been, so that the start is forgotten
 PART_ROWS = 512  # that the parts of a bound are found from where there are no validation rows
+MIN_TERMS = 2048  # of a bound with terms at random times, that a validation loss is the mean of
 DECAYS = 2  # times that a member's learning rate is lowered before it is stopped
 DECAY = 0.2
 MAX_VALIDATION = 10_000  # rows
@@ -140,17 +141,21 @@ class Record:
         return found | {"validation_parts": np.array(self.parts)} if self.parts else found
 
     def result(
-        self, parameters: Mapping[str, np.ndarray], row_log_prob: Callable[[Mapping[str, np.ndarray]], np.ndarray],
-        split: Split, plateau: Plateau, settings: SVI, num_obs: int, interrupted: bool,
+        self, parameters: Mapping[str, np.ndarray], log_prob: Callable[[Mapping[str, np.ndarray], View], np.ndarray],
+        view: View, pair: Pair, split: Split, plateau: Plateau, settings: SVI, interrupted: bool,
     ) -> Draws:  # fmt: skip
         """The members as chains of one draw each; held-out densities are those of the validation rows, each under the
-        members that did not train on it."""
+        members that did not train on it.
+
+        :param log_prob: ``(parameters, view) -> (members, rows)``.
+        """
         train, validation = np.array(self.train), np.array(self.validation)
         held_out = None
-        if split.validation.shape[1]:
-            counts = np.ones((settings.num_members, num_obs))
+        if split.validation.shape[1] and (pair.noising is None or pair.collapsed is not None):
+            counts = np.ones((settings.num_members, len(view.x)))
             np.put_along_axis(counts, split.validation, 0, axis=1)
-            held_out = out_of_bag(row_log_prob(parameters), counts)
+            rows = _held_out_alone if pair.noising is not None else _all_rows
+            held_out = out_of_bag(rows(log_prob, parameters, view, split.validation), counts)
         best = plateau.kept if len(validation) else np.zeros(0, int)
         members = np.arange(settings.num_members)
         return Draws(
@@ -164,6 +169,23 @@ class Record:
                 "validation_loss": float(validation[best, members].mean()),
             },
         )  # fmt: skip
+
+
+def _all_rows(
+    log_prob: Callable[..., np.ndarray], parameters: Mapping[str, np.ndarray], view: View, validation: np.ndarray
+) -> np.ndarray:
+    return log_prob(parameters, view)
+
+
+def _held_out_alone(
+    log_prob: Callable[..., np.ndarray], parameters: Mapping[str, np.ndarray], view: View, validation: np.ndarray
+) -> np.ndarray:
+    """(members, rows): densities of each member's validation rows, as those of a solver are dear; 0 of the others."""
+    found = np.zeros((len(validation), len(view.x)))
+    for member, rows in enumerate(validation):
+        one = {name: value[member : member + 1] for name, value in parameters.items()}
+        found[member, rows] = log_prob(one, view.take(rows))[0]
+    return found
 
 
 def without_idle(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from numpyro.infer import Trace_ELBO
+from numpyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from ppl_gen.backends import numpyro_ops
 from ppl_gen.backends.numpyro_programs import CompiledOnce, one_per_core, pack_state, unpack_state
@@ -23,6 +23,7 @@ from ppl_gen.inference.svi import numpyro_objective
 from ppl_gen.inference.svi.ensemble import (
     EVERY,
     LOOKS,
+    MIN_TERMS,
     PART_ROWS,
     SHARE,
     Objective,
@@ -73,7 +74,7 @@ def run(
             results = one_per_core(program.window, states, list(rates), train, validation, repeat(view))
             states = [state for state, _ in results]
             losses = np.array([[float(train_loss), float(loss)] for _, (train_loss, loss, _) in results])
-            if pair.local:
+            if pair.local and pair.noising is None:
                 record.parts.append(np.stack([np.asarray(parts) for _, (*_, parts) in results]))
             record.train.append(losses[:, 0])
             record.validation.append(losses[:, 1])
@@ -95,9 +96,7 @@ def run(
     kept = {name: np.stack([np.asarray(member[name]) for member in best]) for name in start} | idle
     kept = with_chain(pair, numpyro_ops.hook_over_draws, kept, view, seed)
     kept = kept if objective is None else objective.finish(kept)
-    return record.result(
-        kept, partial(numpyro_ops.log_prob, pair, view=view), split, plateau, settings, len(data), interrupted
-    )
+    return record.result(kept, partial(numpyro_ops.log_prob, pair), view, pair, split, plateau, settings, interrupted)
 
 
 class _Program:
@@ -112,7 +111,11 @@ class _Program:
         objective: Objective | None = None,
     ) -> None:
         self.idle, self.objective = {name: value[0] for name, value in idle.items()}, objective
-        self.pair, self.settings, self.split, self.elbo = pair, settings, split, Trace_ELBO()
+        self.pair, self.settings, self.split = pair, settings, split
+        # Of a diffusion model the bound of the chain, not the density of its probability flow.
+        self.elbo, self.model = (
+            (Trace_ELBO(), pair.density) if pair.noising is None else (TraceMeanField_ELBO(), pair.model)
+        )
         self.optimizer = optax.chain(optax.clip_by_global_norm(settings.clip), optax.scale_by_adam())
         self.begin = jax.jit(self._begin)
         self.window = CompiledOnce(self._window)
@@ -132,9 +135,9 @@ class _Program:
         if self.objective is not None:
             loss = self.objective.loss(self.pair, weights, rows, key)
             return loss, jnp.zeros(2, loss.dtype)
-        if self.pair.local:
+        if self.pair.local and self.pair.noising is None:
             return numpyro_objective.loss(self.pair, self.settings, weights, key, rows, share)
-        found = self.elbo.loss(key, weights, self.pair.density, self.pair.guide, rows) / len(rows.x)
+        found = self.elbo.loss(key, weights, self.model, self.pair.guide, rows) / len(rows.x)
         return found, jnp.zeros(2, found.dtype)
 
     def _window(
@@ -174,6 +177,8 @@ class _Program:
         return state, (loss, *self._validate(state, validation, view))
 
     def _validate(self, state: dict[str, Any], rows: jax.Array, view: View) -> tuple[jax.Array, jax.Array]:
+        if self.pair.noising is not None:  # several times of each row
+            rows = jnp.tile(rows, -(-MIN_TERMS // len(rows)))
         size = min(CHUNK, len(rows))
         whole = len(rows) // size * size
 
