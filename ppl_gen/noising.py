@@ -35,8 +35,9 @@ class Noising:
     ``parameters`` is a plain dictionary of arrays, those of one member. n rows are worked on side by side.
 
     ``size``            F, numbers that a row is encoded as
-    ``is_real``         (F,) which of them are real columns: x is z_0 there but for its unit, and z_0 / alpha_0 but for
-                        noise of sigma_0. The others are labels and counts, which z_0 only makes likely
+    ``is_real``         (F,) which of them are real columns: x is z_0 / alpha_0 there but for its unit, exactly by the
+                        probability flow, and but for noise of sd sigma_0 / alpha_0 given z_0. The others are labels
+                        and counts, which z_0 only makes likely
     ``num_steps``       T, with times i / T; None in continuous time
     ``log_snr``         ``(parameters, t) -> `` log signal-to-noise ratio at times t in [0, 1], of any shape; falling
     ``encode``          ``(parameters, x (n, D)) -> e (n, F)``

@@ -1,12 +1,11 @@
-r"""A continuous flow, apart from a backend: its layout, its solver's coefficients and its probes.
+r"""A continuous flow, apart from a backend: its layout and its probes.
 
 .. math:: \frac{dx}{dt} = f(x, t; w), \qquad \frac{d \log p(x_t)}{dt} = -\operatorname{tr} \frac{\partial f}{\partial x}
 
 (Chen, Rubanova, Bettencourt & Duvenaud 2018, arXiv:1806.07366, theorem 1), from the base at t = 0 to the rows at t = 1;
 f is a perceptron of x, t and the context with tanh between its layers (Grathwohl et al. 2019, arXiv:1810.01367).
 
-The solver takes ``num_layers`` equal steps of Dormand & Prince's method of order 5 (Hairer, Nørsett & Wanner 1993,
-Solving Ordinary Differential Equations I, table II.5.2), the same in both backends and for every row.
+The solver takes ``num_layers`` equal steps of Dormand & Prince's method (:mod:`ppl_gen.runge_kutta`).
 
 The trace is exact where the perceptron has one or two hidden layers, as it then costs no more than f itself: with
 h_1, h_2 the hidden values and V the rows of W_0 that x meets,
@@ -32,16 +31,6 @@ if TYPE_CHECKING:
     from ppl_gen.models.flow import Flow
 
 MAX_EXACT = 20  # columns up to which the trace is exact whatever the number of hidden layers
-NODES = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0)
-STAGES: tuple[tuple[float, ...], ...] = (
-    (),
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-)
-SHARES = (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)
 
 
 def layout(family: Flow, columns: int, context: int) -> dict[str, Weight]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from ppl_gen.models.flow.cnf import NODES, SHARES, STAGES, probes
+from ppl_gen.models.flow.cnf import probes
+from ppl_gen.runge_kutta import NODES, SHARES, STAGES
 
 if TYPE_CHECKING:
     from ppl_gen.backends.numpyro_networks import Weights

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ppl_gen.models.flow.cnf import NODES, SHARES, STAGES, probes
+from ppl_gen.models.flow.cnf import probes
+from ppl_gen.runge_kutta import NODES, SHARES, STAGES
 
 if TYPE_CHECKING:
     from ppl_gen.backends.pyro_networks import Weights
