@@ -21,7 +21,7 @@ if not (Path(__file__).parent / "models").is_dir():
 _WHERE = {
     "fit": "fit", "load": "storage", "compare": "compare", "Comparison": "compare", "Data": "data",
     "Schema": "data", "Family": "family", "Pair": "family", "Engine": "engine", "Draws": "engine",
-    "Fit": "result", "AIS": "normalizer", "SMC": "normalizer", "Score": "scores",
+    "Fit": "result", "AIS": "normalizer", "SMC": "normalizer", "Score": "scores", "Sampler": "samplers",
     "chains": "chains", "Tempered": "chains", "Diagnosis": "diagnostics", "families": "registry", "engines": "registry",
     "PPLGenError": "errors", "DataError": "errors", "SettingError": "errors", "StorageError": "errors",
     "FitError": "errors", "MissingExtraError": "errors", "UnsupportedError": "errors",

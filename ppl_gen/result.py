@@ -88,7 +88,8 @@ class Fit:
 
     def sample(
         self, num_samples: int, *, seed: int = 0, length: int | None = None, given: Any = None,
-        correct: str | None = None,
+        correct: str | None = None, sampler: Any = None, num_steps: int | None = None, guidance: float | None = None,
+        classifier: Any = None, label: Any = None,
     ) -> Any:  # fmt: skip
         """New rows from the posterior predictive distribution: a DataFrame with the columns, dtypes and units that came
         in; new images as an array (n, h, w) or (n, h, w, c) of the dtype that came in.
@@ -102,11 +103,21 @@ class Fit:
         :param correct: of families with a discriminator, how its log ratio mends what the generator makes: ``"none"``
             (the default), ``"rejection"`` (Azadi et al. 2019, arXiv:1810.06758) or ``"latent_hmc"`` (Che et al. 2020,
             arXiv:2003.06060). See :mod:`ppl_gen.corrected`.
+        :param sampler: of diffusion models ``"ode"`` (the default), ``"ddim"``, ``"ancestral"`` or
+            ``"predictor_corrector"``, or settings such as ``Sampler("ddim", eta=0.5)``: see :mod:`ppl_gen.samplers`.
+        :param num_steps: of diffusion models, how many steps from noise to rows.
+        :param guidance: of diffusion models, how much further than the condition rows are driven: 0 draws rows of
+            p(x | y), and is the default (Ho & Salimans 2022, arXiv:2207.12598). See :mod:`ppl_gen.guidance`.
+        :param classifier: of diffusion models without a condition, one of :meth:`train_classifier`: rows are driven to
+            its ``label``, with the weight ``guidance``, 1 by default.
         :raises DataError: ``given`` lacks a column that is conditioned on, or a value of one.
+        :raises SettingError: guidance of a fit that has nothing to be guided to; more steps than it has noise levels.
         """
+        from ppl_gen import reverse
         from ppl_gen.scoring import sample
 
-        return sample(self, num_samples, seed, length, given, correct)
+        choice = reverse.choose(self, sampler, num_steps, guidance, classifier, label)
+        return sample(self, num_samples, seed, length, given, correct, choice)
 
     def latents(
         self, table: Any = None, *, method: str | None = None, num_draws: int = 100, seed: int = 0,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import logsumexp
 
-from ppl_gen import backends, corrected, images, implicit, importance, unnormalised
+from ppl_gen import backends, corrected, images, implicit, importance, reverse, unnormalised
 from ppl_gen.anomaly import anomaly_p_values
 from ppl_gen.conditions import join, rows_to_draw_for
 from ppl_gen.data import Data, starts_of
@@ -184,8 +184,9 @@ def as_dataarray(fit: Fit, kept: list[np.ndarray]) -> Any:
 
 
 def sample(
-    fit: Fit, num_samples: int, seed: int, length: int | None = None, given: Any = None, correct: str | None = None
-) -> Any:
+    fit: Fit, num_samples: int, seed: int, length: int | None = None, given: Any = None, correct: str | None = None,
+    choice: reverse.Choice | None = None,
+) -> Any:  # fmt: skip
     """See :meth:`ppl_gen.result.Fit.sample`."""
     way = corrected.resolve(fit, correct)
     if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < 1:
@@ -199,10 +200,11 @@ def sample(
     if length is not None:
         raise SettingError(f"length is for families that model sequences; {fit.family.name} models rows.")
     if conditions is None:
-        drawn = sample_model_space(fit, int(num_samples), seed, None, way)
+        drawn = sample_model_space(fit, int(num_samples), seed, None, way, choice)
         return fit.schema.decode(drawn) if fit.schema.image is None else images.decode(fit.schema, drawn)
     rows, index = conditions
-    frame = fit.schema.decode(join(fit.schema, sample_model_space(fit, len(rows), seed, rows, way), rows))
+    drawn = sample_model_space(fit, len(rows), seed, rows, way, choice)
+    frame = fit.schema.decode(join(fit.schema, drawn, rows))
     return frame if index is None else frame.set_axis(index, axis=0)
 
 
@@ -213,8 +215,9 @@ def check_seed(seed: Any) -> None:
 
 
 def sample_model_space(
-    fit: Fit, num_samples: int, seed: int, conditions: np.ndarray | None = None, correct: str = "none"
-) -> np.ndarray:
+    fit: Fit, num_samples: int, seed: int, conditions: np.ndarray | None = None, correct: str = "none",
+    choice: reverse.Choice | None = None,
+) -> np.ndarray:  # fmt: skip
     """(num_samples, d): each row from a draw picked at random, or from the point estimate where there is one.
 
     :param conditions: (num_samples, c) what each is drawn for; d is then the number of columns that are modelled.
@@ -225,6 +228,8 @@ def sample_model_space(
     context = None if conditions is None else fit.schema.only_conditions().context(conditions)
     if correct != "none":
         return corrected.draw(fit.pair, posterior, index, seed, context, correct)
+    if choice is not None:
+        return reverse.draw(fit.pair, posterior, index, seed, context, choice)
     return sample_at(fit, posterior, index, seed, context)
 
 
@@ -235,6 +240,8 @@ def sample_at(
 
     Calls have one of two lengths, the last filled up, so that few programs are compiled whatever the lengths asked for.
     """
+    if fit.pair.noising is not None:
+        return reverse.draw(fit.pair, posterior, index, seed, context)
     ops, size = backends.ops(fit.backend), SAMPLE_ROWS[len(index) > SAMPLE_ROWS[0]]
     filled = np.arange(-(-len(index) // size) * size) % len(index)
     parts = [

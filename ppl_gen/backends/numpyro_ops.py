@@ -15,7 +15,7 @@ from numpyro.contrib.funsor import log_density as enum_log_density
 from numpyro.infer.util import log_density as plain_log_density
 from numpyro.infer.util import potential_energy
 
-from ppl_gen import importance, unnormalised
+from ppl_gen import importance, reverse, unnormalised
 from ppl_gen.backends import numpyro_local
 from ppl_gen.backends.numpyro_programs import PIECE, Program, one_per_core, rows_over_cores, small
 from ppl_gen.labels import joint_sites
@@ -193,6 +193,8 @@ def sample_rows(
     """
     if pair.tempered is not None:
         return unnormalised.draw(pair, posterior, np.asarray(index), seed)
+    if pair.noising is not None:
+        return reverse.draw(pair, dict(posterior), index, seed, context)
     if pair.has_weights:
         return _sample_by_draw(pair, posterior, index, seed, context, options)
     chosen = {name: jnp.asarray(value[index]) for name, value in posterior.items()}
@@ -244,6 +246,9 @@ def sample_table(
     """
     if pair.tempered is not None:
         return unnormalised.draw_table(pair, parameters, num_obs, seed)
+    if pair.noising is not None:
+        one = {name: np.asarray(value)[None] for name, value in parameters.items()}
+        return reverse.draw(pair, one, np.zeros(num_obs, int), seed, context)
     program = pair.cached(
         ("sample_table", num_obs, *options.values()),
         lambda: Program(lambda one, key, y: _draw(pair, one, key, num_obs, y, options), limit=100_000),  # values

@@ -18,7 +18,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.util import site_is_subsample
 from torch.utils import _pytree as pytree
 
-from ppl_gen import importance, unnormalised
+from ppl_gen import importance, reverse, unnormalised
 from ppl_gen.backends import pyro_local
 from ppl_gen.backends.pyro_programs import Tensors, over_draws, sandbox
 from ppl_gen.labels import joint_sites
@@ -195,6 +195,8 @@ def sample_rows(
     """
     if pair.tempered is not None:
         return unnormalised.draw(pair, posterior, np.asarray(index), seed)
+    if pair.noising is not None:
+        return reverse.draw(pair, dict(posterior), index, seed, context)
     draws, index = _as_tensors(posterior), np.asarray(index)
     order = np.argsort(index, kind="stable")
     used, counts = np.unique(index, return_counts=True)
@@ -225,6 +227,9 @@ def sample_table(
     """
     if pair.tempered is not None:
         return unnormalised.draw_table(pair, parameters, num_obs, seed)
+    if pair.noising is not None:
+        one = {name: np.asarray(value)[None] for name, value in parameters.items()}
+        return reverse.draw(pair, one, np.zeros(num_obs, int), seed, context)
     view = None if context is None else View(None, context=as_tensor(context))
     with sandbox(seed), torch.no_grad():
         trace = _trace(pair.density, _as_tensors(parameters), view, num_obs=num_obs, **options)
