@@ -9,7 +9,8 @@ prior KL                 0.01 nats a number          Kingma, Salimans, Poole & H
                                                      the noisiest level still tells of a row, which draws leave out
 denoiser calibration     a slope within 0.1 of 1,    E[e | estimate] = estimate of any conditional mean (Mincer &
                          or what chance gives        Zarnowitz 1969): the regression of rows on their estimates, at
-                                                     the levels that tell at least 5 % of the rows' variance
+                                                     the levels that tell at least 5 % of the rows' variance, and cost
+                                                     0.01 nats a number per unit of log signal-to-noise ratio
 linear denoiser          0.1 nats a column, or what  the best linear denoiser (Wiener 1949), which mean and covariance
                          chance gives                are enough for; nats of the bound by which the network is above
                                                      its error, of all levels where it is
@@ -46,7 +47,7 @@ Found = tuple[list[Check], dict[str, "pd.DataFrame"]]
 
 PRIOR = 0.01  # nats a number
 SLOPE = 0.1  # from 1
-TOLD = 0.05  # of the variance of the rows: levels that tell less have no slope
+TOLD, COSTS = 0.05, 0.01  # of the variance of the rows; nats a number and unit of log SNR: levels of less don't count
 LEVEL = 0.01  # of all slopes together
 FRECHET = 0.01  # a feature
 PERMUTATIONS = 99
@@ -71,7 +72,8 @@ def of_diffusion(fit: Fit) -> Found:
 def by_level(levels: Levels) -> pd.DataFrame:
     """A row for each part of time: ``log_snr`` and ``width`` (units of it), nats a row of the bound's loss
     ``held_out``, its standard error, ``trained`` and ``linear`` (of the best linear denoiser), and ``slope`` of rows on
-    their estimates, its standard error, and the share of the variance that these ``tell``."""
+    their estimates, its standard error, the share of the variance that these have ``told``, and whether the slope is
+    ``judged``."""
     import pandas as pd
 
     found = []
@@ -83,6 +85,7 @@ def by_level(levels: Levels) -> pd.DataFrame:
             "held_out_error": error, "trained": mean_and_error(levels.nats[:, k], levels.seen, levels.weights)[0],
             "linear": mean_and_error(levels.linear[:, k], levels.fresh, levels.weights)[0],
             "slope": slope, "slope_error": of_slope, "told": told,
+            "judged": told >= TOLD and mean / levels.width[:, k].mean() >= COSTS * levels.encoded.shape[2],
         })  # fmt: skip
     return pd.DataFrame(found)
 
@@ -150,9 +153,9 @@ def _prior(levels: Levels) -> Check:
 def _calibration(table: pd.DataFrame) -> list[Check]:
     from scipy.stats import norm
 
-    known = table[table["told"] >= TOLD]
+    known = table[table["judged"]]
     if known.empty:
-        return [Check("denoiser calibration", info=f"no noise level tells {TOLD:.0%} of the rows' variance")]
+        return [Check("denoiser calibration", info=f"no level that counts tells {TOLD:.0%} of the rows' variance")]
     limits = np.maximum(SLOPE, norm.isf(LEVEL / (2 * len(known))) * known["slope_error"].to_numpy())
     away = np.abs(known["slope"].to_numpy() - 1)
     worst = int(np.argmax(away / limits))

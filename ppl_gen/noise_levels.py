@@ -77,13 +77,16 @@ def of(fit: Fit) -> Levels:
     return known
 
 
-def over_members(fit: Fit, function: str, *arrays: np.ndarray | None) -> np.ndarray:
+def over_members(
+    fit: Fit, function: str, *arrays: np.ndarray | None, posterior: dict[str, np.ndarray] | None = None
+) -> np.ndarray:
     """A function of the fit's noising process, see :class:`ppl_gen.noising.Noising`, under each member: (M, ...).
 
-    :param arrays: (M, ...) those of each member.
+    :param arrays: (M, ...) those of each member. :param posterior: of other members than the fit's.
     """
     module = import_backend("ppl_gen.backends", f"{fit.backend}_noising", fit.backend)
-    return np.asarray(module.over_members(fit.pair, function, fit.posterior, *arrays), np.float64)
+    members = fit.posterior if posterior is None else posterior
+    return np.asarray(module.over_members(fit.pair, function, members, *arrays), np.float64)
 
 
 def times(num_steps: int | None, number: int = NUM_PARTS) -> list[np.ndarray]:

@@ -34,7 +34,7 @@ def mixture(number: int = ROWS, seed: int = 0) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Toy(Family):
-    """Rows of the mixture, in units of the table; ``spread`` multiplies those that are drawn."""
+    """Rows of the mixture, in units of the table."""
 
     name: ClassVar[str] = "toy"
     title: ClassVar[str] = "A toy"
@@ -47,8 +47,7 @@ class Toy(Family):
 
         def model(data: View | None, *, num_obs: int | None = None, subsample_size: int | None = None) -> None:
             numpyro.param("gain", jnp.ones(()))
-            spread = numpyro.param("spread", jnp.ones(()))
-            parts = dist.Normal((MEANS * UNITS - loc) / scale, spread * SDS * UNITS / scale).to_event(1)
+            parts = dist.Normal((MEANS * UNITS - loc) / scale, SDS * UNITS / scale).to_event(1)
             with numpyro.plate("obs", num_rows(data, num_obs)):
                 numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(SHARES), parts),
                                obs=None if data is None else data.x)  # fmt: skip
@@ -58,9 +57,9 @@ class Toy(Family):
 
 def fit_of(
     denoise: Callable[[Denoise], Denoise] = lambda exact: exact, num_steps: int | None = None, backend: str = "numpyro",
-    held_out: bool = True, alike: bool = False, spread: float = 1.0,
+    held_out: bool = True, alike: bool = False,
 ) -> Fit:  # fmt: skip
-    """A fit whose denoiser is made of the exact one; its draws of another spread than the rows.
+    """A fit whose denoiser is made of the exact one.
 
     :param held_out: whether members held rows out. :param alike: whether they are the same of all members.
     """
@@ -71,7 +70,7 @@ def fit_of(
     rng = np.random.default_rng(1)
     held = np.stack([np.sort(rng.permutation(ROWS)[:HELD]) for _ in range(MEMBERS)])
     held = held[:1].repeat(MEMBERS, 0) if alike else held
-    draws = Draws({"gain": np.ones((MEMBERS, 1)), "spread": np.full((MEMBERS, 1), spread)}, "ensemble",
+    draws = Draws({"gain": np.ones((MEMBERS, 1))}, "ensemble",
                   parameters={"validation_rows": held} if held_out else {})  # fmt: skip
     fit = Fit(family, pg.SVI(), backend, 0, data.schema, draws, data, versions={}, seconds=1.0)
     pair = family.build("numpyro", data.schema, ROWS)

@@ -7,15 +7,19 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from diffusion_fits import HELD, MEANS, MEMBERS, ROWS, SDS, SHARES, UNITS, fit_of, mixture
 from diffusion_toys import of_mixture
 from scipy.special import logsumexp
 from scipy.stats import norm
+from test_plots import check
 
 import ppl_gen as pg
-from ppl_gen import checks_diffusion, noise_levels
+from ppl_gen import checks_diffusion, noise_levels, plots, reverse
 from ppl_gen.diagnostics import Check
+from ppl_gen.errors import SettingError, UnsupportedError
+from ppl_gen.models.diffusion import Diffusion
 
 OF_DENOISERS = {"ELBO", "prior KL", "denoiser calibration", "linear denoiser", "denoising gap"}
 OF_SAMPLES = {"MMD p", "classifier two-sample p", "Fréchet distance", "copies of rows"}
@@ -32,7 +36,6 @@ def found(kind: str) -> dict[str, Check]:
         "good": good,
         "shrunk": lambda: fit_of(lambda exact: lambda p, z, level, y=None: 0.8 * exact(p, z, level, y)),
         "constant": lambda: fit_of(lambda exact: lambda p, z, level, y=None: 0 * z),
-        "wide": lambda: fit_of(spread=2.5),
         "pyro": lambda: fit_of(backend="pyro"),
     }[kind]()
     levels = noise_levels.of(fit)
@@ -40,7 +43,7 @@ def found(kind: str) -> dict[str, Check]:
     part = [checks_diffusion._bound(fit, levels), checks_diffusion._prior(levels),
             *checks_diffusion._calibration(table), checks_diffusion._linear(fit, levels),
             *checks_diffusion._memory(fit, levels, table)]  # fmt: skip
-    part += checks_diffusion._of_samples(fit)[0] if kind in ("good", "wide") else []
+    part += checks_diffusion._of_samples(fit)[0] if kind in ("good", "shrunk") else []
     return {check.name: check for check in part}
 
 
@@ -142,8 +145,8 @@ def test_a_denoiser_that_knows_its_rows_by_heart_is_caught() -> None:
 
 
 def test_samples_of_another_spread_are_told_apart() -> None:
-    assert {"MMD p", "Fréchet distance"} <= failed("wide")
-    assert not OF_DENOISERS & failed("wide")
+    assert {"MMD p", "Fréchet distance"} <= failed("shrunk")
+    assert "copies of rows" not in failed("shrunk")
 
 
 def test_the_frechet_limit_holds_for_rows_of_one_distribution() -> None:
@@ -158,8 +161,8 @@ def test_the_frechet_limit_holds_for_rows_of_one_distribution() -> None:
 
 def test_the_backends_agree() -> None:
     pytest.importorskip("torch")
-    for name, check in found("pyro").items():
-        assert check.figure == pytest.approx(found("good")[name].figure, rel=1e-3, abs=1e-3)
+    for name, other in found("pyro").items():
+        assert other.figure == pytest.approx(found("good")[name].figure, rel=1e-3, abs=1e-3)
 
 
 def test_a_slope_and_its_error() -> None:
@@ -171,3 +174,99 @@ def test_a_slope_and_its_error() -> None:
     assert error == pytest.approx(0.5 / np.sqrt(4_000), rel=0.1)
     assert slope == pytest.approx(1.5, abs=4 * error)
     assert told == pytest.approx(1 - 0.5 / 2.5, abs=0.03)
+
+
+OF_DENOISER = {"trajectory", "field", "loss_by_time", "steps"}
+
+
+@cache
+def given() -> pg.Fit:
+    """A model of one column given another, hardly trained."""
+    rng = np.random.default_rng(0)
+    group = rng.choice(["low", "high"], 120)
+    table = pd.DataFrame({"group": group, "size": np.where(group == "low", 0.0, 100.0) + 10 * rng.normal(size=120)})
+    family = Diffusion(hidden=(8,), condition_on=("group",))
+    return pg.fit(family, table, engine=pg.SVI(num_members=1, max_steps=20), seed=0)
+
+
+def test_pictures_of_a_denoiser() -> None:
+    reasons = plots.applicable(good())
+    assert not any(reasons[kind] for kind in OF_DENOISER)
+    for kind in ("field", "loss_by_time"):
+        check(plots.KINDS[kind](good()))
+
+
+def test_pictures_that_a_fit_has_not() -> None:
+    reasons = plots.applicable(good())
+    assert "conditioned on nothing" in reasons["guidance"]
+    with pytest.raises(UnsupportedError, match="depend on what is conditioned on"):
+        plots.plot_field(given())
+    assert "conditioned on" in plots.applicable(given())["field"]
+    with pytest.raises(SettingError, match="at most 8"):
+        plots.plot_steps(fit_of(num_steps=8), steps=(10, 20))
+    with pytest.raises(SettingError, match="member"):
+        plots.plot_trajectory(good(), member=7)
+
+
+def test_the_loss_is_drawn_with_its_sum() -> None:
+    figure = plots.plot_loss_by_time(good())
+    loss, slopes = figure.axes
+    table = checks_diffusion.by_level(noise_levels.of(good()))
+    texts = [text.get_text() for text in loss.get_legend().get_texts()]
+    assert f"held-out rows: {table['held_out'].sum():.3g} nats" in texts
+    drawn = {line.get_label(): line for line in loss.lines}
+    assert np.trapezoid(*drawn[texts[2]].get_data()[::-1]) == pytest.approx(table["held_out"].sum(), rel=0.1)
+    assert slopes.get_ylabel().startswith("slope")
+
+
+def test_the_arrows_are_those_of_the_score() -> None:
+    """Of the exact denoiser: the gradient of the log density of noisy rows, by differences of it."""
+    figure = plots.plot_field(good())
+    arrows = figure.axes[0].collections[1]
+    fit, level = good(), -3.0
+    scale = np.array([c.scale for c in fit.schema.columns])
+    loc = np.array([c.loc for c in fit.schema.columns])
+    alpha, sigma = noise_levels.signal_and_noise(np.array(level))
+    means, sds = (MEANS * UNITS - loc) / scale, SDS * UNITS / scale
+
+    def density(z: np.ndarray) -> np.ndarray:
+        each = norm.logpdf(z[:, None], alpha * means, np.sqrt(alpha**2 * sds**2 + sigma**2)).sum(-1) + np.log(SHARES)
+        return np.asarray(logsumexp(each, axis=1))
+
+    z = (arrows.XY - loc) / scale
+    steps = 1e-4 * np.eye(2)
+    score = np.stack([(density(z + step) - density(z - step)) / 2e-4 for step in steps], axis=1)
+    assert np.allclose(arrows.get_array(), np.linalg.norm(sigma * score, axis=1), rtol=1e-2, atol=1e-2)
+    ours = np.stack([arrows.U, arrows.V], axis=1) / scale
+    inside = np.linalg.norm(score, axis=1) > 0.1
+    cosine = (ours * score).sum(1) / (np.linalg.norm(ours, axis=1) * np.linalg.norm(score, axis=1))
+    assert (cosine[inside] > 0.9).all()  # panels are not square: lengths of a step differ by column
+
+
+def test_ways_end_in_the_rows_that_are_drawn() -> None:
+    figure = plots.plot_trajectory(good(), num_steps=20)
+    check(figure)
+    assert [ax.get_title(loc="left") for ax in figure.axes][::5] == ["log SNR -10", "log SNR 10"]
+    way = reverse.follow(good(), 400, num_steps=20, seed=good().seed)
+    last = np.asarray(figure.axes[-1].collections[0].get_offsets())
+    columns = good().schema.columns
+    expected = way.noisy[-1] * [c.scale for c in columns] + [c.loc for c in columns]
+    assert np.allclose(last, expected, rtol=1e-5)
+
+
+def test_more_steps_bring_draws_nearer_to_the_rows() -> None:
+    figure = plots.plot_steps(good(), steps=(1, 20))
+    check(figure)
+    away = [float(ax.get_title(loc="left").rsplit(": ")[1]) for ax in figure.axes]
+    assert away[0] > 2 * away[1]
+
+
+def test_guidance_is_drawn_for_each_condition() -> None:
+    assert plots.applicable(given())["guidance"] == ""
+    figure = plots.plot_guidance(given(), weights=(0.0, 2.0))
+    check(figure)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["guidance 0", "guidance 2"]
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"low", "high"}
+    check(plots.plot_trajectory(given(), num_steps=5))
+    with pytest.raises(UnsupportedError, match="conditioned on nothing"):
+        plots.plot_guidance(good())
