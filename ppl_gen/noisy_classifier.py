@@ -194,9 +194,7 @@ def train(fit: Fit, table: Any, label: Any, hidden: Any, max_steps: int, seed: i
     course = Course(held_out=min(max(len(e) // 5, 1), MAX_VALIDATION), repeats=REPEATS, max_steps=max_steps)
     sizes = (e.shape[1] + 1 + 2 * len(FREQUENCIES), *widths, len(labels))
     start = {name: value[0] for name, value in initial_weights(perceptron_layout(sizes), seed, 1).items()}
-    weights, least = _module(fit.backend).train(
-        fit.pair, parameters, start, course, e[order], codes[order], seed
-    )
+    weights, least = _module(fit.backend).train(fit.pair, parameters, start, course, e[order], codes[order], seed)
     return NoisyClassifier(fit, labels, weights, float(least))
 
 

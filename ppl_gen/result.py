@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppl_gen.generation import Generation
 from ppl_gen.scores import Score
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Fit:
+class Fit(Generation):
     """A fitted family. Frozen: holds draws, the schema of the table, versions and seed; every verb derives from them.
 
     ``train`` is the training data; ``reasons`` says in words which engine and backend were chosen and why.
@@ -63,18 +64,21 @@ class Fit:
         return {k: v.reshape(-1, *v.shape[2:]) for k, v in self.draws.posterior.items()}
 
     def score(self, table: Any = None, *, hdi_prob: float = 0.9, keep_draws: bool | None = None,
-              p_values: bool = True, per_step: bool = False, num_particles: int = 64,
-              seed: int = 0, surrogate: Any = None) -> Score:  # fmt: skip
+              p_values: bool = True, per_step: bool = False, num_particles: int | None = None,
+              seed: int = 0, surrogate: Any = None, method: str = "auto") -> Score:  # fmt: skip
         """Log density of each row or sequence (of the training rows by default), with its interval. See :class:`Score`.
 
         :param per_step: of sequences, one number for each time step: its density given the steps before it, the
             one-step-ahead log predictive density. Those of a sequence sum to the sequence's own.
         :param num_particles: where the density is estimated by importance sampling, particles of each row, rounded up
-            to a multiple of 8; ``seed`` decides which. They are not used where it is exact.
+            to a multiple of 8 (64; of a diffusion model 8); ``seed`` decides which. They are not used where it is
+            exact. Of ``method="bound"`` times and noises of each row (512).
         :param surrogate: of an implicit density, what stands for it: ``"ais"`` (the default), log p(x) under the
             family's observation model by annealed importance sampling (some minutes of a core a thousand rows and
             member), or settings such as ``AIS(num_temperatures=1000)``; or ``"log_ratio"``, the discriminator's log
             p_data(x) - log p_model(x), which is no density. See :mod:`ppl_gen.implicit`.
+        :param method: of a diffusion model: ``"auto"``, the density of its probability flow, with the variational bound
+            beside it in ``elbo``; ``"bound"``, the variational bound of its chain alone. Others have but the first.
         :raises DataError: the table lacks a column of the training table, or a value has the wrong kind.
         """
         from ppl_gen.scoring import score
@@ -84,40 +88,7 @@ class Fit:
 
             return score_steps(self, table, hdi_prob)
         return score(self, table, hdi_prob=hdi_prob, keep_draws=keep_draws, p_values=p_values,
-                     num_particles=num_particles, seed=seed, surrogate=surrogate)  # fmt: skip
-
-    def sample(
-        self, num_samples: int, *, seed: int = 0, length: int | None = None, given: Any = None,
-        correct: str | None = None, sampler: Any = None, num_steps: int | None = None, guidance: float | None = None,
-        classifier: Any = None, label: Any = None,
-    ) -> Any:  # fmt: skip
-        """New rows from the posterior predictive distribution: a DataFrame with the columns, dtypes and units that came
-        in; new images as an array (n, h, w) or (n, h, w, c) of the dtype that came in.
-
-        :param num_samples: how many rows; of a family that models sequences, how many whole sequences.
-        :param length: time steps of each sequence; by default those of training sequences picked at random.
-        :param given: of a conditional model p(x | y), a table of y: ``num_samples`` rows are drawn for each row of it,
-            in order, and keep its row labels (of sequences, so many for each sequence of it, which are numbered). Other
-            columns of it are not looked at. Without it each new row is drawn for the y of a training row picked at
-            random (in proportion to the row weights).
-        :param correct: of families with a discriminator, how its log ratio mends what the generator makes: ``"none"``
-            (the default), ``"rejection"`` (Azadi et al. 2019, arXiv:1810.06758) or ``"latent_hmc"`` (Che et al. 2020,
-            arXiv:2003.06060). See :mod:`ppl_gen.corrected`.
-        :param sampler: of diffusion models ``"ode"`` (the default), ``"ddim"``, ``"ancestral"`` or
-            ``"predictor_corrector"``, or settings such as ``Sampler("ddim", eta=0.5)``: see :mod:`ppl_gen.samplers`.
-        :param num_steps: of diffusion models, how many steps from noise to rows.
-        :param guidance: of diffusion models, how much further than the condition rows are driven: 0 draws rows of
-            p(x | y), and is the default (Ho & Salimans 2022, arXiv:2207.12598). See :mod:`ppl_gen.guidance`.
-        :param classifier: of diffusion models without a condition, one of :meth:`train_classifier`: rows are driven to
-            its ``label``, with the weight ``guidance``, 1 by default.
-        :raises DataError: ``given`` lacks a column that is conditioned on, or a value of one.
-        :raises SettingError: guidance of a fit that has nothing to be guided to; more steps than it has noise levels.
-        """
-        from ppl_gen import reverse
-        from ppl_gen.scoring import sample
-
-        choice = reverse.choose(self, sampler, num_steps, guidance, classifier, label)
-        return sample(self, num_samples, seed, length, given, correct, choice)
+                     num_particles=num_particles, seed=seed, surrogate=surrogate, method=method)  # fmt: skip
 
     def latents(
         self, table: Any = None, *, method: str | None = None, num_draws: int = 100, seed: int = 0,
@@ -134,15 +105,18 @@ class Fit:
             default), ``"importance"`` (mean and sd of p(z | x) by importance sampling with the encoder as proposal, and
             Pareto k-hat of the weights) or ``"draws"`` (``num_draws`` draws from p(z | x) of each row). Of the noise of
             a generator ``"chains"`` (the default: mean and sd of p(z | x), and ``r_hat`` of the chains) or ``"draws"``.
+            Of a diffusion model ``"flow"``, the noise that the probability flow makes of the row: ``z0``, ``z1``, ...
         :param member: of codes and hidden units, whose: the members of an ensemble have latent spaces of their own, 0
             by default.
         :raises UnsupportedError: the family has no local latents.
         :raises SettingError: an unknown method, or one that is for other families; no such member.
         """
-        from ppl_gen import inversion, latents, scoring, timeseries
+        from ppl_gen import inversion, latents, noising_codes, scoring, timeseries
 
         if self.pair.generate is not None:
             return inversion.latents(self, table, method, num_draws, seed, 0 if member is None else member)
+        if self.pair.noising is not None:
+            return noising_codes.table(self, table, method, 0 if member is None else member)
         if self.pair.features is not None:
             return latents.features(self, table, method, 0 if member is None else member)
         if self.pair.decode is not None:
@@ -166,8 +140,8 @@ class Fit:
         return reconstruct(self, table, member)
 
     def interpolate(self, first: Any, second: Any, num_steps: int = 10, *, member: int = 0) -> Any:
-        """Rows, or images, decoded from ``num_steps`` codes evenly spaced on the line from the code of ``first`` to
-        that of ``second``, both included.
+        """Rows, or images, decoded from ``num_steps`` codes evenly spaced on the line (of a diffusion model's noise the
+        great circle) from the code of ``first`` to that of ``second``, both included.
 
         :param first: a table of one row, or of several; the lines then follow each other. ``second``: as many rows.
         :param member: of an ensemble, in whose latent space.
@@ -177,20 +151,6 @@ class Fit:
         from ppl_gen.latents import interpolate
 
         return interpolate(self, first, second, num_steps, member)
-
-    def impute(self, table: Any = None, *, num_draws: int = 10, seed: int = 0) -> pd.DataFrame:
-        """Each row with its missing entries drawn given the observed ones, ``num_draws`` times: whole tables one after
-        the other, told apart by a column ``draw``; observed entries are as they came in.
-
-        Multiple imputations (Rubin 1987, Multiple Imputation for Nonresponse in Surveys): analyse each table by itself,
-        and the results differ by how sure the missing entries are.
-
-        :raises UnsupportedError: the family can't, and the message says which can; or the rows are images, which are
-            complete.
-        """
-        from ppl_gen.imputation import impute
-
-        return impute(self, table, num_draws, seed)
 
     def score_function(self, table: Any = None) -> pd.DataFrame:
         r"""The score of each row, the gradient of its log density by its real columns, given the others: the direction
@@ -205,23 +165,6 @@ class Fit:
         from ppl_gen.denoising import score_function
 
         return score_function(self, table)
-
-    def forecast(self, horizon: int, table: Any = None, *, num_draws: int = 1000, hdi_prob: float = 0.9, seed: int = 0,
-                 draws: bool = False, given: Any = None) -> pd.DataFrame:  # fmt: skip
-        """How each sequence (of the training table by default) goes on: ``horizon`` time steps.
-
-        A row per sequence and step: mean, sd and highest density interval of each column over ``num_draws`` futures,
-        each under a draw of the parameters, and the share of futures in each state.
-
-        :param draws: give the futures themselves instead: a row per draw, sequence and step.
-        :param given: of a model that is conditioned on columns, these of the ``horizon`` steps ahead: a table, with the
-            column of the sequences' labels where there are several.
-        :raises UnsupportedError: the family models rows.
-        :raises SettingError: ``given`` is missing, or nothing is conditioned on.
-        """
-        from ppl_gen.timeseries import forecast
-
-        return forecast(self, horizon, table, num_draws, hdi_prob, seed, draws, given)
 
     def normalize(self, method: Any = "auto", *, seed: int = 0) -> Fit:
         r"""Of an unnormalised density, the same fit with another estimate of each member's

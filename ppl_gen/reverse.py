@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,15 +67,21 @@ def choose(
 
 
 def draw(
-    pair: Pair, posterior: dict[str, np.ndarray], index: np.ndarray, seed: int, context: np.ndarray | None = None,
+    pair: Pair, posterior: Mapping[str, np.ndarray], index: np.ndarray, seed: int, context: np.ndarray | None = None,
     choice: Choice | None = None,
 ) -> np.ndarray:  # fmt: skip
     """(len(index), D): row i by member ``index[i]``, given ``context[i]``, in model space."""
     sampler, guidance = choice or Choice(samplers.Sampler(), None)
-    found: np.ndarray = module(pair.backend).draw(
-        pair, posterior, np.asarray(index), seed, context, sampler, guidance
-    )
+    found: np.ndarray = module(pair.backend).draw(pair, posterior, np.asarray(index), seed, context, sampler, guidance)
     return found
+
+
+def draw_table(
+    pair: Pair, parameters: Mapping[str, np.ndarray], number: int, seed: int, context: np.ndarray | None
+) -> np.ndarray:
+    """(number, D): rows by one set of parameters."""
+    one = {name: np.asarray(value)[None] for name, value in parameters.items()}
+    return draw(pair, one, np.zeros(number, int), seed, context)
 
 
 def follow(

@@ -1,15 +1,15 @@
 r"""How rows are drawn from a diffusion model: settings of the reverse chain, from noise z_1 to z_0.
 
-Noise levels :math:`\lambda_N = \lambda(1) < \dots < \lambda_0 = \lambda(0)`; with :math:`\hat e` the denoiser's estimate
-at z_t, :math:`\hat\epsilon = (z_t - \alpha_t \hat e) / \sigma_t` and
+Noise levels :math:`\lambda_N = \lambda(1) < \dots < \lambda_0 = \lambda(0)`; with :math:`\hat e` the denoiser's
+estimate at z_t, :math:`\hat\epsilon = (z_t - \alpha_t \hat e) / \sigma_t` and
 :math:`\tilde\sigma^2 = \sigma_s^2 (1 - e^{\lambda_t - \lambda_s})`, the variance of q(z_s | z_t, e), a step t -> s is
 
-``"ode"``                  the probability flow, by the two-step exponential integrator DPM-Solver++(2M) (Lu et al. 2022,
-                           arXiv:2211.01095, algorithm 2): with :math:`h = (\lambda_s - \lambda_t) / 2` and
-                           :math:`\bar e = \hat e + h / (2 h') (\hat e - \hat e')` by the estimate and the step before,
+``"ode"``                  the probability flow, by the two-step exponential integrator DPM-Solver++(2M) (Lu et al.
+                           2022, arXiv:2211.01095, algorithm 2): with :math:`h = (\lambda_s - \lambda_t) / 2` and
+                           :math:`\bar e = \hat e + h / (2 h') (\hat e - \hat e')` by the estimate before and its step,
                            :math:`z_s = (\sigma_s / \sigma_t) z_t - \alpha_s (e^{-h} - 1) \bar e`. Deterministic
-``"ddim"``                 :math:`z_s = \alpha_s \hat e + \sqrt{\sigma_s^2 - \eta^2 \tilde\sigma^2}\, \hat\epsilon + \eta
-                           \tilde\sigma \xi` (Song, Meng & Ermon 2021, arXiv:2010.02502, eq. 12); deterministic at
+``"ddim"``                 :math:`z_s = \alpha_s \hat e + \sqrt{\sigma_s^2 - \eta^2 \tilde\sigma^2}\, \hat\epsilon +
+                           \eta \tilde\sigma \xi` (Song, Meng & Ermon 2021, arXiv:2010.02502, eq. 12); deterministic at
                            :math:`\eta` = 0: the probability flow by steps of first order
 ``"ancestral"``            the same at :math:`\eta` = 1: a draw of q(z_s | z_t, e) at :math:`\hat e`, the model's own
                            chain (Ho, Jain & Abbeel 2020, arXiv:2006.11239, algorithm 2)

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import logsumexp
 
-from ppl_gen import backends, corrected, images, implicit, importance, reverse, unnormalised
+from ppl_gen import (
+    backends,
+    corrected,
+    images,
+    implicit,
+    importance,
+    noising_bound,
+    noising_scores,
+    reverse,
+    unnormalised,
+)  # fmt: skip
 from ppl_gen.anomaly import anomaly_p_values
 from ppl_gen.conditions import join, rows_to_draw_for
 from ppl_gen.data import Data, starts_of
@@ -55,14 +65,14 @@ def log_prob_rows(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> Ite
         yield from implicit.log_prob_rows(fit, data, posterior)
         return
     if fit.pair.local:
-        found = log_weight_rows(fit, data, posterior, importance.NUM_PARTICLES, 0)
+        found = log_weight_rows(fit, data, posterior, importance.num_particles(fit.pair), 0)
         yield from ((rows, importance.mean_density(weights)) for rows, weights in found)
         return
     view, ops = sliceable(fit, data), backends.ops(fit.backend)
     steps = 1 if data.lengths is None else int(data.lengths.max(initial=1))
     for rows, window in importance.windows(len(data), CHUNK_VALUES // (len(next(iter(posterior.values()))) * steps)):
         values = ops.log_prob(fit.pair, posterior, view.take(window))[:, rows.start - window.start :]
-        yield rows, _in_original_units(fit, data, view, rows, values)
+        yield rows, in_original_units(fit, data, view, rows, values)
 
 
 def log_weight_rows(
@@ -71,10 +81,10 @@ def log_weight_rows(
     """The same as log importance weights (draws, particles, rows), whose mean over the particles is the density."""
     view = sliceable(fit, data)
     for rows, values in importance.log_weights(fit.pair, posterior, view, num_particles, seed):
-        yield rows, _in_original_units(fit, data, view, rows, values)
+        yield rows, in_original_units(fit, data, view, rows, values)
 
 
-def _in_original_units(fit: Fit, data: Data, view: View, rows: slice, values: np.ndarray) -> np.ndarray:
+def in_original_units(fit: Fit, data: Data, view: View, rows: slice, values: np.ndarray) -> np.ndarray:
     """Log densities (..., rows) of model space in the units of the table."""
     if view.mask is not None and data.lengths is None:
         # Nothing observed has density 1, whatever the rounding of weights that sum to 1.
@@ -113,28 +123,30 @@ def with_point(fit: Fit) -> dict[str, np.ndarray]:
 
 def score(
     fit: Fit, table: Any, *, hdi_prob: float, keep_draws: bool | None, p_values: bool,
-    num_particles: int = importance.NUM_PARTICLES, seed: int = 0, surrogate: Any = None,
+    num_particles: int | None = None, seed: int = 0, surrogate: Any = None, method: str = "auto",
 ) -> Score:  # fmt: skip
     """See :meth:`ppl_gen.result.Fit.score`."""
     implicit.refuse(fit, "surrogate", surrogate)
     if not 0 < hdi_prob < 1:
         raise SettingError(f"hdi_prob must be between 0 and 1, not {hdi_prob!r}.")
-    if isinstance(num_particles, bool) or not isinstance(num_particles, int | np.integer) or num_particles < 1:
+    number = importance.num_particles(fit.pair) if num_particles is None else num_particles
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
         raise SettingError(f"num_particles must be a whole number of at least 1, not {num_particles!r}.")
     check_seed(seed)
+    noising_scores.check_method(fit, method)
     data = encode(fit, table)
     num_draws, num_rows = len(next(iter(fit.posterior.values()))), len(data)
     keep = num_draws * num_rows <= KEEP_VALUES if keep_draws is None else keep_draws
     if implicit.is_implicit(fit):
         return implicit.score(fit, data, surrogate, hdi_prob=hdi_prob, keep=keep, seed=int(seed))
+    if method == "bound":
+        return noising_scores.score(fit, data, hdi_prob=hdi_prob, keep=keep, num_points=num_particles, seed=int(seed))
     predictive, sd, hdi = np.empty(num_rows), np.empty(num_rows), np.empty((num_rows, 2))
     kept, precisions, of_log_z = [], [], []
     # A point estimate goes first among the draws, so that one pass over the rows serves both.
     point, posterior = point_draw(fit), with_point(fit)
     local = bool(fit.pair.local)
-    source = (
-        log_weight_rows(fit, data, posterior, num_particles, seed) if local else log_prob_rows(fit, data, posterior)
-    )
+    source = log_weight_rows(fit, data, posterior, int(number), seed) if local else log_prob_rows(fit, data, posterior)
     for rows, found in source:
         values = importance.mean_density(found) if local else found
         if local:
@@ -151,6 +163,11 @@ def score(
     if fit.pair.log_prob_error is not None:
         numerical = numerical_error(fit, data, point or posterior)
         error = numerical if error is None else np.hypot(error, numerical)
+    elbo_error = None
+    if fit.pair.noising is not None:
+        beside = noising_scores.bounds(fit, data, point or posterior, noising_bound.BESIDE, int(seed))
+        elbo, elbo_error = beside.log_predictive, beside.error
+        k_hat = k_hat if importance.has_tail(int(number)) else None
     normalized = True
     if of_log_z:
         error, k_hat, normalized = unnormalised.precision(fit, np.concatenate(of_log_z))
@@ -159,7 +176,7 @@ def score(
         uncertainty=fit.uncertainty, log_prob=as_dataarray(fit, kept) if keep else None,
         p_value=anomaly_p_values(fit, data, predictive) if p_values else None, steps=data.sequence_labels(),
         num_entries=num_entries(data), discrete=is_discrete(data),
-        error=error, elbo=elbo, k_hat=k_hat, normalized=normalized,
+        error=error, elbo=elbo, elbo_error=elbo_error, k_hat=k_hat, normalized=normalized,
     )  # fmt: skip
 
 

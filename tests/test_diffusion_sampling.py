@@ -8,10 +8,9 @@ import diffusion_toys
 import numpy as np
 import pytest
 
-from ppl_gen.errors import SettingError
 from ppl_gen.guidance import Guidance
 from ppl_gen.pair import Pair
-from ppl_gen.samplers import Sampler, make, times
+from ppl_gen.samplers import Sampler
 
 BACKENDS = ("numpyro", "pyro")
 SHARES, MEANS = np.array([0.3, 0.7]), np.array([[-1.2, 0.5], [0.6, -0.4]])
@@ -46,7 +45,7 @@ def moments() -> tuple[np.ndarray, np.ndarray]:
     ("sampler", "bias"),
     [(Sampler(), 0.01), (Sampler("ddim"), 0.08), (Sampler("ddim", num_steps=100, eta=0.5), 0.06),
      (Sampler("ancestral"), 0.04), (Sampler("predictor_corrector"), 0.06)],
-    ids=lambda value: str(value),
+    ids=str,
 )  # fmt: skip
 def test_samplers_draw_the_mixture(backend: str, sampler: Sampler, bias: float) -> None:
     """Mean and covariance within 4 standard errors, and a share of the variance for the steps, which are few."""

@@ -23,6 +23,7 @@ from ppl_gen.inference.svi import pyro_objective
 from ppl_gen.inference.svi.ensemble import (
     EVERY,
     LOOKS,
+    MIN_TERMS,
     PART_ROWS,
     SHARE,
     Objective,
@@ -77,7 +78,7 @@ def run(
                     state.mean, validation if split.validation.size else train[:, :PART_ROWS], view
                 )
                 validated = validated if split.validation.size else losses
-                if pair.local:
+                if pair.local and pair.noising is None:
                     record.parts.append(parts)
                 record.train.append(losses)
                 record.validation.append(validated)
@@ -97,9 +98,7 @@ def run(
         kept = {name: value.numpy() for name, value in program.unflatten(state.best).items()} | idle
     kept = with_chain(pair, pyro_ops.hook_over_draws, kept, view, seed)
     kept = kept if objective is None else objective.finish(kept)
-    return record.result(
-        kept, partial(pyro_ops.log_prob, pair, view=view), split, plateau, settings, len(data), interrupted
-    )
+    return record.result(kept, partial(pyro_ops.log_prob, pair), view, pair, split, plateau, settings, interrupted)
 
 
 def threads_for(pair: Pair, start: Mapping[str, np.ndarray], batch_size: int) -> int:
@@ -109,7 +108,7 @@ def threads_for(pair: Pair, start: Mapping[str, np.ndarray], batch_size: int) ->
     cores = os.cpu_count() or 1
     if largest * batch_size < BIG:
         return 1
-    return cores if pair.local else max(1, cores // members)
+    return cores if pair.local or pair.noising is not None else max(1, cores // members)
 
 
 class _State:
@@ -197,6 +196,8 @@ class _Program:
         weights = {**self.unflatten(vector), **self.idle}
         if self.objective is not None:
             return self.objective.loss(self.pair, weights, rows), torch.zeros(2)
+        if self.pair.noising is not None:  # the bound of the chain, not the density of its probability flow
+            return pyro_objective.mean_field(self.pair, weights, rows), torch.zeros(2)
         if self.pair.local:
             return pyro_objective.loss(self.pair, self.settings, weights, rows, share)
         model = poutine.substitute(self.pair.density, data=weights)
@@ -212,7 +213,8 @@ class _Program:
         call takes all where random numbers are drawn, whose order would else be that in which threads come.
         """
         arrays = {name: leaf for name, leaf in view._asdict().items() if leaf is not None and name != "patterns"}
-        size = len(weights) if self.pair.local or self.objective is not None else 1
+        draws = self.pair.local or self.pair.noising is not None or self.objective is not None
+        size = len(weights) if draws else 1
 
         def function(weights: torch.Tensor, rows: torch.Tensor, share: torch.Tensor, *leaves: torch.Tensor) -> Any:
             batch = view._replace(**dict(zip(arrays, leaves, strict=True))).take(rows)
@@ -243,6 +245,8 @@ class _Program:
     def validate(self, weights: torch.Tensor, rows: torch.Tensor, view: View) -> tuple[np.ndarray, np.ndarray]:
         """(M,): the same loss of each member's validation rows, and its parts (M, 2); random draws are the same at each
         call."""
+        if self.pair.noising is not None:  # several times of each row
+            rows = rows.repeat(1, -(-MIN_TERMS // rows.shape[1]))
         total, parts = torch.zeros(len(weights)), torch.zeros(len(weights), 2)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

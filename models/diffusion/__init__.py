@@ -9,14 +9,15 @@ category as its indicator, centred and scaled. The guide adds noise to them, wit
 
 the log signal-to-noise ratio :math:`\lambda_t` falling from t = 0 to t = 1 (Sohl-Dickstein, Weiss, Maheswaranathan &
 Ganguli 2015, arXiv:1503.03585; Ho, Jain & Abbeel 2020, arXiv:2006.11239; Kingma, Salimans, Poole & Ho 2021,
-arXiv:2107.00630, whose notation this is). The model is the chain backwards, from :math:`p(z_1) = \mathrm{Normal}(0, 1)`,
+arXiv:2107.00630, whose notation this is). The model is the chain backwards, from
+:math:`p(z_1) = \mathrm{Normal}(0, 1)`,
 
 .. math::
     p(z_s \mid z_t) = q(z_s \mid z_t, e = \hat e_\theta(z_t, \lambda_t)), \quad s = t - 1/T, \qquad
     x_j \sim p(x_j \mid z_0),
 
-with a network's estimate :math:`\hat e` of e given :math:`z_t`. The evidence lower bound is a sum over the T steps, each
-a KL divergence between normals,
+with a network's estimate :math:`\hat e` of e given :math:`z_t`. The evidence lower bound is a sum over the T steps,
+each a KL divergence between normals,
 
 .. math::
     \log p(x) \ge \mathrm{E}_q \log p(x \mid z_0) - \mathrm{KL}(q(z_1 \mid x) \| p(z_1)) -
@@ -25,8 +26,9 @@ a KL divergence between normals,
 
 of which training takes one step of each row, at random, T times (Kingma et al., eq. 11 to 14). As T grows the sum tends
 to :math:`-\frac12 \int_0^1 \mathrm{SNR}'(t)\, \mathrm{E} \| e - \hat e \|^2 dt` (eq. 18), the bound of continuous time.
-With :math:`\hat\epsilon = (z - \alpha \hat e) / \sigma` its integrand is :math:`-\frac12 \lambda'(t) \|\epsilon -
-\hat\epsilon\|^2`, so another ``weighting`` of the terms makes it the loss of Ho et al., that of denoising score matching.
+With :math:`\hat\epsilon = (z - \alpha \hat e) / \sigma` its integrand is
+:math:`-\frac12 \lambda'(t) \|\epsilon - \hat\epsilon\|^2`, so another ``weighting`` of the terms makes it the loss of
+Ho et al., that of denoising score matching.
 
 What x is given :math:`z_0`, which has next to no noise: real columns are :math:`\mathrm{Normal}(z_0 / \alpha_0,
 \sigma_0^2 / \alpha_0^2)` in standard units, counts the cells of the same normal about whole numbers, a label has
@@ -37,8 +39,8 @@ The network's output f says :math:`\hat e` of numbers by ``parametrization``:
 ``"velocity"``  :math:`\hat e = \alpha z - \sigma f` (Salimans & Ho 2022, arXiv:2202.00512, sec. 4)
 ``"noise"``     :math:`\hat e = (z - \sigma f) / \alpha` (Ho et al. 2020)
 ``"data"``      :math:`\hat e = f`
-``"score"``     :math:`\nabla \log p(z) = -z + f / \sigma`, the score of the standard normal and a correction (Song & Ermon
-                2019, arXiv:1907.05600)
+``"score"``     :math:`\nabla \log p(z) = -z + f / \sigma`, the score of the standard normal and a correction
+                (Song & Ermon 2019, arXiv:1907.05600)
 
 Of labels it is, whatever the parametrization, the mean of their codes :math:`e_k` under :math:`p_k \propto \exp(f_k)\,
 q(z_t \mid k)`: what the label's own numbers say of it is exact, the network adds what the other columns say (score
@@ -74,9 +76,9 @@ class Diffusion(NetworkFamily):
 
     :param schedule: of the log signal-to-noise ratio over time: ``"cosine"`` (Nichol & Dhariwal 2021,
         arXiv:2102.09672; Hoogeboom, Heek & Salimans 2023, arXiv:2301.11093, eq. 4), ``"linear"`` (that of Ho et al.
-        2020, in continuous time Song et al. 2021, arXiv:2011.13456, appendix C) or ``"learned"``, monotone and piecewise
-        linear: in discrete time it is fitted by the bound, in continuous time, where that does not depend on it, so that
-        the terms of the bound vary least (Kingma et al. 2021, sec. 5.1).
+        2020, in continuous time Song et al. 2021, arXiv:2011.13456, appendix C) or ``"learned"``, monotone and
+        piecewise linear: in discrete time it is fitted by the bound, in continuous time, where that does not depend on
+        it, so that the terms of the bound vary least (Kingma et al. 2021, sec. 5.1).
     :param parametrization: what the network says of a noisy row: its ``"velocity"``, its ``"noise"``, the row itself
         (``"data"``) or the ``"score"``; see above.
     :param num_steps: T, the steps of the chain. None: continuous time, so that samplers take as many as they are told.
@@ -88,8 +90,8 @@ class Diffusion(NetworkFamily):
         min(SNR, 5) (Hang et al. 2023, arXiv:2303.09556, sec. 3.4). Scores are those of the same chain in any case.
     :param condition_on: columns y of the table, of any kind, that are not modelled: the network reads them, and the
         density is p(x | y).
-    :param condition_dropout: probability that a row's conditions are hidden from the network in a training step, so that
-        it learns the model without them too, which classifier-free guidance needs (Ho & Salimans 2022,
+    :param condition_dropout: probability that a row's conditions are hidden from the network in a training step, so
+        that it learns the model without them too, which classifier-free guidance needs (Ho & Salimans 2022,
         arXiv:2207.12598). 0: never.
     :param log_snr_range: the least and the greatest log signal-to-noise ratio, at t = 1 and t = 0.
     """
@@ -100,6 +102,7 @@ class Diffusion(NetworkFamily):
     kinds: ClassVar[tuple[str, ...]] = ("real", "count", "binary", "categorical")
     engines: ClassVar[tuple[str, ...]] = ("svi",)
     allows_missing: ClassVar[bool] = False
+    verbs: ClassVar[tuple[str, ...]] = ("score_function",)
 
     schedule: str = "cosine"
     parametrization: str = "velocity"
@@ -131,8 +134,8 @@ class Diffusion(NetworkFamily):
         self._check_range()
         if self.schedule == "learned" and self.weighting != "elbo":
             raise SettingError(
-                f"Diffusion: schedule='learned' is fitted by the evidence lower bound, which weighting={self.weighting!r} "
-                "is none of: use weighting='elbo', or schedule='cosine' or 'linear'."
+                f"Diffusion: schedule='learned' is fitted by the evidence lower bound, of which weighting="
+                f"{self.weighting!r} makes another loss: use weighting='elbo', or schedule='cosine' or 'linear'."
             )
 
     def _check_range(self) -> None:
@@ -141,8 +144,8 @@ class Diffusion(NetworkFamily):
             isinstance(each, int | float) and not isinstance(each, bool) for each in value
         )  # fmt: skip
         self.require("log_snr_range", ok and -20 <= value[0] <= -4 and 4 <= value[1] <= 20,
-                     "two numbers: one from -20 to -4, at which next to nothing of a row is left, and one from 4 to 20, at "
-                     "which next to no noise is")  # fmt: skip
+                     "two numbers: one from -20 to -4, at which next to nothing of a row is left, and one from 4 to "
+                     "20, at which next to no noise is")  # fmt: skip
 
     def density_for(self, schema: Schema) -> str:
         """Exact for real columns, by the probability flow; with others z_0 has to be integrated out."""

@@ -1,4 +1,4 @@
-"""The normals of the chain and of the noise in JAX, and whole paths of the chain; see :mod:`ppl_gen.models.diffusion`."""
+"""The normals of the chain and of the noise in JAX, and whole paths; see :mod:`ppl_gen.models.diffusion`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-r"""The network of a diffusion model in JAX: a perceptron whose hidden layers are scaled and shifted by what it is told of
-the noise and of the context (Perez et al. 2018, arXiv:1709.07871)."""
+"""The network of a diffusion model in JAX: a perceptron whose hidden layers are scaled and shifted by what it is told
+of the noise and of the context (Perez et al. 2018, arXiv:1709.07871)."""
 
 from __future__ import annotations
 

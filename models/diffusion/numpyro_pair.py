@@ -13,10 +13,11 @@ from numpyro import handlers
 
 from ppl_gen.backends.numpyro_networks import Weights, weight_sites
 from ppl_gen.backends.numpyro_pairs import row_weights
+from ppl_gen.backends.numpyro_probability_flow import ProbabilityFlow, log_prob_error
 from ppl_gen.family import Pair
 from ppl_gen.models.diffusion import numpyro_denoiser as denoiser
 from ppl_gen.models.diffusion import numpyro_schedule as schedule
-from ppl_gen.models.diffusion.architecture import Architecture, initialize, inputs, resolve, unit_names
+from ppl_gen.models.diffusion.architecture import UNITS, Architecture, initialize, inputs, resolve
 from ppl_gen.models.diffusion.numpyro_chain import ReverseChain, marginal, normal, posterior
 from ppl_gen.models.diffusion.numpyro_encoding import Rows, encode
 from ppl_gen.view import batch_of, num_rows
@@ -24,15 +25,22 @@ from ppl_gen.view import batch_of, num_rows
 if TYPE_CHECKING:
     from ppl_gen.data import Schema, View
     from ppl_gen.models.diffusion import Diffusion
+    from ppl_gen.noising import Noising
+
+READ = (*UNITS, "schedule_raw")  # weights that the guide reads
 
 
 def build_pair(family: Diffusion, schema: Schema, num_obs: int) -> Pair:
     """The pair for tables of this schema: the model has the denoiser, the guide the noise."""
     architecture = resolve(family, schema)
+    noising = denoiser.noising(architecture)
     return Pair(
-        family=family, backend="numpyro", has_weights=True, noising=denoiser.noising(architecture),
-        model=partial(model, architecture), guide=partial(guide, architecture),
-        initialize=partial(initialize, architecture),
+        family=family, backend="numpyro", has_weights=True, noising=noising,
+        model=partial(model, architecture), collapsed=partial(density, architecture, noising),
+        guide=partial(guide, architecture), initialize=partial(initialize, architecture),
+        idle=lambda view: tuple(name for name in UNITS if name in architecture.layout),
+        local=() if architecture.is_real.all() else ("z_0",),
+        log_prob_error=partial(log_prob_error, noising) if architecture.is_real.all() else None,
         score_function=partial(score_function, architecture) if architecture.is_real.any() else None,
     )  # fmt: skip
 
@@ -65,6 +73,24 @@ def model(
             numpyro.sample("x", Rows(architecture, weights, z_0), obs=view.x)
 
 
+def density(
+    architecture: Architecture, noising: Noising, data: View | None, *, num_obs: int | None = None,
+    subsample_size: int | None = None,
+) -> None:  # fmt: skip
+    """The model with all of the chain but z_0 integrated out, by the probability flow: real columns are z_0 in their
+    units, others are drawn given it."""
+    weights = weight_sites(architecture.layout)
+    with numpyro.plate("obs", num_rows(data, num_obs), subsample_size, dim=-1) as rows:
+        view = batch_of(data, rows, subsample_size)
+        x, context = (None, None) if view is None else (view.x, view.context)
+        with row_weights(view):
+            if architecture.is_real.all():
+                numpyro.sample("x", ProbabilityFlow(noising, weights, context, of_rows=True), obs=x)
+            else:
+                z_0 = numpyro.sample("z_0", ProbabilityFlow(noising, weights, context))
+                numpyro.sample("x", Rows(architecture, weights, z_0), obs=x)
+
+
 def guide(
     architecture: Architecture, data: View | None, *, num_obs: int | None = None, subsample_size: int | None = None
 ) -> None:
@@ -74,9 +100,7 @@ def guide(
     """
     if data is None or data.x is None:
         raise ValueError("The guide adds noise to rows: give it the data.")
-    names = [name for group in architecture.groups if group.kind in ("real", "count") for name in unit_names(group)]
-    names += ["schedule_raw"] if "schedule_raw" in architecture.layout else []
-    weights = weight_sites({name: architecture.layout[name] for name in names})
+    weights = weight_sites({name: architecture.layout[name] for name in READ if name in architecture.layout})
     u = numpyro.sample("u", dist.Uniform(0.0, 1.0))
     with numpyro.plate("obs", num_rows(data, num_obs), subsample_size, dim=-1) as rows:
         view = batch_of(data, rows, subsample_size)
@@ -131,8 +155,8 @@ def _even_terms(architecture: Architecture, weights: Weights, step: schedule.Ste
 
 
 def score_function(architecture: Architecture, weights: Weights, view: View) -> jax.Array:
-    r"""(n, D): :math:`-\hat\epsilon / \sigma` of real columns at the greatest log signal-to-noise ratio, in model space;
-    NaN of others. It is the gradient of the log density of rows with the noise that is left at t = 0."""
+    r"""(n, D): :math:`-\hat\epsilon / \sigma` of real columns at the greatest log signal-to-noise ratio, in model
+    space; NaN of others. It is the gradient of the log density of rows with the noise that is left at t = 0."""
     e = encode(architecture, weights, view.x)
     log_snr = jnp.asarray(architecture.log_snr_range[1], e.dtype)
     alpha = jnp.sqrt(jax.nn.sigmoid(log_snr))

@@ -36,7 +36,7 @@ def with_slope(architecture: Architecture, weights: Weights, t: jax.Array) -> tu
         return -jnp.log(jnp.expm1(total)), rate / -jnp.expm1(-total)
     share = shares(weights)
     edges = jnp.concatenate([jnp.zeros(1, share.dtype), jnp.cumsum(share)])
-    piece = jnp.clip(jnp.searchsorted(edges, t, side="right") - 1, 0, SHARES - 1)
+    piece = (t[..., None] >= edges[1:-1]).sum(-1)
     length = (ends[1] - ends[0]) / SHARES
     return ends[1] - length * (piece + (t - edges[piece]) / share[piece]), length / share[piece]
 

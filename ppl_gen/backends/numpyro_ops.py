@@ -194,7 +194,7 @@ def sample_rows(
     if pair.tempered is not None:
         return unnormalised.draw(pair, posterior, np.asarray(index), seed)
     if pair.noising is not None:
-        return reverse.draw(pair, dict(posterior), index, seed, context)
+        return reverse.draw(pair, posterior, index, seed, context)
     if pair.has_weights:
         return _sample_by_draw(pair, posterior, index, seed, context, options)
     chosen = {name: jnp.asarray(value[index]) for name, value in posterior.items()}
@@ -247,15 +247,13 @@ def sample_table(
     if pair.tempered is not None:
         return unnormalised.draw_table(pair, parameters, num_obs, seed)
     if pair.noising is not None:
-        one = {name: np.asarray(value)[None] for name, value in parameters.items()}
-        return reverse.draw(pair, one, np.zeros(num_obs, int), seed, context)
+        return reverse.draw_table(pair, parameters, num_obs, seed, context)
     program = pair.cached(
         ("sample_table", num_obs, *options.values()),
         lambda: Program(lambda one, key, y: _draw(pair, one, key, num_obs, y, options), limit=100_000),  # values
     )
-    size = num_obs * options.get("num_steps", 1)
     given = None if context is None else jnp.asarray(context, dtype=float)
-    return np.asarray(program(size, as_jax(parameters), jax.random.key(seed), given))
+    return np.asarray(program(num_obs * options.get("num_steps", 1), as_jax(parameters), jax.random.key(seed), given))
 
 
 def hook_over_draws(

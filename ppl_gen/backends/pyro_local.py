@@ -120,7 +120,7 @@ def local_values(pair: Pair, draws: Tensors, uniforms: torch.Tensor, view: View)
 def local_moments(pair: Pair, parameters: Tensors, view: View) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """{site: (mean, sd)}, each (obs, *event), of what the guide proposes."""
     assert pair.guide is not None
-    with _Reparametrized(pair.local):
+    with Reparametrized(pair.local):
         sites = poutine.trace(given(pair.guide, {**parameters, **pyro_labels.values(pair)})).get_trace(view).nodes
     found = {name: (sites[name]["fn"].mean, sites[name]["fn"].variance) for name in pair.local}
     if pair.label is not None:
@@ -133,20 +133,21 @@ def label_log_prob(pair: Pair, parameters: Tensors, view: View) -> torch.Tensor:
     """(obs, C): log q(y | x) as the guide has it, of rows with a label 0 at it."""
     assert pair.guide is not None
     assert pair.label is not None
-    with _Reparametrized(pair.local):
+    with Reparametrized(pair.local):
         sites = poutine.trace(given(pair.guide, {**parameters, **pyro_labels.values(pair)})).get_trace(view).nodes
     return pyro_labels.log_shares(pair.label, view, pyro_labels.log_guide(sites[pair.label.site])).T
 
 
-class _Reparametrized(Messenger):
-    """Draws the named sites, normals by a standard normal that vmap can draw anew in each part of a batch."""
+class Reparametrized(Messenger):
+    """Draws the named sites, or all, normals by a standard normal that vmap can draw anew in each part of a batch."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, names: tuple[str, ...] | None = None) -> None:
         super().__init__()
         self.names = names
 
     def _pyro_sample(self, msg: Any) -> None:
-        normal = _normal(msg["fn"]) if msg["name"] in self.names and msg["value"] is None else None
+        ours = msg["value"] is None and (self.names is None or msg["name"] in self.names)
+        normal = _normal(msg["fn"]) if ours else None
         if normal is not None:
             loc, scale = normal
             msg["value"] = loc + scale * torch.randn(msg["fn"].shape())
@@ -173,7 +174,7 @@ def terms(pair: Pair, parameters: Tensors, view: View, num_particles: int) -> Te
     if num_particles > 1:
         particles = pyro.plate("particles", num_particles, dim=-2)
         guide, model = particles(guide), particles(model)
-    with _Reparametrized(pair.local):
+    with Reparametrized(pair.local):
         drawn = poutine.trace(given(guide, parameters)).get_trace(view).nodes
     values = {name: drawn[name]["value"] for name in pair.local}
     nodes = poutine.trace(given(model, {**parameters, **values})).get_trace(view).nodes

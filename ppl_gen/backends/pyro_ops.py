@@ -196,7 +196,7 @@ def sample_rows(
     if pair.tempered is not None:
         return unnormalised.draw(pair, posterior, np.asarray(index), seed)
     if pair.noising is not None:
-        return reverse.draw(pair, dict(posterior), index, seed, context)
+        return reverse.draw(pair, posterior, index, seed, context)
     draws, index = _as_tensors(posterior), np.asarray(index)
     order = np.argsort(index, kind="stable")
     used, counts = np.unique(index, return_counts=True)
@@ -228,8 +228,7 @@ def sample_table(
     if pair.tempered is not None:
         return unnormalised.draw_table(pair, parameters, num_obs, seed)
     if pair.noising is not None:
-        one = {name: np.asarray(value)[None] for name, value in parameters.items()}
-        return reverse.draw(pair, one, np.zeros(num_obs, int), seed, context)
+        return reverse.draw_table(pair, parameters, num_obs, seed, context)
     view = None if context is None else View(None, context=as_tensor(context))
     with sandbox(seed), torch.no_grad():
         trace = _trace(pair.density, _as_tensors(parameters), view, num_obs=num_obs, **options)

@@ -60,8 +60,17 @@ def score(
         bool, typer.Option("--per-step", help="Of sequences: each time step, given the steps before it.")
     ] = False,
     num_particles: Annotated[
-        int, typer.Option(metavar="INT", help="Where the density is estimated: particles of each row.")
-    ] = 64,
+        int | None,
+        typer.Option(
+            metavar="INT",
+            help="Where the density is estimated: particles of each row.",
+            show_default="64; of diffusion models 8",
+        ),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Of diffusion models: auto (the probability flow), or bound (of the chain)."),
+    ] = "auto",
     surrogate: o.SurrogateOption = None,
     surrogate_settings: o.SurrogateSetOption = None,
     seed: o.SeedOption = 0,
@@ -73,8 +82,8 @@ def score(
     Columns: row, log_prob, log_prob_sd, hdi_low, hdi_high, anomaly_p_value, kind. The p-value is the row's rank among
     the densities of training rows that were held out (conformal): 0.01 is as rare as one training row in a hundred.
     Where the density is estimated by importance sampling also log_prob_error (Monte Carlo), elbo and k_hat; of a
-    continuous flow log_prob_error (solver). A family without a density, such as gan, has a surrogate of it, named in a
-    column, and no p-value.
+    continuous flow log_prob_error (solver), of a diffusion model also elbo and elbo_error. A family without a density,
+    such as gan, has a surrogate of it, named in a column, and no p-value.
 
     [bold]Examples[/bold]
 
@@ -89,7 +98,8 @@ def score(
     with report.working("scoring"):
         rows = o.read_rows(fit, table, drop)
         found = fit.score(rows, hdi_prob=hdi_prob, keep_draws=False, per_step=per_step, num_particles=num_particles,
-                          seed=seed, surrogate=o.make_surrogate(surrogate, surrogate_settings))  # fmt: skip
+                          method=method, seed=seed,
+                          surrogate=o.make_surrogate(surrogate, surrogate_settings))  # fmt: skip
     frame = found.to_frame()
     what = several(len(found), "time step" if per_step else fit.train.unit)
     if path is not None:
@@ -109,7 +119,10 @@ def score(
     more = "".join(f"; {name.replace('_', ' ')} {value:.4g}" for name, value in measures.items())
     name = "log_prob" if found.is_density else "log_ratio"
     report.say(f"mean {name} {found.total / len(found):.4f} nats over {what}{more}")
-    if found.error is not None and found.elbo is not None:
+    if found.elbo is not None and found.elbo_error is not None:
+        report.say(f"variational bound {found.elbo.mean():.4f} nats on average, standard error of a row "
+                   f"{found.elbo_error.mean():.2g}")  # fmt: skip
+    elif found.error is not None and found.elbo is not None:
         report.say(
             f"Monte Carlo error of a row {found.error.mean():.2g} on average, {found.error.max():.2g} at most; mean "
             f"elbo {found.elbo.mean():.4f} nats"

@@ -1,0 +1,166 @@
+"""The diffusion model in Pyro."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch.nn.functional import logsigmoid
+
+from ppl_gen.backends.pyro_networks import Weights, weight_sites
+from ppl_gen.backends.pyro_pairs import row_weights
+from ppl_gen.backends.pyro_probability_flow import ProbabilityFlow, log_prob_error
+from ppl_gen.family import Pair
+from ppl_gen.models.diffusion import pyro_denoiser as denoiser
+from ppl_gen.models.diffusion import pyro_schedule as schedule
+from ppl_gen.models.diffusion.architecture import UNITS, Architecture, initialize, inputs, resolve
+from ppl_gen.models.diffusion.pyro_chain import ReverseChain, marginal, normal, posterior
+from ppl_gen.models.diffusion.pyro_encoding import Rows, encode
+from ppl_gen.view import batch_of, num_rows
+
+if TYPE_CHECKING:
+    from ppl_gen.data import Schema, View
+    from ppl_gen.models.diffusion import Diffusion
+    from ppl_gen.noising import Noising
+
+READ = (*UNITS, "schedule_raw")  # weights that the guide reads
+
+
+def build_pair(family: Diffusion, schema: Schema, num_obs: int) -> Pair:
+    """The pair for tables of this schema: the model has the denoiser, the guide the noise."""
+    architecture = resolve(family, schema)
+    noising = denoiser.noising(architecture)
+    return Pair(
+        family=family, backend="pyro", has_weights=True, noising=noising,
+        model=partial(model, architecture), collapsed=partial(density, architecture, noising),
+        guide=partial(guide, architecture), initialize=partial(initialize, architecture),
+        idle=lambda view: tuple(name for name in UNITS if name in architecture.layout),
+        local=() if architecture.is_real.all() else ("z_0",),
+        log_prob_error=partial(log_prob_error, noising) if architecture.is_real.all() else None,
+        score_function=partial(score_function, architecture) if architecture.is_real.any() else None,
+    )  # fmt: skip
+
+
+def model(
+    architecture: Architecture, data: View | None, *, num_obs: int | None = None, subsample_size: int | None = None
+) -> None:
+    """Rows come of a chain from noise; the weights are parameters. With data one step of each row's chain, at a time of
+    its own, stands for them all."""
+    weights = weight_sites(architecture.layout)
+    number = num_rows(data, num_obs)
+    if data is None or data.x is None:
+        with pyro.plate("obs", number, dim=-1):
+            _draw(architecture, weights, number, None if data is None else data.context)
+        return
+    u = pyro.sample("u", dist.Uniform(0.0, 1.0))
+    with pyro.plate("obs", number, subsample_size=subsample_size, dim=-1) as rows:
+        view = batch_of(data, rows, subsample_size)
+        with row_weights(view):
+            e = encode(architecture, weights, view.x)
+            step = schedule.step_at(architecture, weights, u, len(e))
+            pyro.sample("z_1", normal(torch.zeros_like(e), 1.0))
+            z = pyro.sample("z_t", marginal(e, step.log_snr))
+            given = denoiser.given(architecture, view.context, _kept(architecture))
+            estimate = denoiser.estimate(architecture, weights, z, step.log_snr, given)
+            _step(step, z, estimate)
+            if architecture.family.schedule == "learned" and step.before is None:
+                pyro.factor("schedule", _even_terms(architecture, weights, step, e - estimate))
+            z_0 = pyro.sample("z_0", marginal(e, _end(architecture, weights, 0.0)))
+            pyro.sample("x", Rows(architecture, weights, z_0), obs=view.x)
+
+
+def density(
+    architecture: Architecture, noising: Noising, data: View | None, *, num_obs: int | None = None,
+    subsample_size: int | None = None,
+) -> None:  # fmt: skip
+    """The model with all of the chain but z_0 integrated out, by the probability flow: real columns are z_0 in their
+    units, others are drawn given it."""
+    weights = weight_sites(architecture.layout)
+    with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
+        view = batch_of(data, rows, subsample_size)
+        x, context = (None, None) if view is None else (view.x, view.context)
+        with row_weights(view):
+            if architecture.is_real.all():
+                pyro.sample("x", ProbabilityFlow(noising, weights, context, of_rows=True), obs=x)
+            else:
+                z_0 = pyro.sample("z_0", ProbabilityFlow(noising, weights, context))
+                pyro.sample("x", Rows(architecture, weights, z_0), obs=x)
+
+
+def guide(
+    architecture: Architecture, data: View | None, *, num_obs: int | None = None, subsample_size: int | None = None
+) -> None:
+    """Noise is added to each row's numbers.
+
+    :raises ValueError: without data there is nothing to add it to.
+    """
+    if data is None or data.x is None:
+        raise ValueError("The guide adds noise to rows: give it the data.")
+    weights = weight_sites({name: architecture.layout[name] for name in READ if name in architecture.layout})
+    u = pyro.sample("u", dist.Uniform(0.0, 1.0))
+    with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
+        view = batch_of(data, rows, subsample_size)
+        with row_weights(view):
+            e = encode(architecture, weights, view.x)
+            step = schedule.step_at(architecture, weights, u, len(e))
+            pyro.sample("z_1", marginal(e, _end(architecture, weights, 1.0)))
+            z = pyro.sample("z_t", marginal(e, step.log_snr))
+            _kept(architecture)
+            _step(step, z, e)
+            pyro.sample("z_0", marginal(e, _end(architecture, weights, 0.0)))
+
+
+def _draw(architecture: Architecture, weights: Weights, number: int, context: torch.Tensor | None) -> None:
+    z = pyro.sample("z_1", normal(torch.zeros((number, architecture.size)), 1.0))
+    given = denoiser.given(architecture, context)
+    path = pyro.sample("path", ReverseChain(architecture, weights, z, given))
+    pyro.sample("x", Rows(architecture, weights, path[..., -1, :]))
+
+
+def _end(architecture: Architecture, weights: Weights, t: float) -> torch.Tensor:
+    return schedule.log_snr(architecture, weights, torch.full((1,), t))
+
+
+def _kept(architecture: Architecture) -> torch.Tensor | None:
+    """(n,): 1 for rows whose context the network sees in this step; None where it always does."""
+    if not architecture.drops:
+        return None
+    u = pyro.sample("kept", dist.Uniform(0.0, 1.0))
+    return (u >= architecture.family.condition_dropout).to(u.dtype)
+
+
+def _step(step: schedule.Step, z: torch.Tensor, e: torch.Tensor) -> None:
+    """The chain's step from z_t, if its numbers are e (n, F): to z_s, or the rate at which z moves in continuous time,
+    in units in which KL divergences are those of the path's two laws per unit of time."""
+    with poutine.scale(scale=step.scale):
+        if step.before is None:
+            level = step.log_snr[:, None]
+            noise = (z - torch.sqrt(torch.sigmoid(level)) * e) * torch.exp(-0.5 * logsigmoid(-level))
+            pyro.sample("dz", normal(torch.sqrt(step.rate)[:, None] * noise, 1.0))
+        else:
+            pyro.sample("z_s", posterior(z, e, step.before, step.log_snr))
+
+
+def _even_terms(architecture: Architecture, weights: Weights, step: schedule.Step, error: torch.Tensor) -> torch.Tensor:
+    """(n,): zeros, whose gradient by the learned schedule is minus that of the log second moment of the bound's terms
+    (Kingma et al. 2021, sec. 5.1). A piece's terms are in proportion to 1 over the time that it takes."""
+    terms = (step.rate * torch.exp(step.log_snr) * (error**2).sum(-1)).detach()
+    share = len(terms) * terms**2 / (terms**2).sum()
+    value = share * schedule.log_share(architecture, weights, step.log_snr)
+    return value - value.detach()
+
+
+def score_function(architecture: Architecture, weights: Weights, view: View) -> torch.Tensor:
+    r"""(n, D): :math:`-\hat\epsilon / \sigma` of real columns at the greatest log signal-to-noise ratio, in model
+    space; NaN of others. It is the gradient of the log density of rows with the noise that is left at t = 0."""
+    e = encode(architecture, weights, view.x)
+    log_snr = torch.tensor(architecture.log_snr_range[1], dtype=e.dtype)
+    alpha = torch.sqrt(torch.sigmoid(log_snr))
+    found = denoiser.denoise(architecture, weights, alpha * e, log_snr, view.context)
+    (real,) = (group for group in architecture.groups if group.kind == "real")
+    away = (found - e)[:, inputs(real)] * torch.exp(log_snr - weights["real_log_scale"])
+    return torch.full_like(view.x, torch.nan).index_copy(1, torch.tensor(real.columns), away)
