@@ -67,19 +67,21 @@ class Generation:
 
         return train(self._fit, table, label, hidden, max_steps, seed)
 
-    def impute(self, table: Any = None, *, num_draws: int = 10, seed: int = 0) -> pd.DataFrame:
+    def impute(self, table: Any = None, *, num_draws: int = 10, seed: int = 0, missing: Any = None) -> Any:
         """Each row with its missing entries drawn given the observed ones, ``num_draws`` times: whole tables one after
         the other, told apart by a column ``draw``; observed entries are as they came in.
 
         Multiple imputations (Rubin 1987, Multiple Imputation for Nonresponse in Surveys): analyse each table by itself,
         and the results differ by how sure the missing entries are.
 
+        :param missing: of images, for diffusion models: True for the pixels to draw given the others, (h, w), or one for
+            each image; the images come back as an array (num_draws, n, h, w) or (num_draws, n, h, w, c).
         :raises UnsupportedError: the family can't, and the message says which can; or the rows are images, which are
-            complete.
+            complete, and the family is no diffusion model.
         """
         from ppl_gen.imputation import impute
 
-        return impute(self._fit, table, num_draws, seed)
+        return impute(self._fit, table, num_draws, seed, missing)
 
     def forecast(self, horizon: int, table: Any = None, *, num_draws: int = 1000, hdi_prob: float = 0.9, seed: int = 0,
                  draws: bool = False, given: Any = None) -> pd.DataFrame:  # fmt: skip
