@@ -58,7 +58,8 @@ class Evidence:
     @cached_property
     def score(self) -> Score:
         """The score of those rows; where they have codes, of so many particles that k-hat is not noise."""
-        number = NUM_PARTICLES if self.fit.pair.decode is not None else importance.NUM_PARTICLES
+        pair = self.fit.pair
+        number = NUM_PARTICLES if pair.decode is not None else importance.num_particles(pair)
         return self.fit.score(self.train, p_values=False, keep_draws=False, num_particles=number)
 
     @cached_property
@@ -134,7 +135,8 @@ class Evidence:
 
     @cached_property
     def replicates(self) -> np.ndarray:
-        from ppl_gen.scoring import point_draw, sample_at
+        from ppl_gen.sampling import sample_at
+        from ppl_gen.scoring import point_draw
 
         posterior = self.fit.posterior if self.has_posterior else (point_draw(self.fit) or self.fit.posterior)
         draws, length = self.flat_draws, len(self.rows)

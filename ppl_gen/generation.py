@@ -46,7 +46,7 @@ class Generation:
         :raises SettingError: guidance of a fit that has nothing to be guided to; more steps than it has noise levels.
         """
         from ppl_gen import reverse
-        from ppl_gen.scoring import sample
+        from ppl_gen.sampling import sample
 
         choice = reverse.choose(self._fit, sampler, num_steps, guidance, classifier, label)
         return sample(self._fit, num_samples, seed, length, given, correct, choice)

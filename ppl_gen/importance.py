@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ppl_gen.view import View
 
 NUM_PARTICLES = 64
+NUM_BY_FLOW = 8  # where the density of each is an integral along a path
 NUM_SETS = 8  # of points, scrambled independently
 NEGLIGIBLE = 0.01  # of the mean weight; nats
 CHUNK_VALUES = 1_000_000  # draws x particles x rows at once
@@ -54,6 +55,18 @@ def points(num_particles: int, size: int, seed: int) -> np.ndarray:
     power = (each - 1).bit_length()
     found = [qmc.Sobol(size, scramble=True, rng=rng).random_base2(power)[:each] for rng in sets]
     return np.concatenate(found) + 0.5**31  # multiples of 2**-30 from 0 on, moved to the middles of their cells
+
+
+def num_particles(pair: Pair) -> int:
+    """How many particles a row has by default."""
+    return NUM_PARTICLES if pair.noising is None else NUM_BY_FLOW
+
+
+def has_tail(number: int) -> bool:
+    """Whether so many weights are enough for k-hat, five of them its tail."""
+    from ppl_gen.arviz_bridge import tail_size
+
+    return bool(tail_size(-(-number // NUM_SETS) * NUM_SETS) > 4)
 
 
 def windows(num_rows: int, size: int) -> Iterator[tuple[slice, slice]]:
@@ -84,7 +97,7 @@ def log_weights(
 
 def log_prob(pair: Pair, posterior: Mapping[str, np.ndarray], view: View) -> np.ndarray:
     """(draws, rows): the estimates of log p(x | theta_s)."""
-    parts = [mean_density(found) for _, found in log_weights(pair, posterior, view)]
+    parts = [mean_density(found) for _, found in log_weights(pair, posterior, view, num_particles(pair))]
     return np.concatenate(parts, axis=1) if parts else np.empty((len(next(iter(posterior.values()))), 0))
 
 

@@ -81,7 +81,9 @@ def draw_missing(fit: Fit, data: Data, num_draws: int, seed: int) -> np.ndarray:
 def places(fit: Fit, parameters: dict[str, np.ndarray]) -> np.ndarray:
     """(F,): which modelled column each number is of."""
     columns = fit.schema.target_columns
-    trials = [(j, value) for j, column in enumerate(columns) for value in range(1, max(len(column.categories or ()), 2))]
+    trials = [
+        (j, value) for j, column in enumerate(columns) for value in range(1, max(len(column.categories or ()), 2))
+    ]
     x = np.zeros((1 + len(trials), len(columns)))
     for i, (j, value) in enumerate(trials, 1):
         x[i, j] = value

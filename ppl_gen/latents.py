@@ -79,8 +79,10 @@ def codes(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> tuple[np.nd
 
 def points(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> np.ndarray:
     """(n, L) codes to decode, the means of the guide under one draw; with a label (n, L + C), the likeliest."""
-    from ppl_gen import labelled
+    from ppl_gen import labelled, noising_codes
 
+    if fit.pair.noising is not None:
+        return noising_codes.codes(fit, data, posterior)
     return labelled.placed(fit, codes(fit, data, posterior)[0][0], labelled.likeliest(fit, data, posterior))
 
 
@@ -200,6 +202,10 @@ def decoded(
     fit: Fit, posterior: dict[str, np.ndarray], values: np.ndarray, context: np.ndarray | None
 ) -> dict[str, np.ndarray]:
     """{name: (n, D)}: the pair's ``decode`` of codes (n, L), or those of :func:`points`, under one member."""
+    from ppl_gen import noising_codes
+
+    if fit.pair.noising is not None:
+        return {"typical": noising_codes.decoded(fit, posterior, values, context)}
     ops, one = backends.codes(fit.backend), {name: value[0] for name, value in posterior.items()}
     found: list[dict[str, np.ndarray]] = []
     for rows, window in importance.windows(len(values), ROWS):
@@ -234,9 +240,18 @@ def interpolate(fit: Fit, first: Any, second: Any, num_steps: int, member: int) 
         name = fit.schema.names[int(np.flatnonzero(kept)[differ][0])]
         raise DataError(f"Column {name!r} is conditioned on, and differs between the ends: give both the same value.")
     one, other = (points(fit, end, posterior) for end in ends)
-    share = np.linspace(0, 1, num_steps)[None, :, None]
-    line = (one[:, None] * (1 - share) + other[:, None] * share).reshape(-1, one.shape[1])
+    line = between(fit, one, other, num_steps).reshape(-1, one.shape[1])
     whole = ends[0].take(np.repeat(np.arange(len(one)), num_steps))
     found = decoded(fit, posterior, line, sliceable(fit, whole).context)["typical"]
     table = to_table(fit, found, whole)
     return table if fit.schema.image is not None else table.reset_index(drop=True)
+
+
+def between(fit: Fit, first: np.ndarray, second: np.ndarray, num_steps: int) -> np.ndarray:
+    """(n, num_steps, L): the codes from one (n, L) to the other, on a line; of noise on a great circle."""
+    from ppl_gen import noising_codes
+
+    if fit.pair.noising is not None:
+        return noising_codes.between(first, second, num_steps)
+    share = np.linspace(0, 1, num_steps)[None, :, None]
+    return np.asarray(first[:, None] * (1 - share) + second[:, None] * share)

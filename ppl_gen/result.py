@@ -64,18 +64,21 @@ class Fit(Generation):
         return {k: v.reshape(-1, *v.shape[2:]) for k, v in self.draws.posterior.items()}
 
     def score(self, table: Any = None, *, hdi_prob: float = 0.9, keep_draws: bool | None = None,
-              p_values: bool = True, per_step: bool = False, num_particles: int = 64,
-              seed: int = 0, surrogate: Any = None) -> Score:  # fmt: skip
+              p_values: bool = True, per_step: bool = False, num_particles: int | None = None,
+              seed: int = 0, surrogate: Any = None, method: str = "auto") -> Score:  # fmt: skip
         """Log density of each row or sequence (of the training rows by default), with its interval. See :class:`Score`.
 
         :param per_step: of sequences, one number for each time step: its density given the steps before it, the
             one-step-ahead log predictive density. Those of a sequence sum to the sequence's own.
         :param num_particles: where the density is estimated by importance sampling, particles of each row, rounded up
-            to a multiple of 8; ``seed`` decides which. They are not used where it is exact.
+            to a multiple of 8 (64; of a diffusion model 8); ``seed`` decides which. They are not used where it is
+            exact. Of ``method="bound"`` times and noises of each row (512).
         :param surrogate: of an implicit density, what stands for it: ``"ais"`` (the default), log p(x) under the
             family's observation model by annealed importance sampling (some minutes of a core a thousand rows and
             member), or settings such as ``AIS(num_temperatures=1000)``; or ``"log_ratio"``, the discriminator's log
             p_data(x) - log p_model(x), which is no density. See :mod:`ppl_gen.implicit`.
+        :param method: of a diffusion model: ``"auto"``, the density of its probability flow, with the variational bound
+            beside it in ``elbo``; ``"bound"``, the variational bound of its chain alone. Others have but the first.
         :raises DataError: the table lacks a column of the training table, or a value has the wrong kind.
         """
         from ppl_gen.scoring import score
@@ -85,7 +88,7 @@ class Fit(Generation):
 
             return score_steps(self, table, hdi_prob)
         return score(self, table, hdi_prob=hdi_prob, keep_draws=keep_draws, p_values=p_values,
-                     num_particles=num_particles, seed=seed, surrogate=surrogate)  # fmt: skip
+                     num_particles=num_particles, seed=seed, surrogate=surrogate, method=method)  # fmt: skip
 
     def latents(
         self, table: Any = None, *, method: str | None = None, num_draws: int = 100, seed: int = 0,
@@ -102,15 +105,18 @@ class Fit(Generation):
             default), ``"importance"`` (mean and sd of p(z | x) by importance sampling with the encoder as proposal, and
             Pareto k-hat of the weights) or ``"draws"`` (``num_draws`` draws from p(z | x) of each row). Of the noise of
             a generator ``"chains"`` (the default: mean and sd of p(z | x), and ``r_hat`` of the chains) or ``"draws"``.
+            Of a diffusion model ``"flow"``, the noise that the probability flow makes of the row: ``z0``, ``z1``, ...
         :param member: of codes and hidden units, whose: the members of an ensemble have latent spaces of their own, 0
             by default.
         :raises UnsupportedError: the family has no local latents.
         :raises SettingError: an unknown method, or one that is for other families; no such member.
         """
-        from ppl_gen import inversion, latents, scoring, timeseries
+        from ppl_gen import inversion, latents, noising_codes, scoring, timeseries
 
         if self.pair.generate is not None:
             return inversion.latents(self, table, method, num_draws, seed, 0 if member is None else member)
+        if self.pair.noising is not None:
+            return noising_codes.table(self, table, method, 0 if member is None else member)
         if self.pair.features is not None:
             return latents.features(self, table, method, 0 if member is None else member)
         if self.pair.decode is not None:
@@ -134,8 +140,8 @@ class Fit(Generation):
         return reconstruct(self, table, member)
 
     def interpolate(self, first: Any, second: Any, num_steps: int = 10, *, member: int = 0) -> Any:
-        """Rows, or images, decoded from ``num_steps`` codes evenly spaced on the line from the code of ``first`` to
-        that of ``second``, both included.
+        """Rows, or images, decoded from ``num_steps`` codes evenly spaced on the line (of a diffusion model's noise the
+        great circle) from the code of ``first`` to that of ``second``, both included.
 
         :param first: a table of one row, or of several; the lines then follow each other. ``second``: as many rows.
         :param member: of an ensemble, in whose latent space.

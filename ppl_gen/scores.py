@@ -24,12 +24,13 @@ class Score:
     ``sd``              (obs,) standard deviation of log p(x | theta) over draws
     ``hdi``             (obs, 2) highest density interval of log p(x | theta) over draws
     ``log_prob``        DataArray (chain, draw, obs) of log p(x | theta), or None where it would not fit in memory
-    ``kind``            exact, importance, unnormalised or implicit
-    ``error``           (obs,) standard error of the number itself (Monte Carlo; of a continuous flow how far its solver
-                        and its estimate of the trace may be off; of an unnormalised density that of log Z, which all
-                        rows share), or None where it is exact
+    ``kind``            exact, importance, bound, unnormalised or implicit
+    ``error``           (obs,) standard error of the number itself (Monte Carlo; of a continuous flow and a diffusion
+                        model's probability flow how far the solver and an estimate of the trace may be off; of an
+                        unnormalised density that of log Z, which all rows share), or None where it is exact
     ``elbo``            (obs,) where it is estimated by (annealed) importance sampling, its lower bound, the ELBO, the
-                        mean log weight; else None
+                        mean log weight; of a diffusion model the bound of its chain; else None
+    ``elbo_error``      (obs,) Monte Carlo standard error of a diffusion model's bound, else None
     ``k_hat``           (obs,) likewise, Pareto k-hat of the weights: above 0.7 number and error are not to be trusted
     ``p_value``         (obs,) anomaly p-value: the rank of the row's density among densities of training rows that
                         were held out (conformal p-value; Vovk, Gammerman & Shafer 2005), or None
@@ -51,6 +52,7 @@ class Score:
     log_prob: xr.DataArray | None = None
     error: np.ndarray | None = None
     elbo: np.ndarray | None = None
+    elbo_error: np.ndarray | None = None
     k_hat: np.ndarray | None = None
     p_value: np.ndarray | None = None
     steps: pd.DataFrame | None = None
@@ -120,20 +122,24 @@ class Score:
             return "without log Z: only differences mean anything"
         if self.error is None or not len(self.error):
             return ""
-        what = "error of log Z" if self.kind == "unnormalised" else "median Monte Carlo error"
+        of = {"unnormalised": "error of log Z", "exact": "median error of the solver"}
+        what = of.get(self.kind, "median Monte Carlo error")
         return f"{what} ± {np.median(self.error):.2g} nats"
 
     def to_frame(self) -> pd.DataFrame:
         """Columns row, log_prob, log_prob_sd, hdi_low, hdi_high, anomaly_p_value (where known), kind; where the density
-        is estimated also log_prob_error, elbo and k_hat; of an implicit density also surrogate. Of log ratios log_ratio
-        and log_ratio_sd stand for log_prob and log_prob_sd."""
+        is estimated also log_prob_error, elbo, of diffusion models elbo_error, and k_hat; of an implicit density also
+        surrogate. Of log ratios log_ratio and log_ratio_sd stand for log_prob and log_prob_sd."""
         import pandas as pd
 
         frame = pd.DataFrame({
             "row": np.arange(len(self)), "log_prob": self.log_predictive, "log_prob_sd": self.sd,
             "hdi_low": self.hdi[:, 0], "hdi_high": self.hdi[:, 1],
         })  # fmt: skip
-        for name, values in (("log_prob_error", self.error), ("elbo", self.elbo), ("k_hat", self.k_hat)):
+        of_estimates = {
+            "log_prob_error": self.error, "elbo": self.elbo, "elbo_error": self.elbo_error, "k_hat": self.k_hat,
+        }  # fmt: skip
+        for name, values in of_estimates.items():
             if values is not None:
                 frame[name] = np.where(np.isneginf(values), np.nan, values) if name == "k_hat" else values
         if self.p_value is not None:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import logsumexp
 
-from ppl_gen import backends, corrected, images, implicit, importance, reverse, unnormalised
+from ppl_gen import backends, implicit, importance, noising_bound, noising_scores, unnormalised
 from ppl_gen.anomaly import anomaly_p_values
-from ppl_gen.conditions import join, rows_to_draw_for
 from ppl_gen.data import Data, starts_of
 from ppl_gen.errors import SettingError, UnsupportedError
 from ppl_gen.labels import may_lack
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 CHUNK_VALUES = 4_000_000  # draws x rows held at once (16 MB in float32)
 KEEP_VALUES = 50_000_000  # draws x rows up to which Score.log_prob is kept by default (200 MB in float32)
-SAMPLE_ROWS = (4096, 32_768)  # rows drawn in one call, for few rows and for many
 
 
 def encode(fit: Fit, table: Any) -> Data:
@@ -55,14 +53,14 @@ def log_prob_rows(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> Ite
         yield from implicit.log_prob_rows(fit, data, posterior)
         return
     if fit.pair.local:
-        found = log_weight_rows(fit, data, posterior, importance.NUM_PARTICLES, 0)
+        found = log_weight_rows(fit, data, posterior, importance.num_particles(fit.pair), 0)
         yield from ((rows, importance.mean_density(weights)) for rows, weights in found)
         return
     view, ops = sliceable(fit, data), backends.ops(fit.backend)
     steps = 1 if data.lengths is None else int(data.lengths.max(initial=1))
     for rows, window in importance.windows(len(data), CHUNK_VALUES // (len(next(iter(posterior.values()))) * steps)):
         values = ops.log_prob(fit.pair, posterior, view.take(window))[:, rows.start - window.start :]
-        yield rows, _in_original_units(fit, data, view, rows, values)
+        yield rows, in_original_units(fit, data, view, rows, values)
 
 
 def log_weight_rows(
@@ -71,10 +69,10 @@ def log_weight_rows(
     """The same as log importance weights (draws, particles, rows), whose mean over the particles is the density."""
     view = sliceable(fit, data)
     for rows, values in importance.log_weights(fit.pair, posterior, view, num_particles, seed):
-        yield rows, _in_original_units(fit, data, view, rows, values)
+        yield rows, in_original_units(fit, data, view, rows, values)
 
 
-def _in_original_units(fit: Fit, data: Data, view: View, rows: slice, values: np.ndarray) -> np.ndarray:
+def in_original_units(fit: Fit, data: Data, view: View, rows: slice, values: np.ndarray) -> np.ndarray:
     """Log densities (..., rows) of model space in the units of the table."""
     if view.mask is not None and data.lengths is None:
         # Nothing observed has density 1, whatever the rounding of weights that sum to 1.
@@ -113,28 +111,30 @@ def with_point(fit: Fit) -> dict[str, np.ndarray]:
 
 def score(
     fit: Fit, table: Any, *, hdi_prob: float, keep_draws: bool | None, p_values: bool,
-    num_particles: int = importance.NUM_PARTICLES, seed: int = 0, surrogate: Any = None,
+    num_particles: int | None = None, seed: int = 0, surrogate: Any = None, method: str = "auto",
 ) -> Score:  # fmt: skip
     """See :meth:`ppl_gen.result.Fit.score`."""
     implicit.refuse(fit, "surrogate", surrogate)
     if not 0 < hdi_prob < 1:
         raise SettingError(f"hdi_prob must be between 0 and 1, not {hdi_prob!r}.")
-    if isinstance(num_particles, bool) or not isinstance(num_particles, int | np.integer) or num_particles < 1:
+    number = importance.num_particles(fit.pair) if num_particles is None else num_particles
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
         raise SettingError(f"num_particles must be a whole number of at least 1, not {num_particles!r}.")
     check_seed(seed)
+    noising_scores.check_method(fit, method)
     data = encode(fit, table)
     num_draws, num_rows = len(next(iter(fit.posterior.values()))), len(data)
     keep = num_draws * num_rows <= KEEP_VALUES if keep_draws is None else keep_draws
     if implicit.is_implicit(fit):
         return implicit.score(fit, data, surrogate, hdi_prob=hdi_prob, keep=keep, seed=int(seed))
+    if method == "bound":
+        return noising_scores.score(fit, data, hdi_prob=hdi_prob, keep=keep, num_points=num_particles, seed=int(seed))
     predictive, sd, hdi = np.empty(num_rows), np.empty(num_rows), np.empty((num_rows, 2))
     kept, precisions, of_log_z = [], [], []
     # A point estimate goes first among the draws, so that one pass over the rows serves both.
     point, posterior = point_draw(fit), with_point(fit)
     local = bool(fit.pair.local)
-    source = (
-        log_weight_rows(fit, data, posterior, num_particles, seed) if local else log_prob_rows(fit, data, posterior)
-    )
+    source = log_weight_rows(fit, data, posterior, int(number), seed) if local else log_prob_rows(fit, data, posterior)
     for rows, found in source:
         values = importance.mean_density(found) if local else found
         if local:
@@ -151,6 +151,11 @@ def score(
     if fit.pair.log_prob_error is not None:
         numerical = numerical_error(fit, data, point or posterior)
         error = numerical if error is None else np.hypot(error, numerical)
+    elbo_error = None
+    if fit.pair.noising is not None:
+        beside = noising_scores.bounds(fit, data, point or posterior, noising_bound.BESIDE, int(seed))
+        elbo, elbo_error = beside.log_predictive, beside.error
+        k_hat = k_hat if importance.has_tail(int(number)) else None
     normalized = True
     if of_log_z:
         error, k_hat, normalized = unnormalised.precision(fit, np.concatenate(of_log_z))
@@ -159,7 +164,7 @@ def score(
         uncertainty=fit.uncertainty, log_prob=as_dataarray(fit, kept) if keep else None,
         p_value=anomaly_p_values(fit, data, predictive) if p_values else None, steps=data.sequence_labels(),
         num_entries=num_entries(data), discrete=is_discrete(data),
-        error=error, elbo=elbo, k_hat=k_hat, normalized=normalized,
+        error=error, elbo=elbo, elbo_error=elbo_error, k_hat=k_hat, normalized=normalized,
     )  # fmt: skip
 
 
@@ -183,73 +188,10 @@ def as_dataarray(fit: Fit, kept: list[np.ndarray]) -> Any:
     return xr.DataArray(values, coords=coords, dims=("chain", "draw", "obs"), name="log_prob", attrs={"units": "nats"})
 
 
-def sample(
-    fit: Fit, num_samples: int, seed: int, length: int | None = None, given: Any = None, correct: str | None = None,
-    choice: reverse.Choice | None = None,
-) -> Any:  # fmt: skip
-    """See :meth:`ppl_gen.result.Fit.sample`."""
-    way = corrected.resolve(fit, correct)
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < 1:
-        raise SettingError(f"num_samples must be a whole number of at least 1, not {num_samples!r}.")
-    check_seed(seed)
-    if fit.family.sequences:
-        from ppl_gen import timeseries
-
-        return timeseries.sample(fit, int(num_samples), length, seed, given)
-    conditions = rows_to_draw_for(fit, int(num_samples), seed, given)
-    if length is not None:
-        raise SettingError(f"length is for families that model sequences; {fit.family.name} models rows.")
-    if conditions is None:
-        drawn = sample_model_space(fit, int(num_samples), seed, None, way, choice)
-        return fit.schema.decode(drawn) if fit.schema.image is None else images.decode(fit.schema, drawn)
-    rows, index = conditions
-    drawn = sample_model_space(fit, len(rows), seed, rows, way, choice)
-    frame = fit.schema.decode(join(fit.schema, drawn, rows))
-    return frame if index is None else frame.set_axis(index, axis=0)
-
-
 def check_seed(seed: Any) -> None:
     """Raise a :class:`SettingError` unless the seed is one that every generator takes."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**31:
         raise SettingError(f"seed must be a whole number from 0 to 2**31 - 1, not {seed!r}.")
-
-
-def sample_model_space(
-    fit: Fit, num_samples: int, seed: int, conditions: np.ndarray | None = None, correct: str = "none",
-    choice: reverse.Choice | None = None,
-) -> np.ndarray:  # fmt: skip
-    """(num_samples, d): each row from a draw picked at random, or from the point estimate where there is one.
-
-    :param conditions: (num_samples, c) what each is drawn for; d is then the number of columns that are modelled.
-    """
-    posterior = point_draw(fit) or fit.posterior
-    rng = np.random.default_rng(seed)
-    index = rng.integers(len(next(iter(posterior.values()))), size=num_samples)
-    context = None if conditions is None else fit.schema.only_conditions().context(conditions)
-    if correct != "none":
-        return corrected.draw(fit.pair, posterior, index, seed, context, correct)
-    if choice is not None:
-        return reverse.draw(fit.pair, posterior, index, seed, context, choice)
-    return sample_at(fit, posterior, index, seed, context)
-
-
-def sample_at(
-    fit: Fit, posterior: dict[str, np.ndarray], index: np.ndarray, seed: int, context: np.ndarray | None = None
-) -> np.ndarray:
-    """(len(index), d): row i from draw ``index[i]``, and given ``context[i]``, in model space.
-
-    Calls have one of two lengths, the last filled up, so that few programs are compiled whatever the lengths asked for.
-    """
-    if fit.pair.noising is not None:
-        return reverse.draw(fit.pair, posterior, index, seed, context)
-    ops, size = backends.ops(fit.backend), SAMPLE_ROWS[len(index) > SAMPLE_ROWS[0]]
-    filled = np.arange(-(-len(index) // size) * size) % len(index)
-    parts = [
-        ops.sample_rows(fit.pair, posterior, index[rows], (seed + int(start)) % 2**31,
-                        context if context is None else context[rows])
-        for start, rows in zip(range(0, len(filled), size), np.split(filled, len(filled) // size), strict=True)
-    ]  # fmt: skip
-    return np.concatenate(parts)[: len(index)]
 
 
 def latents(fit: Fit, table: Any) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
+from jax.scipy.special import ndtr, ndtri
 from numpyro.distributions import constraints
 
 from ppl_gen.probability_flow import NUM_STEPS, probes
@@ -88,7 +89,7 @@ def to_start(noising: Noising, parameters: Any, x: jax.Array) -> Pairs:
 
 
 def from_start(noising: Noising, parameters: Any, z: jax.Array) -> jax.Array:
-    """Rows of real columns from z_0 (n, F)."""
+    """The likeliest rows of z_0 (n, F)."""
     return noising.decode(parameters, z / jnp.sqrt(jax.nn.sigmoid(_ends(noising, parameters, z.dtype)[0])))
 
 
@@ -101,14 +102,30 @@ def _ends(noising: Noising, parameters: Any, dtype: Any) -> Pairs:
     return first, last
 
 
-def to_codes(noising: Noising, parameters: Any, z: jax.Array, context: jax.Array | None) -> jax.Array:
-    """z_1 (n, F), where the flow brings z_0: noise that is normal as far as the model is right."""
+def code_of(noising: Noising, parameters: Any, x: jax.Array, context: jax.Array | None) -> jax.Array:
+    """(n, F): z_1, where the flow brings a row's own numbers; standard normal as far as the model is right."""
+    first, _ = _ends(noising, parameters, x.dtype)
+    z = jnp.sqrt(jax.nn.sigmoid(first)) * noising.encode(parameters, x)
     return solve(noising, parameters, z, context, NUM_STEPS, to_noise=True, trace=False)[0]
 
 
-def from_codes(noising: Noising, parameters: Any, codes: jax.Array, context: jax.Array | None) -> jax.Array:
-    """z_0 (n, F) of z_1."""
-    return solve(noising, parameters, codes, context, NUM_STEPS, to_noise=False, trace=False)[0]
+def row_of(noising: Noising, parameters: Any, codes: jax.Array, context: jax.Array | None) -> jax.Array:
+    """(n, D): the likeliest rows of z_1 (n, F)."""
+    z, _ = solve(noising, parameters, codes, context, NUM_STEPS, to_noise=False, trace=False)
+    return from_start(noising, parameters, z)
+
+
+def to_uniform(noising: Noising, parameters: Any, view: View) -> jax.Array:
+    """(n, D, 2), the ends equal: each row of real columns as normal noise, and that as uniform numbers."""
+    codes = code_of(noising, parameters, view.x, view.context)
+    at = ndtr(codes)
+    return jnp.stack([at, at], -1)
+
+
+def from_uniform(noising: Noising, parameters: Any, u: jax.Array, context: jax.Array | None = None) -> jax.Array:
+    """Rows of real columns (n, D) from the uniform numbers of their noise."""
+    tiny = jnp.finfo(u.dtype).eps
+    return row_of(noising, parameters, ndtri(jnp.clip(u, tiny, 1 - tiny)), context)
 
 
 def log_prob_error(noising: Noising, parameters: Any, view: View) -> jax.Array:

@@ -90,7 +90,7 @@ def to_start(noising: Noising, parameters: Any, x: torch.Tensor) -> Pairs:
 
 
 def from_start(noising: Noising, parameters: Any, z: torch.Tensor) -> torch.Tensor:
-    """Rows of real columns from z_0 (n, F)."""
+    """The likeliest rows of z_0 (n, F)."""
     return noising.decode(parameters, z / torch.sigmoid(_ends(noising, parameters, z)[0]).sqrt())
 
 
@@ -103,14 +103,32 @@ def _ends(noising: Noising, parameters: Any, like: torch.Tensor) -> Pairs:
     return first, last
 
 
-def to_codes(noising: Noising, parameters: Any, z: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
-    """z_1 (n, F), where the flow brings z_0: noise that is normal as far as the model is right."""
+def code_of(noising: Noising, parameters: Any, x: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+    """(n, F): z_1, where the flow brings a row's own numbers; standard normal as far as the model is right."""
+    first, _ = _ends(noising, parameters, x)
+    z = torch.sigmoid(first).sqrt() * noising.encode(parameters, x)
     return solve(noising, parameters, z, context, NUM_STEPS, to_noise=True, trace=False)[0]
 
 
-def from_codes(noising: Noising, parameters: Any, codes: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
-    """z_0 (n, F) of z_1."""
-    return solve(noising, parameters, codes, context, NUM_STEPS, to_noise=False, trace=False)[0]
+def row_of(noising: Noising, parameters: Any, codes: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+    """(n, D): the likeliest rows of z_1 (n, F)."""
+    z, _ = solve(noising, parameters, codes, context, NUM_STEPS, to_noise=False, trace=False)
+    return from_start(noising, parameters, z)
+
+
+def to_uniform(noising: Noising, parameters: Any, view: View) -> torch.Tensor:
+    """(n, D, 2), the ends equal: each row of real columns as normal noise, and that as uniform numbers."""
+    codes = code_of(noising, parameters, view.x, view.context)
+    at = torch.special.ndtr(codes)
+    return torch.stack([at, at], -1)
+
+
+def from_uniform(
+    noising: Noising, parameters: Any, u: torch.Tensor, context: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Rows of real columns (n, D) from the uniform numbers of their noise."""
+    tiny = torch.finfo(u.dtype).eps
+    return row_of(noising, parameters, torch.special.ndtri(u.clamp(tiny, 1 - tiny)), context)
 
 
 def log_prob_error(noising: Noising, parameters: Any, view: View) -> torch.Tensor:
