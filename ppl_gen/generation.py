@@ -74,8 +74,8 @@ class Generation:
         Multiple imputations (Rubin 1987, Multiple Imputation for Nonresponse in Surveys): analyse each table by itself,
         and the results differ by how sure the missing entries are.
 
-        :param missing: of images, for diffusion models: True for the pixels to draw given the others, (h, w), or one for
-            each image; the images come back as an array (num_draws, n, h, w) or (num_draws, n, h, w, c).
+        :param missing: of images, for diffusion models: True for the pixels to draw given the others, (h, w), or such
+            an array for each image; the images come back as (num_draws, n, h, w) or (num_draws, n, h, w, c).
         :raises UnsupportedError: the family can't, and the message says which can; or the rows are images, which are
             complete, and the family is no diffusion model.
         """

@@ -45,10 +45,8 @@ def impute(fit: Fit, table: Any, num_draws: int, seed: int, missing: Any = None)
                                "images.reshape(len(images), -1), which may have missing entries.")  # fmt: skip
     if "draw" in fit.schema.names:
         raise DataError("Column 'draw' is where the number of the draw goes: rename the table's own.")
-    if fit.pair.noising is None or table is None:
-        data = encode(fit, table)
-    else:  # its scores want whole rows
-        data = fit.schema.encode(table)
+    # Scores of diffusion models want whole rows.
+    data = encode(fit, table) if fit.pair.noising is None or table is None else fit.schema.encode(table)
     known = _observed(fit, table, data)
     if data.mask is None or data.mask.all():
         return _stack([known] * num_draws)
@@ -108,8 +106,8 @@ def _impute_images(fit: Fit, table: Any, num_draws: int, seed: int, missing: Any
     try:
         where = np.broadcast_to(where if where.ndim in (2, len(shape)) else where[..., None], shape)
     except ValueError:
-        raise DataError(f"missing has the shape {np.shape(missing)}, but the images are {shape}: True or False for each "
-                        "pixel, or one image of them for all.") from None  # fmt: skip
+        raise DataError(f"missing has the shape {np.shape(missing)}, but the images are {shape}: True or False for "
+                        "each pixel, or one image of them for all.") from None  # fmt: skip
     if where.dtype != bool:
         raise DataError(f"missing must be True or False for each pixel, not {where.dtype}.")
     flat = where.reshape(len(data), -1)

@@ -85,6 +85,7 @@ CASES = {
         clusters,
         pg.Adversarial(num_members=2, max_steps=100, batch_size=32, ratio_steps=50),
     ),
+    "diffusion": Case(pg.Diffusion(schedule="learned", hidden=(16,)), clusters, NETWORKS),
     "vae": Case(VAE(latent_dim=1, hidden=(8,)), clusters, NETWORKS),
     "rbm": Case(RBM(4), clusters, pg.Contrastive(num_members=2, max_steps=600, batch_size=64)),
     "autoregressive-made": Case(Autoregressive(hidden=(16,), num_mixture_components=2), clusters, NETWORKS),

@@ -163,7 +163,12 @@ class SVI(Engine):
             name, able = pair.family.name, " or ".join(pair.family.engines)
             raise UnsupportedError(f"Engine 'svi' maximizes a likelihood, and that of {name} has a normaliser which is "
                                    f"not known: fit it by {able}.")  # fmt: skip
-        if not pair.local:
+        if pair.noising is not None:
+            for name in ("objective", "annealing", "free_bits", "num_particles"):
+                if getattr(self, name) != getattr(type(self)(), name):
+                    raise SettingError(f"SVI: {name} has no meaning for {pair.family.name}: its guide is given, and each "
+                                       "step takes one time of each row's chain. Leave it out.")  # fmt: skip
+        elif not pair.local:
             defaults = type(self)()
             for name in ("objective", "annealing", "free_bits"):
                 if getattr(self, name) != getattr(defaults, name):

@@ -151,7 +151,7 @@ class Record:
         """
         train, validation = np.array(self.train), np.array(self.validation)
         held_out = None
-        if split.validation.shape[1] and (pair.noising is None or pair.collapsed is not None):
+        if split.validation.shape[1]:
             counts = np.ones((settings.num_members, len(view.x)))
             np.put_along_axis(counts, split.validation, 0, axis=1)
             rows = _held_out_alone if pair.noising is not None else _all_rows

@@ -102,7 +102,7 @@ class Diffusion(NetworkFamily):
     kinds: ClassVar[tuple[str, ...]] = ("real", "count", "binary", "categorical")
     engines: ClassVar[tuple[str, ...]] = ("svi",)
     allows_missing: ClassVar[bool] = False
-    verbs: ClassVar[tuple[str, ...]] = ("impute",)
+    verbs: ClassVar[tuple[str, ...]] = ("impute", "score_function")
 
     schedule: str = "cosine"
     parametrization: str = "velocity"
@@ -134,8 +134,8 @@ class Diffusion(NetworkFamily):
         self._check_range()
         if self.schedule == "learned" and self.weighting != "elbo":
             raise SettingError(
-                f"Diffusion: schedule='learned' is fitted by the evidence lower bound, of which "
-                f"weighting={self.weighting!r} makes another loss: use weighting='elbo', or schedule='cosine' or 'linear'."
+                f"Diffusion: schedule='learned' is fitted by the evidence lower bound, of which weighting="
+                f"{self.weighting!r} makes another loss: use weighting='elbo', or schedule='cosine' or 'linear'."
             )
 
     def _check_range(self) -> None:

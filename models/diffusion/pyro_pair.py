@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from ppl_gen.backends.pyro_networks import Weights, weight_sites
 from ppl_gen.backends.pyro_pairs import row_weights
+from ppl_gen.backends.pyro_probability_flow import ProbabilityFlow, log_prob_error
 from ppl_gen.family import Pair
 from ppl_gen.models.diffusion import pyro_denoiser as denoiser
 from ppl_gen.models.diffusion import pyro_schedule as schedule
@@ -24,15 +25,19 @@ from ppl_gen.view import batch_of, num_rows
 if TYPE_CHECKING:
     from ppl_gen.data import Schema, View
     from ppl_gen.models.diffusion import Diffusion
+    from ppl_gen.noising import Noising
 
 
 def build_pair(family: Diffusion, schema: Schema, num_obs: int) -> Pair:
     """The pair for tables of this schema: the model has the denoiser, the guide the noise."""
     architecture = resolve(family, schema)
+    noising = denoiser.noising(architecture)
     return Pair(
-        family=family, backend="pyro", has_weights=True, noising=denoiser.noising(architecture),
-        model=partial(model, architecture), guide=partial(guide, architecture),
-        initialize=partial(initialize, architecture),
+        family=family, backend="pyro", has_weights=True, noising=noising,
+        model=partial(model, architecture), collapsed=partial(density, architecture, noising),
+        guide=partial(guide, architecture), initialize=partial(initialize, architecture),
+        local=() if architecture.is_real.all() else ("z_0",),
+        log_prob_error=partial(log_prob_error, noising) if architecture.is_real.all() else None,
         score_function=partial(score_function, architecture) if architecture.is_real.any() else None,
     )  # fmt: skip
 
@@ -63,6 +68,24 @@ def model(
                 pyro.factor("schedule", _even_terms(architecture, weights, step, e - estimate))
             z_0 = pyro.sample("z_0", marginal(e, _end(architecture, weights, 0.0)))
             pyro.sample("x", Rows(architecture, weights, z_0), obs=view.x)
+
+
+def density(
+    architecture: Architecture, noising: Noising, data: View | None, *, num_obs: int | None = None,
+    subsample_size: int | None = None,
+) -> None:  # fmt: skip
+    """The model with all of the chain but z_0 integrated out, by the probability flow: real columns are z_0 in their
+    units, others are drawn given it."""
+    weights = weight_sites(architecture.layout)
+    with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
+        view = batch_of(data, rows, subsample_size)
+        x, context = (None, None) if view is None else (view.x, view.context)
+        with row_weights(view):
+            if architecture.is_real.all():
+                pyro.sample("x", ProbabilityFlow(noising, weights, context, of_rows=True), obs=x)
+            else:
+                z_0 = pyro.sample("z_0", ProbabilityFlow(noising, weights, context))
+                pyro.sample("x", Rows(architecture, weights, z_0), obs=x)
 
 
 def guide(

@@ -84,8 +84,8 @@ def _run(noising: Noising, moves: Moves, parameters: Any, e: Any, observed: Any,
 
 
 def _resampled(key: Any, log_weights: Any) -> tuple[Any, Any]:
-    """Which particle (K, n) each is to be: systematically by their weights in rows where these are worth fewer than half
-    as many; and the weights after that, whose mean stays."""
+    """Which particle (K, n) each is to be: systematically by their weights in rows where these are worth fewer than
+    K / 2; and the weights after that, whose mean stays."""
     count, number = log_weights.shape
     share = jax.nn.softmax(log_weights, axis=0)
     due = 1 / (share**2).sum(0) < count / 2

@@ -79,8 +79,8 @@ def _run(noising: Noising, moves: Moves, parameters: Any, e: Any, observed: Any,
 
 
 def _resampled(log_weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which particle (K, n) each is to be: systematically by their weights in rows where these are worth fewer than half
-    as many; and the weights after that, whose mean stays."""
+    """Which particle (K, n) each is to be: systematically by their weights in rows where these are worth fewer than
+    K / 2; and the weights after that, whose mean stays."""
     count, number = log_weights.shape
     share = torch.softmax(log_weights, 0)
     due = 1 / (share**2).sum(0) < count / 2
