@@ -139,7 +139,7 @@ def held_out_pairs(fit: Fit) -> tuple[np.ndarray, np.ndarray] | None:
 def draw(fit: Fit, members: np.ndarray, seed: int) -> np.ndarray:
     """(n, d) rows of model space, each by the member named; what is conditioned on is that of random training rows."""
     from ppl_gen.conditions import join, rows_to_draw_for
-    from ppl_gen.scoring import sample_at
+    from ppl_gen.sampling import sample_at
 
     conditions = rows_to_draw_for(fit, len(members), seed, None)
     if conditions is None:
