@@ -135,7 +135,8 @@ class Evidence:
 
     @cached_property
     def replicates(self) -> np.ndarray:
-        from ppl_gen.scoring import point_draw, sample_at
+        from ppl_gen.sampling import sample_at
+        from ppl_gen.scoring import point_draw
 
         posterior = self.fit.posterior if self.has_posterior else (point_draw(self.fit) or self.fit.posterior)
         draws, length = self.flat_draws, len(self.rows)

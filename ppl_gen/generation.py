@@ -46,7 +46,7 @@ class Generation:
         :raises SettingError: guidance of a fit that has nothing to be guided to; more steps than it has noise levels.
         """
         from ppl_gen import reverse
-        from ppl_gen.scoring import sample
+        from ppl_gen.sampling import sample
 
         choice = reverse.choose(self._fit, sampler, num_steps, guidance, classifier, label)
         return sample(self._fit, num_samples, seed, length, given, correct, choice)
@@ -67,19 +67,21 @@ class Generation:
 
         return train(self._fit, table, label, hidden, max_steps, seed)
 
-    def impute(self, table: Any = None, *, num_draws: int = 10, seed: int = 0) -> pd.DataFrame:
+    def impute(self, table: Any = None, *, num_draws: int = 10, seed: int = 0, missing: Any = None) -> Any:
         """Each row with its missing entries drawn given the observed ones, ``num_draws`` times: whole tables one after
         the other, told apart by a column ``draw``; observed entries are as they came in.
 
         Multiple imputations (Rubin 1987, Multiple Imputation for Nonresponse in Surveys): analyse each table by itself,
         and the results differ by how sure the missing entries are.
 
+        :param missing: of images, for diffusion models: True for the pixels to draw given the others, (h, w), or such
+            an array for each image; the images come back as (num_draws, n, h, w) or (num_draws, n, h, w, c).
         :raises UnsupportedError: the family can't, and the message says which can; or the rows are images, which are
-            complete.
+            complete, and the family is no diffusion model.
         """
         from ppl_gen.imputation import impute
 
-        return impute(self._fit, table, num_draws, seed)
+        return impute(self._fit, table, num_draws, seed, missing)
 
     def forecast(self, horizon: int, table: Any = None, *, num_draws: int = 1000, hdi_prob: float = 0.9, seed: int = 0,
                  draws: bool = False, given: Any = None) -> pd.DataFrame:  # fmt: skip

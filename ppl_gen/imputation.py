@@ -5,17 +5,19 @@ proposes for a row's observed entries :math:`x_o`, one is chosen in proportion t
 :math:`w = p(x_o, z) / q(z \mid x_o)`, and the missing entries are drawn from :math:`p(x_m \mid z)` (Rezende, Mohamed &
 Wierstra 2014, arXiv:1401.4082, sec. 6.3; Mattei & Frellsen 2019, arXiv:1812.02633, sec. 3.2). Members that find the row
 likelier are chosen more often, as the mixture of all has it. Of a posterior the members are some draws of each chain.
+Of diffusion models see :mod:`ppl_gen.inpainting`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_gen import backends, labelled, latents
+from ppl_gen import backends, images, inpainting, labelled, latents
 from ppl_gen.conditions import join
-from ppl_gen.errors import DataError, UnsupportedError
+from ppl_gen.errors import DataError, SettingError, UnsupportedError
 from ppl_gen.scoring import check_seed, encode, sliceable
 
 if TYPE_CHECKING:
@@ -27,19 +29,24 @@ if TYPE_CHECKING:
 DRAWS = 8  # of each chain of a posterior
 
 
-def impute(fit: Fit, table: Any, num_draws: int, seed: int) -> pd.DataFrame:
+def impute(fit: Fit, table: Any, num_draws: int, seed: int, missing: Any = None) -> Any:
     """See :meth:`ppl_gen.result.Fit.impute`."""
     import pandas as pd
 
     latents.require(fit, "impute")
     latents.check_count("num_draws", num_draws)
     check_seed(seed)
+    if missing is not None:
+        return _impute_images(fit, table, num_draws, seed, missing)
+    if fit.schema.image is not None and fit.pair.noising is not None:
+        raise SettingError("Say which pixels of the images are to be drawn: missing=, True where one is.")
     if fit.schema.image is not None:
         raise UnsupportedError("Images are complete, so that there is nothing to impute: fit a table of their pixels, "
                                "images.reshape(len(images), -1), which may have missing entries.")  # fmt: skip
     if "draw" in fit.schema.names:
         raise DataError("Column 'draw' is where the number of the draw goes: rename the table's own.")
-    data = encode(fit, table)
+    # Scores of diffusion models want whole rows.
+    data = encode(fit, table) if fit.pair.noising is None or table is None else fit.schema.encode(table)
     known = _observed(fit, table, data)
     if data.mask is None or data.mask.all():
         return _stack([known] * num_draws)
@@ -61,6 +68,8 @@ def impute(fit: Fit, table: Any, num_draws: int, seed: int) -> pd.DataFrame:
 
 def draw_missing(fit: Fit, data: Data, num_draws: int, seed: int) -> np.ndarray:
     """(num_draws, n, d) whole rows of model space; only their missing entries are of use."""
+    if fit.pair.noising is not None:
+        return inpainting.draw_missing(fit, data, num_draws, seed)
     ops, posterior = backends.codes(fit.backend), latents.members(fit, DRAWS)
     members = len(next(iter(posterior.values())))
     context = sliceable(fit, data).context
@@ -86,6 +95,24 @@ def draw_missing(fit: Fit, data: Data, num_draws: int, seed: int) -> np.ndarray:
     if fit.schema.conditions:
         found = join(fit.schema, found, np.tile(data.x[:, ~fit.schema.is_target], (num_draws, 1)))
     return found.reshape(num_draws, len(data), -1)
+
+
+def _impute_images(fit: Fit, table: Any, num_draws: int, seed: int, missing: Any) -> np.ndarray:
+    """(num_draws, n, h, w) or (num_draws, n, h, w, c): the images with these pixels drawn anew."""
+    if fit.schema.image is None or fit.pair.noising is None:
+        raise SettingError("missing= is for images, of diffusion models: missing entries of a table are NaN or None.")
+    data, where = encode(fit, table), np.asarray(missing)
+    shape = (len(data), *fit.schema.image)
+    try:
+        where = np.broadcast_to(where if where.ndim in (2, len(shape)) else where[..., None], shape)
+    except ValueError:
+        raise DataError(f"missing has the shape {np.shape(missing)}, but the images are {shape}: True or False for "
+                        "each pixel, or one image of them for all.") from None  # fmt: skip
+    if where.dtype != bool:
+        raise DataError(f"missing must be True or False for each pixel, not {where.dtype}.")
+    flat = where.reshape(len(data), -1)
+    drawn = inpainting.draw_missing(fit, dataclasses.replace(data, mask=~flat), num_draws, seed)
+    return np.stack([images.decode(fit.schema, np.where(flat, rows, data.x)) for rows in drawn])
 
 
 def _observed(fit: Fit, table: Any, data: Data) -> pd.DataFrame:

@@ -23,7 +23,7 @@ import numpy as np
 
 from ppl_gen import codec
 from ppl_gen.errors import DataError, SettingError, StorageError, UnsupportedError, did_you_mean
-from ppl_gen.files import resolve, write_file
+from ppl_gen.files import check_output_file, resolve, write_file
 from ppl_gen.networks import initial_weights, perceptron_layout
 from ppl_gen.parsing import infer_kind, read_labels, show
 from ppl_gen.readers import read_source
@@ -128,8 +128,7 @@ class NoisyClassifier:
 
         :raises StorageError: the file exists, or can't be written.
         """
-        if Path(path).suffix != SUFFIX:
-            raise StorageError(f"{path} must end in {SUFFIX}, the format in which a classifier is saved.")
+        check_output(path, overwrite=overwrite)
         document = {"labels": list(self.labels), "cross_entropy": self.cross_entropy, "columns": columns_of(self.fit)}
         metadata = {"format": FORMAT, "document": json.dumps(codec.plain(document)),
                     "sha256": codec.digest(self.weights)}  # fmt: skip
@@ -158,6 +157,16 @@ class NoisyClassifier:
             raise StorageError(f"{file} is damaged: {type(error).__name__}.") from None
         require_columns(fit, columns)
         return found
+
+
+def check_output(path: str | Path, *, overwrite: bool) -> Path:
+    """The absolute path of the file to save a classifier in; refuses one that can't be had.
+
+    :raises StorageError: it has another ending, or exists, or can't be written.
+    """
+    if Path(path).suffix != SUFFIX:
+        raise StorageError(f"{path} must end in {SUFFIX}, the format in which a classifier is saved.")
+    return check_output_file(path, overwrite=overwrite)
 
 
 def columns_of(fit: Fit) -> str:

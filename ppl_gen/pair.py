@@ -84,9 +84,10 @@ class Pair:
     ``discriminator``  ``(parameters, View(x (n, D), context=y)) -> (n,)``: the same at rows of data
     ``adversary``      what training by a discriminator needs (:class:`~ppl_gen.adversary.Adversary`)
 
-    Of a diffusion model ``noising`` holds the guide's noise levels and the model's denoiser
-    (:class:`~ppl_gen.noising.Noising`); weights are trained by the evidence lower bound of ``model`` and ``guide``, and
-    ``collapsed`` has the density of the probability flow.
+    Of a diffusion model, whose weights are trained by the evidence lower bound of ``model`` and ``guide``, while
+    ``collapsed`` has the density of the probability flow:
+
+    ``noising``  the guide's noise levels and the model's denoiser (:class:`~ppl_gen.noising.Noising`)
 
     Of a family of sequences, N of up to T steps with K hidden states (backends map them over draws):
 

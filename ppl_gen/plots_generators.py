@@ -161,7 +161,7 @@ def plot_ratio(fit: Fit, *, fig: Figure | SubFigure | None = None) -> Figure:
     reason = no_ratio(fit)
     if reason:
         raise UnsupportedError(reason)
-    from ppl_gen.scoring import sample_at
+    from ppl_gen.sampling import sample_at
 
     columns, members = fit.schema.columns, min(len(next(iter(fit.posterior.values()))), MAX_MEMBERS)
     posterior = {name: value[:members] for name, value in fit.posterior.items()}

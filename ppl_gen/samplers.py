@@ -26,6 +26,7 @@ model has T noise levels, of which N are used at even distances.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -87,8 +88,8 @@ class Sampler(Settings):
             return STEPS[self.method] if most is None else min(STEPS[self.method], most)
         if most is not None and self.num_steps > most:
             raise SettingError(
-                f"num_steps={self.num_steps}, but the model was fitted with {most} noise levels: take at most {most}, "
-                "or fit it in continuous time (num_steps=None), which gives any number."
+                f"{self.num_steps} steps are more than the {most} noise levels that the model was fitted with: take at "
+                f"most {most}, or fit it in continuous time (the family's num_steps=None), which gives any number."
             )
         return int(self.num_steps)
 
@@ -106,6 +107,11 @@ def make(sampler: Any = None, num_steps: int | None = None, **options: Any) -> S
         raise SettingError(f"sampler must be one of {', '.join(METHODS)}, or settings such as "
                            f"Sampler('ddim', num_steps=20), not {sampler!r}.")  # fmt: skip
     return Sampler(sampler or METHODS[0], **options)
+
+
+def of_options(sampler: str | None, options: Mapping[str, str]) -> Sampler:
+    """The sampler of this name with ``name=value`` options, as the command line has them."""
+    return Sampler().with_options({"method": sampler or METHODS[0], **options})
 
 
 def times(num_steps: int, most: int) -> np.ndarray:

@@ -12,19 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import logsumexp
 
-from ppl_gen import (
-    backends,
-    corrected,
-    images,
-    implicit,
-    importance,
-    noising_bound,
-    noising_scores,
-    reverse,
-    unnormalised,
-)  # fmt: skip
+from ppl_gen import backends, implicit, importance, noising_bound, noising_scores, unnormalised
 from ppl_gen.anomaly import anomaly_p_values
-from ppl_gen.conditions import join, rows_to_draw_for
 from ppl_gen.data import Data, starts_of
 from ppl_gen.errors import SettingError, UnsupportedError
 from ppl_gen.labels import may_lack
@@ -39,7 +28,6 @@ if TYPE_CHECKING:
 
 CHUNK_VALUES = 4_000_000  # draws x rows held at once (16 MB in float32)
 KEEP_VALUES = 50_000_000  # draws x rows up to which Score.log_prob is kept by default (200 MB in float32)
-SAMPLE_ROWS = (4096, 32_768)  # rows drawn in one call, for few rows and for many
 
 
 def encode(fit: Fit, table: Any) -> Data:
@@ -200,73 +188,10 @@ def as_dataarray(fit: Fit, kept: list[np.ndarray]) -> Any:
     return xr.DataArray(values, coords=coords, dims=("chain", "draw", "obs"), name="log_prob", attrs={"units": "nats"})
 
 
-def sample(
-    fit: Fit, num_samples: int, seed: int, length: int | None = None, given: Any = None, correct: str | None = None,
-    choice: reverse.Choice | None = None,
-) -> Any:  # fmt: skip
-    """See :meth:`ppl_gen.result.Fit.sample`."""
-    way = corrected.resolve(fit, correct)
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer) or num_samples < 1:
-        raise SettingError(f"num_samples must be a whole number of at least 1, not {num_samples!r}.")
-    check_seed(seed)
-    if fit.family.sequences:
-        from ppl_gen import timeseries
-
-        return timeseries.sample(fit, int(num_samples), length, seed, given)
-    conditions = rows_to_draw_for(fit, int(num_samples), seed, given)
-    if length is not None:
-        raise SettingError(f"length is for families that model sequences; {fit.family.name} models rows.")
-    if conditions is None:
-        drawn = sample_model_space(fit, int(num_samples), seed, None, way, choice)
-        return fit.schema.decode(drawn) if fit.schema.image is None else images.decode(fit.schema, drawn)
-    rows, index = conditions
-    drawn = sample_model_space(fit, len(rows), seed, rows, way, choice)
-    frame = fit.schema.decode(join(fit.schema, drawn, rows))
-    return frame if index is None else frame.set_axis(index, axis=0)
-
-
 def check_seed(seed: Any) -> None:
     """Raise a :class:`SettingError` unless the seed is one that every generator takes."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**31:
         raise SettingError(f"seed must be a whole number from 0 to 2**31 - 1, not {seed!r}.")
-
-
-def sample_model_space(
-    fit: Fit, num_samples: int, seed: int, conditions: np.ndarray | None = None, correct: str = "none",
-    choice: reverse.Choice | None = None,
-) -> np.ndarray:  # fmt: skip
-    """(num_samples, d): each row from a draw picked at random, or from the point estimate where there is one.
-
-    :param conditions: (num_samples, c) what each is drawn for; d is then the number of columns that are modelled.
-    """
-    posterior = point_draw(fit) or fit.posterior
-    rng = np.random.default_rng(seed)
-    index = rng.integers(len(next(iter(posterior.values()))), size=num_samples)
-    context = None if conditions is None else fit.schema.only_conditions().context(conditions)
-    if correct != "none":
-        return corrected.draw(fit.pair, posterior, index, seed, context, correct)
-    if choice is not None:
-        return reverse.draw(fit.pair, posterior, index, seed, context, choice)
-    return sample_at(fit, posterior, index, seed, context)
-
-
-def sample_at(
-    fit: Fit, posterior: dict[str, np.ndarray], index: np.ndarray, seed: int, context: np.ndarray | None = None
-) -> np.ndarray:
-    """(len(index), d): row i from draw ``index[i]``, and given ``context[i]``, in model space.
-
-    Calls have one of two lengths, the last filled up, so that few programs are compiled whatever the lengths asked for.
-    """
-    if fit.pair.noising is not None:
-        return reverse.draw(fit.pair, posterior, index, seed, context)
-    ops, size = backends.ops(fit.backend), SAMPLE_ROWS[len(index) > SAMPLE_ROWS[0]]
-    filled = np.arange(-(-len(index) // size) * size) % len(index)
-    parts = [
-        ops.sample_rows(fit.pair, posterior, index[rows], (seed + int(start)) % 2**31,
-                        context if context is None else context[rows])
-        for start, rows in zip(range(0, len(filled), size), np.split(filled, len(filled) // size), strict=True)
-    ]  # fmt: skip
-    return np.concatenate(parts)[: len(index)]
 
 
 def latents(fit: Fit, table: Any) -> pd.DataFrame:

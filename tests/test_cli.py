@@ -413,7 +413,7 @@ def test_too_little_memory_is_told(run: Path, cli: Any, monkeypatch: pytest.Monk
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("ppl_gen.scoring.sample", fail)
+    monkeypatch.setattr("ppl_gen.sampling.sample", fail)
     assert is_user_error(*cli("sample", run))
 
 

@@ -62,6 +62,7 @@ def model(
     u = numpyro.sample("u", dist.Uniform(0.0, 1.0))
     with numpyro.plate("obs", number, subsample_size, dim=-1) as rows:
         view = batch_of(data, rows, subsample_size)
+        assert view is not None
         with row_weights(view):
             e = encode(architecture, weights, view.x)
             step = schedule.step_at(architecture, weights, u, len(e))
@@ -107,6 +108,7 @@ def guide(
     u = numpyro.sample("u", dist.Uniform(0.0, 1.0))
     with numpyro.plate("obs", num_rows(data, num_obs), subsample_size, dim=-1) as rows:
         view = batch_of(data, rows, subsample_size)
+        assert view is not None
         with row_weights(view):
             e = encode(architecture, weights, view.x)
             step = schedule.step_at(architecture, weights, u, len(e))

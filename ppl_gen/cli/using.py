@@ -1,4 +1,4 @@
-"""ppl-gen diagnose, score, sample, forecast, plot: what a saved fit is good for."""
+"""ppl-gen diagnose, score, plot: what a saved fit is good for."""
 
 from __future__ import annotations
 
@@ -140,100 +140,7 @@ def score(
         report.say(f"k_hat above {MAX_KHAT:g} in {number}: do not trust their log_prob, or {how}")
     if found.p_value is not None and (not fit.family.sequences or (found.p_value > 0).any()):
         report.show_anomalies(frame, what="sequences" if fit.family.sequences else "rows")
-    _say_where(path, len(frame), "score")
-
-
-def sample(
-    run: o.RunArg,
-    num_samples: Annotated[int, typer.Option("--num-samples", "-n", metavar="INT", help="Rows, or sequences.")] = 1000,
-    length: Annotated[
-        int | None,
-        typer.Option(metavar="INT", help="Of sequences: time steps of each.", show_default="as training sequences"),
-    ] = None,
-    given: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Of a conditional model: rows to draw for, -n for each.",
-                     show_default="training rows at random"),
-    ] = None,
-    correct: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Of a generator, mended by its discriminator: none, rejection or latent_hmc.",
-                     show_default="none"),
-    ] = None,
-    seed: o.SeedOption = 0,
-    output: o.ArrayOption = None,
-    overwrite: o.OverwriteOption = False,
-    backend: o.BackendOption = None,
-    as_json: o.JsonOption = False,
-) -> None:  # fmt: skip
-    """Draw new rows (or whole sequences, or images), with the columns, units and types of the training table.
-
-    [bold]Examples[/bold]
-
-    [cyan]ppl-gen sample runs/iris -n 1000 -o samples.csv[/cyan]\n
-    [cyan]ppl-gen sample runs/digits -n 64 -o samples.npz[/cyan]\n
-    [cyan]ppl-gen sample runs/trial -n 5 --given doses.csv[/cyan]\n
-    [cyan]ppl-gen sample runs/rings -n 1000 --correct latent_hmc[/cyan]\n
-    [cyan]ppl-gen sample runs/iris -n 5 --json[/cyan]
-    """
-    import pandas as pd
-
-    from ppl_gen import report
-
-    path = o.check_output(output, overwrite=overwrite, images=True)
-    fit = o.load_fit(run, backend)
-    o.refuse_array(fit, path, output)
-    with report.working("sampling"):
-        frame = fit.sample(num_samples, seed=seed, length=length, given=given, correct=correct)
-    if path is not None and o.is_array(path):
-        o.write_images(frame, path, overwrite=overwrite)
-        if as_json:
-            report.emit_json({"run": run, "num_rows": len(frame), "output": str(path)})
-        else:
-            _say_where(path, len(frame), "image")
-        return
-    if fit.schema.image is not None:  # their pixels
-        frame = pd.DataFrame(frame.reshape(len(frame), -1), columns=list(fit.schema.names))
-    title = several(len(frame), f"new {fit.train.unit}")
-    if fit.family.sequences:
-        title = f"{several(len(frame), 'time step')} of {several(num_samples, 'new sequence')}"
-    deliver(frame, path, overwrite, as_json, run, title)
-
-
-def forecast(
-    run: o.RunArg,
-    table: o.RowsArg = None,
-    drop: o.DropOption = None,
-    horizon: Annotated[int, typer.Option("--horizon", "-n", metavar="INT", help="How many time steps.")] = 24,
-    num_draws: Annotated[int, typer.Option(metavar="INT", help="How many futures are drawn.")] = 1000,
-    given: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="What is conditioned on, of the steps ahead.", show_default="nothing is"),
-    ] = None,
-    hdi_prob: o.HdiOption = 0.9,
-    seed: o.SeedOption = 0,
-    output: o.OutOption = None,
-    overwrite: o.OverwriteOption = False,
-    backend: o.BackendOption = None,
-    as_json: o.JsonOption = False,
-) -> None:  # fmt: skip
-    """How sequences go on: mean, sd and predictive interval of each column, and the state's probabilities.
-
-    [bold]Examples[/bold]
-
-    [cyan]ppl-gen forecast runs/quakes -n 24[/cyan]\n
-    [cyan]ppl-gen forecast runs/quakes new.csv -n 12 --hdi-prob 0.5 -o forecast.csv[/cyan]
-    """
-    from ppl_gen import report
-
-    path = o.check_output(output, overwrite=overwrite)
-    fit = o.load_fit(run, backend)
-    with report.working("forecasting"):
-        rows = o.read_rows(fit, table, drop)
-        frame = fit.forecast(horizon, rows, num_draws=num_draws, hdi_prob=hdi_prob, seed=seed, given=given)
-    number = len(frame) // horizon
-    whose = f" of {number:,} sequences" if number > 1 else ""
-    deliver(frame, path, overwrite, as_json, run, f"The next {several(horizon, 'time step')}{whose}")
+    say_where(path, len(frame), "score")
 
 
 def plot(
@@ -278,18 +185,19 @@ def deliver(frame: pd.DataFrame, path: Any, overwrite: bool, as_json: bool, run:
         report.emit_json({"run": run, "num_rows": len(frame), **extra})
     elif path is None:
         report.table(frame, title=title, limit=SHOWN)
-    _say_where(None if as_json else path, len(frame), "row")
+    say_where(None if as_json else path, len(frame), "row")
 
 
 def several(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
-def _say_where(path: Any, number: int, what: str) -> None:
+def say_where(path: Any, number: int, what: str) -> None:
+    """That so many rows were written."""
     from ppl_gen import report
 
     if path is not None:
         report.say(f"{several(number, what)} in {path}", style="bold")
 
 
-COMMANDS = (diagnose, score, sample, forecast, plot)
+COMMANDS = (diagnose, score, plot)

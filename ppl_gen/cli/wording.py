@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 
 # Arguments of functions that are options of the same name.
 OPTIONS = (
-    "backend", "checkpoint", "columns", "correct", "drop", "engine", "folds", "given", "hdi_prob", "horizon", "length",
-    "method", "num_draws", "num_samples", "order", "seed", "sequence", "surrogate", "test", "weights",
+    "backend", "checkpoint", "classifier", "columns", "correct", "drop", "engine", "folds", "given", "guidance",
+    "hdi_prob", "horizon", "label", "length", "method", "num_draws", "num_samples", "order", "sampler", "seed",
+    "sequence", "surrogate", "test", "weights",
 )  # fmt: skip
 VERBS = (  # verbs of fits that are commands
     (r"fit\.bracket\(\)", "ppl-gen diagnose --bracket"),
     (r"surrogate=AIS\(num_temperatures=(\d+)\)", r"--surrogate-set num_temperatures=\1"),
     (r"(?:fit\.)?sample\(correct='(\w+)'\)", r"ppl-gen sample --correct \1"),
     (r"fit\.chains\(sampler='(\w+)'\)", r"ppl-gen chains --sampler \1"),
+    (r"fit\.train_classifier", "ppl-gen train-classifier"),
     (r"fit\.normalize\('(\w+)'\)", r"ppl-gen normalize --method \1"),
     (r"fit\.normalize\(AIS\(num_temperatures=\.\.\., num_chains=\.\.\.\)\) or SMC\(num_particles=\.\.\.\)",
      "ppl-gen normalize --method ais --set num_temperatures=... --set num_chains=..., or --method smc --set "
