@@ -71,7 +71,7 @@ def of_implicit(fit: Fit) -> Found:
     found, details = of_training(fit)
     if len(fit.train) < 2 * MIN_ROWS:
         return [*found, Check("mode coverage", info=f"fewer than {2 * MIN_ROWS} rows tell nothing of it")], details
-    for part in (_of_samples, _of_members):
+    for part in (_of_samples, of_members):
         new, tables = part(fit)
         found += new
         details |= tables
@@ -174,9 +174,6 @@ def _of_samples(fit: Fit) -> Found:
     clusters = clusters_of(fit)
     reached = metrics.precision_recall(there.others, some, seed=seed)
     by_rows = metrics.precision_recall(there.others, there.fresh, seed=seed)
-    test = metrics.mmd(there.fresh, some, seed=seed)
-    told = metrics.classifier_two_sample_test(there.fresh, some, seed=seed)
-    size = f"{number:,} samples and {kind}"
     found = [
         Check.of(
             "mode coverage", clusters.num_missed, "at most", 0,
@@ -195,21 +192,33 @@ def _of_samples(fit: Fit) -> Found:
             info=f"of rows lie among samples; among as many {kind} {by_rows.recall:.3g}",
             advice="Samples lack variety: set pack=2 or more, raise latent_dim or the generator's widths.",
         ),
-        Check.of(
-            "MMD p", test.p_value, "at least", P_VALUE, info=f"squared discrepancy {test.squared:.2g}, {size}",
-            advice="Samples are not spread like the rows: train longer, or with another loss or regularizer; "
-            "correct='latent_hmc' may mend what the discriminator sees.",
-        ),
-        Check.of(
-            "classifier two-sample p", told.p_value, "at least", P_VALUE,
-            info=f"a classifier tells {told.accuracy:.1%} of {told.num_test:,} rows from samples (1/2 by chance)",
-            advice="Samples can be told from rows: train longer, or with larger networks; see the pictures pairs and "
-            "modes.",
-        ),
     ]  # fmt: skip
+    found += told_apart(
+        fit, "train longer, or with another loss or regularizer; correct='latent_hmc' may mend what the discriminator "
+        "sees", "train longer, or with larger networks; see the pictures pairs and modes",
+    )  # fmt: skip
     table = pd.DataFrame({"rows": clusters.rows, "samples": clusters.samples, "p_value": clusters.p_values,
                           "missed": clusters.missed})  # fmt: skip
     return found, {"modes": table}
+
+
+def told_apart(fit: Fit, unlike: str, told: str) -> list[Check]:
+    """Whether samples can be told from rows, and what to do where a kernel tells them and where a classifier does."""
+    there, number = material(fit), len(material(fit).fresh)
+    test = metrics.mmd(there.fresh, there.samples[:number], seed=fit.seed)
+    found = metrics.classifier_two_sample_test(there.fresh, there.samples[:number], seed=fit.seed)
+    return [
+        Check.of(
+            "MMD p", test.p_value, "at least", P_VALUE,
+            info=f"squared discrepancy {test.squared:.2g}, {number:,} samples and {'held-out ' * there.held_out}rows",
+            advice=f"Samples are not spread like the rows: {unlike}.",
+        ),
+        Check.of(
+            "classifier two-sample p", found.p_value, "at least", P_VALUE,
+            info=f"a classifier tells {found.accuracy:.1%} of {found.num_test:,} rows from samples (1/2 by chance)",
+            advice=f"Samples can be told from rows: {told}.",
+        ),
+    ]  # fmt: skip
 
 
 def clusters_of(fit: Fit) -> metrics.ClusterCoverage:
@@ -224,8 +233,11 @@ def _limit(share: float, usual: float, number: int) -> float:
     return float(f"{usual - max(MARGIN, ERRORS * error):.3g}")
 
 
-def _of_members(fit: Fit) -> Found:
-    """Of each member: whether its samples are copies of its training rows, or of each other."""
+def of_members(fit: Fit, smaller: str = "use smaller networks, fewer max_steps, or more rows") -> Found:
+    """Of each member: whether its samples are copies of its training rows, or of each other.
+
+    :param smaller: what to do about copies.
+    """
     import pandas as pd
 
     from ppl_gen.checks_networks import held_out_by
@@ -248,7 +260,7 @@ def _of_members(fit: Fit) -> Found:
         found.append(Check.of(
             "copies of rows", worst["z"], "at least", COPIES,
             info=f"z; {worst['nearer']:.0%} of pairs have the sample nearer to a training row than a fresh row is",
-            advice="Samples are copies of training rows: use smaller networks, fewer max_steps, or more rows.",
+            advice=f"Samples are copies of training rows: {smaller}.",
         ))  # fmt: skip
     if frame["crowding"].notna().any():
         worst = frame.iloc[int(frame["crowding"].argmin())]

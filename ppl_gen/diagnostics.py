@@ -65,7 +65,8 @@ class Diagnosis:
     ``latents`` (of codes, each dimension of each member), ``walk`` (of a walk-back chain, each column of each member),
     ``normalizer`` and ``chains`` (of an unnormalised density, each member's log Z, and each column of its chains),
     ``modes``, ``generators``, ``course`` and ``bracket`` (of an implicit density, clusters of the rows and the samples
-    in them, each member's samples, those of the course of training, and bounds of simulated rows),
+    in them, each member's samples, those of the course of training, and bounds of simulated rows), ``noise_levels``
+    (of a diffusion model, the loss, and the calibration of the denoiser, in each part of time),
     ``predictive`` (each statistic observed and replicated), ``pit`` (a column each). Only those that apply are there.
     """
 
@@ -158,6 +159,7 @@ def diagnose(fit: Fit) -> Diagnosis:
     from ppl_gen import (
         checks,
         checks_contrastive,
+        checks_diffusion,
         checks_energies,
         checks_implicit,
         checks_latents,
@@ -171,7 +173,7 @@ def diagnose(fit: Fit) -> Diagnosis:
     for part in (checks.of_run, checks.of_chains, checks.of_guide, checks.of_held_out, checks.of_density,
                  checks_networks.of_networks, checks_latents.of_latents, denoising.of_walk,
                  checks_energies.of_energies, checks_contrastive.of_contrasts, checks_implicit.of_implicit,
-                 checks_surrogates.of_bracket,
+                 checks_surrogates.of_bracket, checks_diffusion.of_diffusion,
                  checks.of_predictions):  # fmt: skip
         new, tables = part(fit)
         found += new

@@ -46,6 +46,7 @@ class Pair:
     ``to_uniform``     ``(parameters, view) -> (*x.shape, 2)``: between which numbers each entry's u lies, F(x-) and
                        F(x) given the entries before it; equal of real columns
     ``local``          sites inside ``obs`` that the guide proposes: log p(x) is then estimated by importance sampling
+    ``proposal``       a guide of ``local`` alone by which importance sampling proposes them instead
     ``label``          a discrete site beside ``local`` that is summed out: ``local`` is proposed for each of its values
     ``idle``           ``(view) -> names`` of the weights that this view does not read: training leaves them out
     ``beta``           weight of the terms of ``local`` in the training objective of weights; scores ignore it
@@ -83,9 +84,10 @@ class Pair:
     ``discriminator``  ``(parameters, View(x (n, D), context=y)) -> (n,)``: the same at rows of data
     ``adversary``      what training by a discriminator needs (:class:`~ppl_gen.adversary.Adversary`)
 
-    Of a diffusion model ``noising`` holds the guide's noise levels and the model's denoiser
-    (:class:`~ppl_gen.noising.Noising`); weights are trained by the evidence lower bound of ``model`` and ``guide``, and
-    ``collapsed`` has the density of the probability flow.
+    Of a diffusion model, whose weights are trained by the evidence lower bound of ``model`` and ``guide``, while
+    ``collapsed`` has the density of the probability flow:
+
+    ``noising``  the guide's noise levels and the model's denoiser (:class:`~ppl_gen.noising.Noising`)
 
     Of a family of sequences, N of up to T steps with K hidden states (backends map them over draws):
 
@@ -118,6 +120,7 @@ class Pair:
     from_uniform: Callable[..., Any] | None = None
     to_uniform: Callable[..., Any] | None = None
     local: tuple[str, ...] = ()
+    proposal: Callable[..., Any] | None = None
     label: Label | None = None
     idle: Callable[[Any], tuple[str, ...]] | None = None
     beta: float = 1.0

@@ -18,7 +18,9 @@ from ppl_gen.plots_annealing import no_annealing, plot_annealing
 from ppl_gen.plots_chains import plot_energy, plot_loss, plot_rank, plot_trace
 from ppl_gen.plots_conditionals import no_conditionals, plot_conditionals
 from ppl_gen.plots_contrastive import no_course, no_surface, plot_course, plot_surface
+from ppl_gen.plots_denoiser import no_denoiser, no_field, plot_field, plot_loss_by_time
 from ppl_gen.plots_density import no_density, no_grid, plot_density, plot_grid
+from ppl_gen.plots_diffusion import no_guidance, no_ways, plot_guidance, plot_steps, plot_trajectory
 from ppl_gen.plots_durations import plot_durations
 from ppl_gen.plots_filters import no_filters, plot_filters
 from ppl_gen.plots_generators import (
@@ -53,11 +55,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS", "applicable", "plot_all", "plot_annealing", "plot_calibration", "plot_codes", "plot_compare",
-    "plot_conditionals", "plot_course", "plot_density", "plot_durations", "plot_energy", "plot_filters",
-    "plot_forecast", "plot_game", "plot_grid", "plot_images", "plot_khat", "plot_latent_chains", "plot_latents",
-    "plot_loss", "plot_loss_parts", "plot_modes", "plot_pairs", "plot_parameters", "plot_pit",
-    "plot_posterior_predictive", "plot_progress", "plot_rank", "plot_ratio", "plot_reconstructions", "plot_residuals",
-    "plot_score", "plot_states", "plot_surface", "plot_trace", "plot_transitions", "plot_traversals",
+    "plot_conditionals", "plot_course", "plot_density", "plot_durations", "plot_energy", "plot_field",
+    "plot_filters", "plot_forecast", "plot_game", "plot_grid", "plot_guidance", "plot_images", "plot_khat",
+    "plot_latent_chains", "plot_latents", "plot_loss", "plot_loss_by_time", "plot_loss_parts", "plot_modes",
+    "plot_pairs", "plot_parameters", "plot_pit", "plot_posterior_predictive", "plot_progress", "plot_rank",
+    "plot_ratio", "plot_reconstructions", "plot_residuals", "plot_score", "plot_states", "plot_steps",
+    "plot_surface", "plot_trace", "plot_trajectory", "plot_transitions", "plot_traversals",
 ]  # fmt: skip
 
 KINDS: dict[str, Callable[[Fit], Figure]] = {
@@ -70,6 +73,8 @@ KINDS: dict[str, Callable[[Fit], Figure]] = {
     "trace": plot_trace, "rank": plot_rank, "energy": plot_energy, "loss": plot_loss,
     "loss_parts": plot_loss_parts, "course": plot_course, "surface": plot_surface,
     "progress": plot_progress, "modes": plot_modes, "ratio": plot_ratio, "game": plot_game,
+    "trajectory": plot_trajectory, "field": plot_field, "loss_by_time": plot_loss_by_time, "steps": plot_steps,
+    "guidance": plot_guidance,
     "states": plot_states, "transitions": plot_transitions, "durations": plot_durations, "forecast": plot_forecast,
     "residuals": plot_residuals,
 }  # fmt: skip
@@ -92,6 +97,8 @@ def applicable(fit: Fit) -> dict[str, str]:
     reasons |= {"filters": no_filters(fit), "annealing": no_annealing(fit)}
     reasons |= {"loss_parts": no_loss_parts(fit), "course": no_course(fit), "surface": no_surface(fit)}
     reasons |= {"progress": no_progress(fit), "modes": no_modes(fit), "ratio": no_ratio(fit), "game": no_game(fit)}
+    reasons |= dict.fromkeys(("trajectory", "steps"), no_ways(fit))
+    reasons |= {"field": no_field(fit), "loss_by_time": no_denoiser(fit), "guidance": no_guidance(fit)}
     if fit.pair.generate is not None:
         reasons |= dict.fromkeys(("score", "latents", "surface", "annealing"), plots_data.NO_FORMULA)
     if not no_codes(fit) and fit.pair.label is None:

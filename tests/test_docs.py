@@ -22,6 +22,7 @@ from ppl_gen import (
     checks,
     checks_adversarial,
     checks_contrastive,
+    checks_diffusion,
     checks_energies,
     checks_implicit,
     checks_latents,
@@ -197,6 +198,12 @@ def test_the_thresholds_are_those_of_the_code() -> None:
         "classifier two-sample p": f"at least {checks_implicit.P_VALUE}",
         "copies of rows": f"at least {checks_implicit.COPIES:g}", "collapse": f"at least {checks_implicit.COLLAPSE}",
         "discriminator saturation": f"at most {checks_adversarial.ACCURACY}",
+        "prior KL": f"at most {checks_diffusion.PRIOR} nats a number",
+        "denoiser calibration": f"at most {checks_diffusion.SLOPE}",
+        "linear denoiser": f"at most {checks_networks.GAP} nats a column",
+        "denoising gap": f"at most {checks_networks.GAP} nats a column",
+        "density against bound": f"at most {checks_networks.GAP} nats a column",
+        "Fréchet distance": f"at most {checks_diffusion.FRECHET} a feature",
         "oscillation": f"at most {checks_adversarial.SWING}", "mode hopping": f"at most {checks_adversarial.HOPPING}",
     }  # fmt: skip
     for name, limit in figures.items():
@@ -207,6 +214,7 @@ def test_the_thresholds_are_those_of_the_code() -> None:
             "checks",
             "checks_adversarial",
             "checks_contrastive",
+            "checks_diffusion",
             "checks_energies",
             "checks_implicit",
             "checks_latents",

@@ -36,8 +36,9 @@ OF_SEQUENCES, OF_NETWORKS = {"states", "transitions", "durations", "forecast", "
 OF_CODES = {"reconstructions", "codes", "traversals", "loss_parts"}
 OF_ENERGIES = {"course", "surface", "filters", "annealing"}
 OF_GENERATORS = {"progress", "modes", "ratio", "game"}
+OF_DIFFUSION = {"trajectory", "field", "loss_by_time", "steps", "guidance"}
 OF_ROWS = set(plots.KINDS) - OF_SEQUENCES - OF_NETWORKS - OF_CODES - OF_ENERGIES - OF_GENERATORS
-OF_ROWS -= {"conditionals", "images"}
+OF_ROWS -= {"conditionals", "images"} | OF_DIFFUSION
 EXPECTED = {
     "posterior": OF_ROWS - {"loss"},
     "guide": OF_ROWS - {"trace", "rank", "energy"},

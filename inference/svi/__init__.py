@@ -166,7 +166,7 @@ class SVI(Engine):
         if pair.noising is not None:
             for name in ("objective", "annealing", "free_bits", "num_particles"):
                 if getattr(self, name) != getattr(type(self)(), name):
-                    raise SettingError(f"SVI: {name} has no meaning for {pair.family.name}: its guide is given, and each "
+                    raise SettingError(f"SVI: {name} has no meaning for {pair.family.name}: its guide is given, and a "
                                        "step takes one time of each row's chain. Leave it out.")  # fmt: skip
         elif not pair.local:
             defaults = type(self)()

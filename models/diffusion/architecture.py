@@ -10,7 +10,7 @@ import numpy as np
 
 from ppl_gen.conditionals import LEAST_SCALE, Group, group_columns, start_units, unit_layout
 from ppl_gen.errors import DataError
-from ppl_gen.models.diffusion import NO_IMAGES
+from ppl_gen.models.diffusion import NO_IMAGES, unet
 from ppl_gen.models.vae.architecture import MAX_STARTING_VALUES, Grouped
 from ppl_gen.networks import Layout, Weight, initial_weights
 
@@ -22,6 +22,7 @@ UNITS = ("real_shift", "real_log_scale", "count_input_shift", "count_input_log_s
 PATH_STEPS = 250  # of the chain that is drawn in continuous time
 SHARES = 32  # pieces of a learned schedule
 FREQUENCIES = 8  # of the features of a log signal-to-noise ratio
+MARGIN = 4.0  # standard deviations of the noise about a cell that rows of it may have come from
 EMBEDDING = 32  # width of the layer that reads them
 
 
@@ -111,18 +112,22 @@ def resolve(family: Diffusion, schema: Schema) -> Architecture:
     groups = group_columns(columns, lambda kind, size: size or 1, schema.greatest_count)
     units = {name: weight for name, weight in unit_layout(groups).items() if name in UNITS}
     bare = Architecture(len(columns), groups, family, schema.num_context, {}, image)
-    network = _perceptron(bare)
+    network = {**_embedding(bare), **(unet.layout(bare, EMBEDDING) if bare.of_images else _perceptron(bare))}
     schedule = {"schedule_raw": Weight((SHARES,))} if family.schedule == "learned" else {}
     return dataclasses.replace(bare, layout={**units, **network, **schedule})
 
 
+def _embedding(bare: Architecture) -> dict[str, Weight]:
+    """What reads the log signal-to-noise ratio and what is given."""
+    reads = 1 + 2 * FREQUENCIES + bare.num_given
+    spread = float(1 / np.sqrt(reads))
+    return {"embedding_weight": Weight((reads, EMBEDDING), spread), "embedding_bias": Weight((EMBEDDING,))}
+
+
 def _perceptron(bare: Architecture) -> dict[str, Weight]:
-    """Dense layers ``weight_i``, ``bias_i``; ``embedding_*`` reads the log signal-to-noise ratio and what is given, and
-    ``modulation_i`` says the scale and the shift of hidden layer i from it. The last layer is near 0 at first."""
-    family, reads = bare.family, 1 + 2 * FREQUENCIES + bare.num_given
-    layout = {
-        "embedding_weight": Weight((reads, EMBEDDING), 1 / np.sqrt(reads)), "embedding_bias": Weight((EMBEDDING,))
-    }  # fmt: skip
+    """Dense layers ``weight_i``, ``bias_i``; ``modulation_i`` says the scale and the shift of hidden layer i from the
+    embedding. The last layer is near 0 at first."""
+    family, layout = bare.family, {}
     fan_in = bare.size
     for i, width in enumerate(family.hidden):
         layout[f"weight_{i}"] = Weight((fan_in, width), float(np.sqrt(2 / fan_in)))
@@ -135,7 +140,8 @@ def _perceptron(bare: Architecture) -> dict[str, Weight]:
 
 
 def initialize(architecture: Architecture, view: View, seed: int, num_starts: int) -> dict[str, np.ndarray]:
-    """Independent starts of the weights, each (num_starts, *shape): units are the columns' own moments."""
+    """Independent starts of the weights, each (num_starts, *shape): units are the columns' own moments, those of images
+    the same for every pixel, so that one that is seldom lit is no outlier when it is."""
     starts = initial_weights(architecture.layout, seed, num_starts)
     x = np.asarray(view.x)
     some = np.asarray(x[:: max(1, -(-x.size // MAX_STARTING_VALUES))], np.float64)
@@ -144,6 +150,10 @@ def initialize(architecture: Architecture, view: View, seed: int, num_starts: in
             continue
         found: dict[str, Any] = {name: np.zeros((1, group.size)) for name in unit_layout([group])}
         start_units(found, group, some[:, list(group.columns)])
-        for name in unit_names(group):
-            starts[name] += found[name]
+        shift, log_scale = unit_names(group)
+        if architecture.image is not None:
+            square = np.exp(2 * found[log_scale]) + (found[shift] - found[shift].mean()) ** 2
+            found |= {shift: found[shift].mean(), log_scale: 0.5 * np.log(square.mean())}
+        starts[shift] += found[shift]
+        starts[log_scale] += found[log_scale]
     return starts

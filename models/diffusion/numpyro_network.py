@@ -33,17 +33,22 @@ def modulation(
     architecture: Architecture, weights: Weights, log_snr: jax.Array, given: jax.Array | None
 ) -> Modulation:  # fmt: skip
     """The scale and the shift of each hidden layer, (n, width) or (width,) each: all that does not depend on z."""
-    read = features(architecture, log_snr)
-    if given is not None:
-        lead = jnp.broadcast_shapes(read.shape[:-1], given.shape[:-1])
-        read = jnp.concatenate([jnp.broadcast_to(part, (*lead, part.shape[-1])) for part in (read, given)], -1)
-    read = jax.nn.silu(read @ weights["embedding_weight"] + weights["embedding_bias"])
+    read = embed(architecture, weights, log_snr, given)
     found = []
     for i in range(len(architecture.family.hidden)):
         both = read @ weights[f"modulation_{i}_weight"] + weights[f"modulation_{i}_bias"]
         scale, shift = jnp.split(both, 2, axis=-1)
         found.append((1 + scale, shift))
     return found
+
+
+def embed(architecture: Architecture, weights: Weights, log_snr: jax.Array, given: jax.Array | None) -> jax.Array:
+    """(n, EMBEDDING) or (EMBEDDING,): lambda and what is given, as the layers' scales and shifts read them."""
+    read = features(architecture, log_snr)
+    if given is not None:
+        lead = jnp.broadcast_shapes(read.shape[:-1], given.shape[:-1])
+        read = jnp.concatenate([jnp.broadcast_to(part, (*lead, part.shape[-1])) for part in (read, given)], -1)
+    return jax.nn.silu(read @ weights["embedding_weight"] + weights["embedding_bias"])
 
 
 def features(architecture: Architecture, log_snr: jax.Array) -> jax.Array:

@@ -9,7 +9,6 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
-from torch.special import log_ndtr
 
 from ppl_gen.models.diffusion.architecture import code_scale, inputs, unit_names
 from ppl_gen.models.vae.pyro_network import in_order
@@ -153,13 +152,30 @@ def _normal(group: Group, x: Any, centre: Any, sd: float, shift: Any, scale: Any
     return -0.5 * (((x - shift) / scale - centre) / sd) ** 2 - LOG_SQRT_TAU - torch.log(sd * scale)
 
 
-def _cell(group: Group, x: Any, centre: Any, sd: float, shift: Any, scale: Any) -> torch.Tensor:
-    """Log of the mass of the cell of whole numbers x, of all below at 0, and of all above at the greatest."""
+def log_ndtr(x: torch.Tensor) -> torch.Tensor:
+    """log of the standard normal's distribution function; torch's own can't be batched."""
+    below = x < -1.0
+    tail = torch.log(0.5 * torch.special.erfcx(-torch.where(below, x, -1.0) / math.sqrt(2))) - 0.5 * x**2
+    return torch.where(below, tail, torch.log1p(-0.5 * torch.erfc(x.clamp(min=-1.0) / math.sqrt(2))))
+
+
+def cell(group: Group, weights: Weights, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the cells of whole numbers x begin, in standard units, and how wide they are."""
+    return _edges(group, x, *units(group, weights))
+
+
+def _edges(group: Group, x: Any, shift: Any, scale: Any) -> tuple[Any, Any]:
     logged = group.upper is None
     edge = torch.log((x + 0.5).clamp(min=0.5)) if logged else x - 0.5
-    low = ((edge - shift) / scale - centre) / sd
-    width = (torch.log1p(1 / (x + 0.5).clamp(min=0.5)) if logged else 1.0) / (scale * sd)
-    width = width.expand(low.shape)
+    width = torch.log1p(1 / (x + 0.5).clamp(min=0.5)) if logged else 1.0
+    return (edge - shift) / scale, width / scale
+
+
+def _cell(group: Group, x: Any, centre: Any, sd: float, shift: Any, scale: Any) -> torch.Tensor:
+    """Log of the mass of the cell of whole numbers x, of all below at 0, and of all above at the greatest."""
+    start, width = _edges(group, x, shift, scale)
+    low = (start - centre) / sd
+    width = (width / sd).expand(low.shape)
     high, is_first = low + width, x < 0.5
     is_last = torch.zeros_like(is_first) if group.upper is None else x > group.upper - 0.5
     # The tail with less mass is the one whose difference keeps its digits.
