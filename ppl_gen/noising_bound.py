@@ -17,7 +17,8 @@ how sure their mean is. In continuous time :math:`\lambda` has a logistic law wi
 the error of a denoiser varies most. In discrete time a set takes each step of the chain once where it has so many
 points, else steps at even distances. A control variate takes from the terms of real columns what the denoiser of a
 standard normal, :math:`\hat e = \alpha z`, would lose at the same points, and gives back its sum over time in closed
-form: in continuous time :math:`\frac12 [\alpha^2 (e^2 - 1) + \mathrm{softplus}(\lambda)]` at the beginning less that at the end.
+form: in continuous time :math:`\frac12 [\alpha^2 (e^2 - 1) + \mathrm{softplus}(\lambda)]` at the beginning less that at
+the end.
 """
 
 from __future__ import annotations
