@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ppl_gen.view import View
 
 NUM_PARTICLES = 64
-NUM_BY_FLOW = 8  # where the density of each is an integral along a path
+NUM_BY_FLOW = 16  # where the density of each is an integral along a path; two in each set
 NUM_SETS = 8  # of points, scrambled independently
 NEGLIGIBLE = 0.01  # of the mean weight; nats
 CHUNK_VALUES = 1_000_000  # draws x particles x rows at once

@@ -1,19 +1,19 @@
 r"""Missing entries of rows under a diffusion model, drawn given the observed ones by sequential Monte Carlo.
 
 The observed numbers o of a row are noised step by step as the guide has it, :math:`q(z_s^o \mid z_t^o, e^o)`; K
-particles of the whole row follow the reverse chain beside them, each with the noisy observed numbers in place of its own.
-A particle's weight is multiplied by
+particles of the whole row follow the reverse chain beside them, each with the noisy observed numbers in place of its
+own. A particle's weight is multiplied by
 
 .. math:: p(z_s^o \mid z_t) / q(z_s^o \mid z_t^o, e^o)
 
 at each step, and where the weights are worth fewer than K / 2 particles these are resampled. As noise is independent
-between numbers, and given :math:`z_0^o` the noisier ones say nothing of the rest, the particles are draws of p(missing |
-observed) as K and the number of steps grow (Trippe et al. 2023, arXiv:2206.04119, proposition 3.1). Without weights
-this is the replacement of Song et al. 2021 (arXiv:2011.13456, appendix I.2). Steps have the two-step estimate of
-DPM-Solver++ (:mod:`ppl_gen.samplers`). Measured on a mixture of two normals of two columns, one of them missing, with 50
-steps of 64 particles: the probability of a component is off by 0.03 (root mean square), by replacement alone by 0.33, and
-by that with 10 steps of Langevin dynamics at each of 100 levels by 0.18; variances are within 2 %, with ancestral steps
-20 % too small.
+between numbers, and given :math:`z_0^o` the noisier ones say nothing of the rest, the particles are draws of
+p(missing | observed) as K and the number of steps grow (Trippe et al. 2023, arXiv:2206.04119, proposition 3.1). Without
+weights this is the replacement of Song et al. 2021 (arXiv:2011.13456, appendix I.2). Steps have the two-step estimate
+of DPM-Solver++ (:mod:`ppl_gen.samplers`). Measured on a mixture of two normals of two columns, one of them missing,
+with 50 steps of 64 particles: the probability of a component is off by 0.03 (root mean square), by replacement alone by
+0.33, and by that with 10 steps of Langevin dynamics at each of 100 levels by 0.18; variances are within 5 %, with
+ancestral steps 20 % too small.
 
 Particles of all members are pooled by their weights, whose mean estimates the density of the observed entries but for
 what the noise in common has added, so that members that find a row likelier are chosen more often.

@@ -13,10 +13,12 @@ and in continuous time, as T grows, half the integral of :math:`e^\lambda \mathr
 
 The expectations are means over the same points :math:`(\lambda_k, \epsilon_k)` for all rows, draws and backends:
 several sets of Sobol points, each scrambled for itself (:mod:`ppl_gen.importance`), and how far the sets differ says
-how sure their mean is. In discrete time a set takes each step of the chain once where it has so many points, else steps
-at even distances. A control variate takes from the terms of real columns what the denoiser of a standard normal,
-:math:`\hat e = \alpha z`, would lose at the same points, and gives back its sum over time in closed form: in continuous
-time :math:`\frac12 [\alpha^2 (e^2 - 1) + \mathrm{softplus}(\lambda)]` at the beginning less that at the end.
+how sure their mean is. In continuous time :math:`\lambda` has a logistic law within its range, with more points where
+the error of a denoiser varies most. In discrete time a set takes each step of the chain once where it has so many
+points, else steps at even distances. A control variate takes from the terms of real columns what the denoiser of a
+standard normal, :math:`\hat e = \alpha z`, would lose at the same points, and gives back its sum over time in closed
+form: in continuous time :math:`\frac12 [\alpha^2 (e^2 - 1) + \mathrm{softplus}(\lambda)]` at the beginning less that at
+the end.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
     from ppl_gen.pair import Pair
     from ppl_gen.view import View
 
-BESIDE = 64  # points of each row where the bound stands beside another number
+CENTRE, WIDTH = 1.5, 2.0  # of the logistic law of lambda
+BESIDE = 128  # points of each row where the bound stands beside another number
 NUM_POINTS = 512  # where it is the number
 CHUNK_VALUES = 1_000_000  # draws x points x rows at once
 

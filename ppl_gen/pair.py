@@ -46,6 +46,7 @@ class Pair:
     ``to_uniform``     ``(parameters, view) -> (*x.shape, 2)``: between which numbers each entry's u lies, F(x-) and
                        F(x) given the entries before it; equal of real columns
     ``local``          sites inside ``obs`` that the guide proposes: log p(x) is then estimated by importance sampling
+    ``proposal``       a guide of ``local`` alone by which importance sampling proposes them instead
     ``label``          a discrete site beside ``local`` that is summed out: ``local`` is proposed for each of its values
     ``idle``           ``(view) -> names`` of the weights that this view does not read: training leaves them out
     ``beta``           weight of the terms of ``local`` in the training objective of weights; scores ignore it
@@ -119,6 +120,7 @@ class Pair:
     from_uniform: Callable[..., Any] | None = None
     to_uniform: Callable[..., Any] | None = None
     local: tuple[str, ...] = ()
+    proposal: Callable[..., Any] | None = None
     label: Label | None = None
     idle: Callable[[Any], tuple[str, ...]] | None = None
     beta: float = 1.0

@@ -71,7 +71,7 @@ class Fit(Generation):
         :param per_step: of sequences, one number for each time step: its density given the steps before it, the
             one-step-ahead log predictive density. Those of a sequence sum to the sequence's own.
         :param num_particles: where the density is estimated by importance sampling, particles of each row, rounded up
-            to a multiple of 8 (64; of a diffusion model 8); ``seed`` decides which. They are not used where it is
+            to a multiple of 8 (64; of a diffusion model 16); ``seed`` decides which. They are not used where it is
             exact. Of ``method="bound"`` times and noises of each row (512).
         :param surrogate: of an implicit density, what stands for it: ``"ais"`` (the default), log p(x) under the
             family's observation model by annealed importance sampling (some minutes of a core a thousand rows and

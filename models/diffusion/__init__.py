@@ -102,7 +102,7 @@ class Diffusion(NetworkFamily):
     kinds: ClassVar[tuple[str, ...]] = ("real", "count", "binary", "categorical")
     engines: ClassVar[tuple[str, ...]] = ("svi",)
     allows_missing: ClassVar[bool] = False
-    verbs: ClassVar[tuple[str, ...]] = ("impute", "score_function")
+    verbs: ClassVar[tuple[str, ...]] = ("impute", "reconstruct", "interpolate", "score_function")
 
     schedule: str = "cosine"
     parametrization: str = "velocity"

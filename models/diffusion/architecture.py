@@ -22,6 +22,7 @@ UNITS = ("real_shift", "real_log_scale", "count_input_shift", "count_input_log_s
 PATH_STEPS = 250  # of the chain that is drawn in continuous time
 SHARES = 32  # pieces of a learned schedule
 FREQUENCIES = 8  # of the features of a log signal-to-noise ratio
+MARGIN = 4.0  # standard deviations of the noise about a cell that rows of it may have come from
 EMBEDDING = 32  # width of the layer that reads them
 
 

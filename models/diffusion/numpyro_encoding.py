@@ -149,13 +149,23 @@ def _normal(group: Group, x: Any, centre: Any, sd: Any, shift: Any, scale: Any) 
     return -0.5 * (((x - shift) / scale - centre) / sd) ** 2 - LOG_SQRT_TAU - jnp.log(sd * scale)
 
 
-def _cell(group: Group, x: Any, centre: Any, sd: Any, shift: Any, scale: Any) -> jax.Array:
-    """Log of the mass of the cell of whole numbers x, of all below at 0, and of all above at the greatest."""
+def cell(group: Group, weights: Weights, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where the cells of whole numbers x begin, in standard units, and how wide they are."""
+    return _edges(group, x, *units(group, weights))
+
+
+def _edges(group: Group, x: Any, shift: Any, scale: Any) -> tuple[Any, Any]:
     logged = group.upper is None
     edge = jnp.log(jnp.maximum(x + 0.5, 0.5)) if logged else x - 0.5
-    low = ((edge - shift) / scale - centre) / sd
-    width = (jnp.log1p(1 / jnp.maximum(x + 0.5, 0.5)) if logged else 1.0) / (scale * sd)
-    width = jnp.broadcast_to(width, low.shape)
+    width = jnp.log1p(1 / jnp.maximum(x + 0.5, 0.5)) if logged else 1.0
+    return (edge - shift) / scale, width / scale
+
+
+def _cell(group: Group, x: Any, centre: Any, sd: Any, shift: Any, scale: Any) -> jax.Array:
+    """Log of the mass of the cell of whole numbers x, of all below at 0, and of all above at the greatest."""
+    start, width = _edges(group, x, shift, scale)
+    low = (start - centre) / sd
+    width = jnp.broadcast_to(width / sd, low.shape)
     high, is_first = low + width, x < 0.5
     is_last = jnp.zeros_like(is_first) if group.upper is None else x > group.upper - 0.5
     # The tail with less mass is the one whose difference keeps its digits.

@@ -159,13 +159,23 @@ def log_ndtr(x: torch.Tensor) -> torch.Tensor:
     return torch.where(below, tail, torch.log1p(-0.5 * torch.erfc(x.clamp(min=-1.0) / math.sqrt(2))))
 
 
-def _cell(group: Group, x: Any, centre: Any, sd: float, shift: Any, scale: Any) -> torch.Tensor:
-    """Log of the mass of the cell of whole numbers x, of all below at 0, and of all above at the greatest."""
+def cell(group: Group, weights: Weights, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the cells of whole numbers x begin, in standard units, and how wide they are."""
+    return _edges(group, x, *units(group, weights))
+
+
+def _edges(group: Group, x: Any, shift: Any, scale: Any) -> tuple[Any, Any]:
     logged = group.upper is None
     edge = torch.log((x + 0.5).clamp(min=0.5)) if logged else x - 0.5
-    low = ((edge - shift) / scale - centre) / sd
-    width = (torch.log1p(1 / (x + 0.5).clamp(min=0.5)) if logged else 1.0) / (scale * sd)
-    width = width.expand(low.shape)
+    width = torch.log1p(1 / (x + 0.5).clamp(min=0.5)) if logged else 1.0
+    return (edge - shift) / scale, width / scale
+
+
+def _cell(group: Group, x: Any, centre: Any, sd: float, shift: Any, scale: Any) -> torch.Tensor:
+    """Log of the mass of the cell of whole numbers x, of all below at 0, and of all above at the greatest."""
+    start, width = _edges(group, x, shift, scale)
+    low = (start - centre) / sd
+    width = (width / sd).expand(low.shape)
     high, is_first = low + width, x < 0.5
     is_last = torch.zeros_like(is_first) if group.upper is None else x > group.upper - 0.5
     # The tail with less mass is the one whose difference keeps its digits.

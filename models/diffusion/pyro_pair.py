@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import pyro.distributions as dist
@@ -13,13 +13,14 @@ from torch.nn.functional import logsigmoid
 
 from ppl_gen.backends.pyro_networks import Weights, weight_sites
 from ppl_gen.backends.pyro_pairs import row_weights
-from ppl_gen.backends.pyro_probability_flow import ProbabilityFlow, log_prob_error
+from ppl_gen.backends.pyro_probability_flow import ProbabilityFlow, from_uniform, log_prob_error, to_uniform
 from ppl_gen.family import Pair
 from ppl_gen.models.diffusion import pyro_denoiser as denoiser
 from ppl_gen.models.diffusion import pyro_schedule as schedule
 from ppl_gen.models.diffusion.architecture import UNITS, Architecture, initialize, inputs, resolve
 from ppl_gen.models.diffusion.pyro_chain import ReverseChain, marginal, normal, posterior
 from ppl_gen.models.diffusion.pyro_encoding import Rows, encode
+from ppl_gen.models.diffusion.pyro_proposal import Proposal
 from ppl_gen.view import batch_of, num_rows
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ppl_gen.models.diffusion import Diffusion
     from ppl_gen.noising import Noising
 
+OF_REAL_ROWS = {"log_prob_error": log_prob_error, "to_uniform": to_uniform, "from_uniform": from_uniform}
 READ = (*UNITS, "schedule_raw")  # weights that the guide reads
 
 
@@ -34,13 +36,14 @@ def build_pair(family: Diffusion, schema: Schema, num_obs: int) -> Pair:
     """The pair for tables of this schema: the model has the denoiser, the guide the noise."""
     architecture = resolve(family, schema)
     noising = denoiser.noising(architecture)
+    exact, counts = architecture.is_real.all(), any(group.kind == "count" for group in architecture.groups)
+    hooks: dict[str, Any] = {name: partial(hook, noising) for name, hook in OF_REAL_ROWS.items() if exact}
     return Pair(
         family=family, backend="pyro", has_weights=True, noising=noising,
         model=partial(model, architecture), collapsed=partial(density, architecture, noising),
         guide=partial(guide, architecture), initialize=partial(initialize, architecture),
         idle=lambda view: tuple(name for name in UNITS if name in architecture.layout),
-        local=() if architecture.is_real.all() else ("z_0",),
-        log_prob_error=partial(log_prob_error, noising) if architecture.is_real.all() else None,
+        local=() if exact else ("z_0",), proposal=partial(proposal, architecture) if counts else None, **hooks,
         score_function=partial(score_function, architecture) if architecture.is_real.any() else None,
     )  # fmt: skip
 
@@ -59,6 +62,7 @@ def model(
     u = pyro.sample("u", dist.Uniform(0.0, 1.0))
     with pyro.plate("obs", number, subsample_size=subsample_size, dim=-1) as rows:
         view = batch_of(data, rows, subsample_size)
+        assert view is not None
         with row_weights(view):
             e = encode(architecture, weights, view.x)
             step = schedule.step_at(architecture, weights, u, len(e))
@@ -104,6 +108,7 @@ def guide(
     u = pyro.sample("u", dist.Uniform(0.0, 1.0))
     with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
         view = batch_of(data, rows, subsample_size)
+        assert view is not None
         with row_weights(view):
             e = encode(architecture, weights, view.x)
             step = schedule.step_at(architecture, weights, u, len(e))
@@ -112,6 +117,18 @@ def guide(
             _kept(architecture)
             _step(step, z, e)
             pyro.sample("z_0", marginal(e, _end(architecture, weights, 0.0)))
+
+
+def proposal(
+    architecture: Architecture, data: View, *, num_obs: int | None = None, subsample_size: int | None = None
+) -> None:
+    """What the guide says of z_0, and the rest of the cells that counts stand for, for importance sampling."""
+    weights = weight_sites({name: architecture.layout[name] for name in UNITS if name in architecture.layout})
+    with pyro.plate("obs", num_rows(data, num_obs), subsample_size=subsample_size, dim=-1) as rows:
+        view = batch_of(data, rows, subsample_size)
+        assert view is not None
+        with row_weights(view):
+            pyro.sample("z_0", Proposal(architecture, weights, view.x))
 
 
 def _draw(architecture: Architecture, weights: Weights, number: int, context: torch.Tensor | None) -> None:

@@ -64,13 +64,13 @@ def global_model(pair: Pair) -> Callable[..., Any]:
 def _guide_trace(pair: Pair, parameters: Mapping[str, Any], view: View, key: Any, uniforms: jax.Array) -> Any:
     assert pair.guide is not None
     given = {**parameters, **numpyro_labels.values(pair)}
-    guide = _FromUniforms(handlers.substitute(pair.guide, data=given), pair.local, uniforms)
+    guide = _FromUniforms(handlers.substitute(pair.proposal or pair.guide, data=given), pair.local, uniforms)
     return handlers.trace(handlers.seed(guide, key)).get_trace(view)
 
 
 def local_size(pair: Pair, parameters: Mapping[str, Any], view: View) -> int:
     """How many numbers the local latents of an observation are."""
-    guide = handlers.seed(handlers.substitute(pair.guide, data=parameters), jax.random.key(0))
+    guide = handlers.seed(handlers.substitute(pair.proposal or pair.guide, data=parameters), jax.random.key(0))
     sites = handlers.trace(guide).get_trace(view)
     return sum(int(np.prod(sites[name]["fn"].event_shape)) for name in pair.local)
 

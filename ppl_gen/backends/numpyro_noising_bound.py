@@ -12,6 +12,7 @@ from jax.scipy.special import ndtri
 
 from ppl_gen.backends.numpyro_ops import as_jax
 from ppl_gen.importance import NUM_SETS
+from ppl_gen.noising_bound import CENTRE, WIDTH
 
 if TYPE_CHECKING:
     from ppl_gen.noising import Noising
@@ -79,8 +80,10 @@ def _signal(log_snr: jax.Array) -> jax.Array:
 def _place(noising: Noising, parameters: Any, u: jax.Array, ends: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """lambda at a quantile of the time, and what the squared error there is multiplied by to stand for the whole."""
     if noising.num_steps is None:
-        log_snr = ends[0] + (ends[1] - ends[0]) * u
-        return log_snr, 0.5 * (ends[0] - ends[1]) * jnp.exp(log_snr)
+        upper, lower = (jax.nn.sigmoid((end - CENTRE) / WIDTH) for end in ends)
+        at = upper + (lower - upper) * u
+        log_snr = CENTRE + WIDTH * (jnp.log(at) - jnp.log1p(-at))
+        return log_snr, 0.5 * jnp.exp(log_snr) * WIDTH * (upper - lower) / (at * (1 - at))
     index = jnp.minimum(jnp.floor(u * noising.num_steps), noising.num_steps - 1)
     before, log_snr = (noising.log_snr(parameters, i / noising.num_steps) for i in (index, index + 1))
     return log_snr, 0.5 * noising.num_steps * (jnp.exp(before) - jnp.exp(log_snr))

@@ -59,8 +59,9 @@ def given(program: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..
 
 def local_size(pair: Pair, parameters: Tensors, view: View) -> int:
     """How many numbers the local latents of an observation are."""
-    assert pair.guide is not None
-    sites = poutine.trace(given(pair.guide, parameters)).get_trace(view).nodes
+    guide = pair.proposal or pair.guide
+    assert guide is not None
+    sites = poutine.trace(given(guide, parameters)).get_trace(view).nodes
     return sum(sites[name]["fn"].event_shape.numel() for name in pair.local)
 
 
@@ -73,7 +74,7 @@ def log_weights(
     :param by_label: (draws, K * C, obs) instead: the terms of that sum, of each particle one after the other.
     :param row_log_prob: ``(pair, sites, view) -> (obs,)``, the log joint of each observation's sites.
     """
-    guide = pair.guide
+    guide = pair.proposal or pair.guide
     assert guide is not None
     tiny = torch.finfo(uniforms.dtype).eps
     inside, labels = {"uniforms": uniforms.clamp(tiny, 1 - tiny)}, pyro_labels.values(pair)
@@ -98,7 +99,7 @@ def log_weights(
 def local_values(pair: Pair, draws: Tensors, uniforms: torch.Tensor, view: View) -> Tensors:
     """{site: (draws, K, obs, *event)}: the particles whose log weights :func:`log_weights` gives for the same
     arguments; with a label K * C, those of its ``by_label``."""
-    guide = pair.guide
+    guide = pair.proposal or pair.guide
     assert guide is not None
     tiny = torch.finfo(uniforms.dtype).eps
     inside, labels = {"uniforms": uniforms.clamp(tiny, 1 - tiny)}, pyro_labels.values(pair)

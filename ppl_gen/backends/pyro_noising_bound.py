@@ -13,6 +13,7 @@ from torch.nn.functional import softplus
 from ppl_gen.backends.pyro_ops import as_tensor
 from ppl_gen.backends.pyro_programs import sandbox
 from ppl_gen.importance import NUM_SETS
+from ppl_gen.noising_bound import CENTRE, WIDTH
 
 if TYPE_CHECKING:
     from ppl_gen.noising import Noising
@@ -76,8 +77,10 @@ def _place(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """lambda at a quantile of the time, and what the squared error there is multiplied by to stand for the whole."""
     if noising.num_steps is None:
-        log_snr = ends[0] + (ends[1] - ends[0]) * u
-        return log_snr, 0.5 * (ends[0] - ends[1]) * log_snr.exp()
+        upper, lower = (torch.sigmoid((end - CENTRE) / WIDTH) for end in ends)
+        at = upper + (lower - upper) * u
+        log_snr = CENTRE + WIDTH * (at.log() - (-at).log1p())
+        return log_snr, 0.5 * log_snr.exp() * WIDTH * (upper - lower) / (at * (1 - at))
     index = (u * noising.num_steps).floor().clamp(max=noising.num_steps - 1)
     before, log_snr = (noising.log_snr(parameters, i / noising.num_steps) for i in (index, index + 1))
     return log_snr, 0.5 * noising.num_steps * (before.exp() - log_snr.exp())

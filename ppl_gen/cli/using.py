@@ -64,7 +64,7 @@ def score(
         typer.Option(
             metavar="INT",
             help="Where the density is estimated: particles of each row.",
-            show_default="64; of diffusion models 8",
+            show_default="64; of diffusion models 16",
         ),
     ] = None,
     method: Annotated[
