@@ -40,7 +40,7 @@ def found(kind: str) -> dict[str, Check]:
     }[kind]()
     levels = noise_levels.of(fit)
     table = checks_diffusion.by_level(levels)
-    part = [checks_diffusion._bound(fit, levels), checks_diffusion._prior(levels),
+    part = [checks_diffusion._bound(fit, levels), checks_diffusion._prior(fit, levels),
             *checks_diffusion._calibration(table), checks_diffusion._linear(fit, levels),
             *checks_diffusion._memory(fit, levels, table)]  # fmt: skip
     part += checks_diffusion._of_samples(fit)[0] if kind in ("good", "shrunk") else []
