@@ -135,8 +135,8 @@ def _bound(fit: Fit, levels: Levels) -> Check:
     kind = "held-out rows" if not levels.seen.all() else "training rows"
     return Check(
         "ELBO", mean,
-        info=f"± {error:.2g} nats {fit.train.a_unit} of {kind}: {parts[0]:.3g} by log p(x given z_0) less {parts[1]:.3g} by the "
-        f"steps and {parts[2]:.2g} by the prior",
+        info=f"± {error:.2g} nats {fit.train.a_unit} of {kind}: {parts[0]:.3g} by log p(x given z_0) less "
+        f"{parts[1]:.3g} by the steps and {parts[2]:.2g} by the prior",
     )  # fmt: skip
 
 

@@ -149,6 +149,15 @@ def test_samples_of_another_spread_are_told_apart() -> None:
     assert "copies of rows" not in failed("shrunk")
 
 
+def test_the_density_is_held_against_the_bound() -> None:
+    """The toy's density is exact whatever its denoiser: the bound is as high where that is exact too."""
+    (check,) = checks_diffusion._density(good())
+    assert check.passed, check
+    (low,) = checks_diffusion._density(fit_of(lambda exact: lambda p, z, level, y=None: 0.9 * exact(p, z, level, y)))
+    assert not low.passed
+    assert "above the ELBO" in low.info
+
+
 def test_the_frechet_limit_holds_for_rows_of_one_distribution() -> None:
     rng = np.random.default_rng(3)
     first, second, third = rng.normal(size=(3, 300, 4))
