@@ -1,6 +1,6 @@
 """Make what the pages show of real fits, pictures and printed diagnoses: python docs/make_pictures.py
 
-The table is the irises that scikit-learn ships. It takes some minutes. Read the pages afterwards: their text speaks
+The table is the irises that scikit-learn ships, or its moons. It takes some minutes. Read the pages afterwards: their text speaks
 of what the pictures show.
 """
 
@@ -11,9 +11,10 @@ import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_iris, make_moons
 
 import ppl_gen as pg
 from ppl_gen import plots
@@ -50,6 +51,11 @@ def pictures() -> Iterator[tuple[str, Figure | str]]:
     settled = pg.fit(pg.GMM(num_components=3), table, engine=pg.NUTS(), seed=17)
     yield "three filled components", str(settled.diagnose())
     yield "latents", plots.plot_latents(settled)
+
+    moons = pd.DataFrame(make_moons(2000, noise=0.07, random_state=0)[0], columns=["east", "north"])
+    diffusion = pg.fit(pg.Diffusion(), moons, seed=0)
+    yield "diffusion-trajectory", plots.plot_trajectory(diffusion, num_steps=100)
+    yield "diffusion-loss", plots.plot_loss_by_time(diffusion)
 
 
 def write(figure: Figure, path: Path) -> None:

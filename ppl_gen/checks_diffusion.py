@@ -60,7 +60,7 @@ def of_diffusion(fit: Fit) -> Found:
         return [], {}
     levels = noise_levels.of(fit)
     table = by_level(levels)
-    found = [_bound(fit, levels), _prior(levels), *_calibration(table), _linear(fit, levels)]
+    found = [_bound(fit, levels), _prior(fit, levels), *_calibration(table), _linear(fit, levels)]
     found += _memory(fit, levels, table)
     found += _density(fit)
     if len(fit.train) < 2 * checks_implicit.MIN_ROWS:
@@ -135,16 +135,16 @@ def _bound(fit: Fit, levels: Levels) -> Check:
     kind = "held-out rows" if not levels.seen.all() else "training rows"
     return Check(
         "ELBO", mean,
-        info=f"± {error:.2g} nats a row of {kind}: {parts[0]:.3g} by log p(x given z_0) less {parts[1]:.3g} by the "
-        f"steps and {parts[2]:.2g} by the prior",
+        info=f"± {error:.2g} nats {fit.train.a_unit} of {kind}: {parts[0]:.3g} by log p(x given z_0) less "
+        f"{parts[1]:.3g} by the steps and {parts[2]:.2g} by the prior",
     )  # fmt: skip
 
 
-def _prior(levels: Levels) -> Check:
+def _prior(fit: Fit, levels: Levels) -> Check:
     size = levels.encoded.shape[2]
     return Check.of(
         "prior KL", mean_and_error(levels.prior, levels.fresh, levels.weights)[0], "at most", PRIOR * size,
-        info="nats a row that are still to be told at the noisiest level, where draws begin",
+        info=f"nats {fit.train.a_unit} that are still to be told at the noisiest level, where draws begin",
         advice="Some values are so far out that the most noise does not hide them: transform the column, or lower the "
         "first of log_snr_range.",
     )  # fmt: skip
@@ -179,7 +179,7 @@ def _linear(fit: Fit, levels: Levels) -> Check:
             worst = max(worst, (mean / float(levels.width[:, k].mean()), float(levels.log_snr[:, k].mean())))
     return Check.of(
         "linear denoiser", above, "at most", _limit(float(np.sqrt(variance)), _entries(fit)),
-        info="nats a row by which a linear denoiser is better, of the levels where it is"
+        info=f"nats {fit.train.a_unit} by which a linear denoiser is better, of the levels where it is"
         + (f"; most at log SNR {worst[1]:.2g}" if above > 0 else ""),
         advice=f"Mean and covariance alone denoise better than the network at log SNR {worst[1]:.2g}: {LONGER}, or a "
         "lower learning_rate.",
@@ -193,7 +193,8 @@ def _memory(fit: Fit, levels: Levels, table: pd.DataFrame) -> list[Check]:
     steepest = table.iloc[int(((table["held_out"] - table["trained"]) / table["width"]).argmax())]
     return [Check.of(
         "denoising gap", gap, "at most", _limit(error, _entries(fit)),
-        info=f"± {error:.2g} nats a row less loss under members that saw it; most at log SNR {steepest['log_snr']:.2g}",
+        info=f"± {error:.2g} nats {fit.train.a_unit} less loss under members that saw it; most at log SNR "
+        f"{steepest['log_snr']:.2g}",
         advice="The network has learnt rows by heart, and draws come close to them: use smaller hidden layers, fewer "
         "steps (max_steps), or more rows.",
     )]  # fmt: skip
@@ -208,10 +209,12 @@ def _density(fit: Fit) -> list[Check]:
         return []
     gap = np.asarray(score.log_predictive - score.elbo, np.float64)
     mean, error = mean_and_error(gap[None], np.ones((1, len(gap)), bool), _weights(fit))
-    side = "above" if mean >= 0 else "BELOW"
+    info = f"± {error:.2g} nats {fit.train.a_unit} that log p(x) is {'above' if mean >= 0 else 'BELOW'} the ELBO"
+    if any(column.kind == "count" for column in fit.schema.target_columns):
+        low = "which is low of counts: a network does not round to whole numbers"
+        return [Check("density against bound", abs(mean), info=f"{info}, {low}")]
     return [Check.of(
-        "density against bound", abs(mean), "at most", _limit(error, _entries(fit)),
-        info=f"± {error:.2g} nats a row that log p(x) is {side} the ELBO",
+        "density against bound", abs(mean), "at most", _limit(error, _entries(fit)), info=info,
         advice=f"Flow and bound disagree on the density, so that neither is to be trusted to that many nats: {LONGER}"
         + (", or raise num_steps." if fit.pair.noising and fit.pair.noising.num_steps else "."),
     )]  # fmt: skip

@@ -23,6 +23,7 @@ NUM_PARTICLES = 512  # of rows with codes
 SAMPLED_AT_ONCE = 50_000  # rows
 MAX_PIXELS, MAX_REPLICATED_PIXELS = 12_500, 1_250_000  # of images, which take longer: in a table, in all replicates
 MAX_WALKED, MAX_REPLICATED_WALKED = 100, 10_000  # rows that are drawn by moves along gradients, likewise
+MAX_DIFFUSED, MAX_REPLICATED_DIFFUSED = 400, 40_000  # rows that are drawn by reverse chains, likewise
 
 
 class Evidence:
@@ -39,12 +40,18 @@ class Evidence:
     def __init__(self, fit: Fit) -> None:
         self.fit = fit
         limit = MAX_ROWS if fit.schema.image is None else min(MAX_ROWS, -(-MAX_PIXELS // fit.schema.num_columns))
-        self.walked = fit.family.density == "unnormalised" and fit.pair.gibbs is None
-        self.rows = random_rows(len(fit.train), min(limit, MAX_WALKED) if self.walked else limit, fit.seed)
+        self.most = self._most()
+        self.rows = random_rows(len(fit.train), min(limit, self.most[0]), fit.seed)
         if fit.train.lengths is not None:  # as many sequences as have MAX_STEPS steps together
             steps = np.cumsum(fit.train.lengths[self.rows])
             self.rows = self.rows[: max(1, int((steps <= MAX_STEPS).sum()))]
         self.train = fit.train if len(self.rows) == len(fit.train) else fit.train.take(self.rows)
+
+    def _most(self) -> tuple[int, int]:
+        """Rows that are looked at, at most, and those of all replicates together, where drawing is dear."""
+        if self.fit.family.density == "unnormalised" and self.fit.pair.gibbs is None:
+            return MAX_WALKED, MAX_REPLICATED_WALKED
+        return (MAX_ROWS, MAX_REPLICATED) if self.fit.pair.noising is None else (MAX_DIFFUSED, MAX_REPLICATED_DIFFUSED)
 
     @classmethod
     def of(cls, fit: Fit) -> Evidence:
@@ -123,8 +130,7 @@ class Evidence:
         ensemble which member."""
         limit = MAX_REPLICATED if self.fit.schema.image is None else MAX_REPLICATED_PIXELS
         number = max(20, min(NUM_REPLICATES, limit // max(self.observed.size, 1)))
-        if self.walked:
-            number = min(number, max(20, MAX_REPLICATED_WALKED // len(self.rows)))
+        number = min(number, max(20, self.most[1] // len(self.rows)))
         if self.fit.uncertainty == "ensemble":  # whose density is the mean over its members
             return np.arange(number)[None] % self.fit.draws.num_chains
         if not self.has_posterior:

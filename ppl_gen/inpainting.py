@@ -1,19 +1,21 @@
 r"""Missing entries of rows under a diffusion model, drawn given the observed ones by sequential Monte Carlo.
 
 The observed numbers o of a row are noised step by step as the guide has it, :math:`q(z_s^o \mid z_t^o, e^o)`; K
-particles of the whole row follow the reverse chain beside them, each with the noisy observed numbers in place of its own.
-A particle's weight is multiplied by
+particles of the whole row follow the reverse chain beside them, each with the noisy observed numbers in place of its
+own. A particle's weight is multiplied by
 
 .. math:: p(z_s^o \mid z_t) / q(z_s^o \mid z_t^o, e^o)
 
 at each step, and where the weights are worth fewer than K / 2 particles these are resampled. As noise is independent
-between numbers, and given :math:`z_0^o` the noisier ones say nothing of the rest, the particles are draws of p(missing |
-observed) as K and the number of steps grow (Trippe et al. 2023, arXiv:2206.04119, proposition 3.1). Without weights
-this is the replacement of Song et al. 2021 (arXiv:2011.13456, appendix I.2). Steps have the two-step estimate of
-DPM-Solver++ (:mod:`ppl_gen.samplers`). Measured on a mixture of two normals of two columns, one of them missing, with 50
-steps of 64 particles: the probability of a component is off by 0.03 (root mean square), by replacement alone by 0.33, and
-by that with 10 steps of Langevin dynamics at each of 100 levels by 0.18; variances are within 2 %, with ancestral steps
-20 % too small.
+between numbers, and given :math:`z_0^o` the noisier ones say nothing of the rest, the particles are draws of
+p(missing | observed) as K and the number of steps grow (Trippe et al. 2023, arXiv:2206.04119, proposition 3.1). Without
+weights this is the replacement of Song et al. 2021 (arXiv:2011.13456, appendix I.2). Steps have the two-step estimate
+of DPM-Solver++ (:mod:`ppl_gen.samplers`). Measured on a mixture of two normals of two columns, one of them missing,
+with 50 steps of 64 particles: the probability of a component is off by 0.03 (root mean square), by replacement alone by
+0.33, and by that with 10 steps of Langevin dynamics at each of 100 levels by 0.18; variances are within 5 %, with
+ancestral steps 20 % too small. Half of 64 normal pixels given the other half, with 16 particles: draws have the right
+regression on what is known (slope 1.03, by replacement alone 0.39), and their squared Mahalanobis distance from the
+conditional mean is 6 % too large.
 
 Particles of all members are pooled by their weights, whose mean estimates the density of the observed entries but for
 what the noise in common has added, so that members that find a row likelier are chosen more often.
@@ -36,18 +38,17 @@ if TYPE_CHECKING:
     from ppl_gen.noising import Noising
     from ppl_gen.result import Fit
 
-PARTICLES, LEAST, A_DRAW = 64, 32, 4  # of a row; of each member at least; and for each draw
-IMAGE = 64  # numbers of a row from which particles alone can't follow what is observed
+A_DRAW = 4  # particles of a row for each draw
+PARTICLES, LEAST = 64, 32  # of a row in all, and by each member, at least
+IMAGE, FEWER = 64, 2  # rows of more numbers, each of which says less of the rest, have fewer particles: half as many
 
 
 @dataclasses.dataclass(frozen=True)
 class Moves:
-    """How particles go: ``num_corrections`` steps of Langevin dynamics of the missing numbers at each noise level."""
+    """How many particles a row has, and in how many steps they go from noise to rows."""
 
     num_particles: int
     num_steps: int = 50
-    num_corrections: int = 0
-    correction: float = 0.5
 
     def steps_of(self, noising: Noising) -> int:
         """Steps, of which there are no more than noise levels."""
@@ -96,8 +97,8 @@ def places(fit: Fit, parameters: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _moves(noising: Noising, num_members: int, num_draws: int) -> Moves:
-    count = max(LEAST, -(-max(PARTICLES, A_DRAW * num_draws) // num_members))
-    return Moves(count, num_corrections=int(noising.size > IMAGE))
+    share = FEWER if noising.size > IMAGE else 1
+    return Moves(max(LEAST // share, -(-max(PARTICLES, A_DRAW * num_draws) // (share * num_members))))
 
 
 def _particles(

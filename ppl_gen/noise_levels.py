@@ -10,8 +10,8 @@ The evidence lower bound of a row is (Kingma, Salimans, Poole & Ho 2021, arXiv:2
 in continuous time; in discrete time :math:`L_k` is the sum of :math:`\frac12 (\mathrm{SNR}_s - \mathrm{SNR}_t) |e -
 \hat e(z_t)|^2` over some of the steps. The loss is cut into parts of time, and each row is looked at once in each of
 them, at a level of its own. So the parts sum to the loss, without bias. Of the noise :math:`\epsilon` of a row the
-multiple of :math:`|\epsilon|^2 - F` is taken off that a standard normal row would have, whose mean is 0: at little
-noise it is nearly all that varies.
+multiple of :math:`|\epsilon|^2 - F` is taken off that a standard normal row would have, whose mean is 0 (of real
+columns): at little noise it is nearly all that varies.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _find(fit: Fit) -> Levels:
         alpha, sigma = (level[..., None] for level in signal_and_noise(log_snr))
         noise = rng.standard_normal(encoded.shape[1:])
         z = alpha * encoded + sigma * noise
-        chance = ((alpha * sigma) ** 2 * (noise**2 - 1)).sum(-1)
+        chance = ((alpha * sigma) ** 2 * (noise**2 - 1))[..., noising.is_real].sum(-1)
         estimate = over_members(fit, "denoise", z, log_snr, context)
         other = np.stack([best[m](z[m], log_snr[m], view.context) for m in range(members)])
         values = (log_snr.mean(1), width, loss(estimate, weight, chance), loss(other, weight, chance), estimate)

@@ -40,7 +40,7 @@ def found(kind: str) -> dict[str, Check]:
     }[kind]()
     levels = noise_levels.of(fit)
     table = checks_diffusion.by_level(levels)
-    part = [checks_diffusion._bound(fit, levels), checks_diffusion._prior(levels),
+    part = [checks_diffusion._bound(fit, levels), checks_diffusion._prior(fit, levels),
             *checks_diffusion._calibration(table), checks_diffusion._linear(fit, levels),
             *checks_diffusion._memory(fit, levels, table)]  # fmt: skip
     part += checks_diffusion._of_samples(fit)[0] if kind in ("good", "shrunk") else []
@@ -147,6 +147,15 @@ def test_a_denoiser_that_knows_its_rows_by_heart_is_caught() -> None:
 def test_samples_of_another_spread_are_told_apart() -> None:
     assert {"MMD p", "Fréchet distance"} <= failed("shrunk")
     assert "copies of rows" not in failed("shrunk")
+
+
+def test_the_density_is_held_against_the_bound() -> None:
+    """The toy's density is exact whatever its denoiser: the bound is as high where that is exact too."""
+    (check,) = checks_diffusion._density(good())
+    assert check.passed, check
+    (low,) = checks_diffusion._density(fit_of(lambda exact: lambda p, z, level, y=None: 0.9 * exact(p, z, level, y)))
+    assert not low.passed
+    assert "above the ELBO" in low.info
 
 
 def test_the_frechet_limit_holds_for_rows_of_one_distribution() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ppl_gen.backends.numpyro_ops import as_jax
 from ppl_gen.backends.numpyro_programs import one_per_core
-from ppl_gen.backends.numpyro_reverse import alpha_sigma, correct, levels
+from ppl_gen.backends.numpyro_reverse import alpha_sigma, levels
 
 if TYPE_CHECKING:
     from ppl_gen.inpainting import Moves
@@ -54,7 +54,7 @@ def _run(noising: Noising, moves: Moves, parameters: Any, e: Any, observed: Any,
 
     def body(carry: Any, inputs: Any) -> Any:
         (z, before, log_weights), (at, to, ratio, key) = carry, inputs
-        key_own, key_known, key_resample, key_move = jax.random.split(key, 4)
+        key_own, key_known, key_resample = jax.random.split(key, 3)
         found = estimate(z, at)
         guess = found + ratio * (found - before)
         (alpha, sigma), (alpha_to, sigma_to) = alpha_sigma(at), alpha_sigma(to)
@@ -70,9 +70,6 @@ def _run(noising: Noising, moves: Moves, parameters: Any, e: Any, observed: Any,
         log_weights = log_weights + 0.5 * away.sum(-1)
         chosen, log_weights = _resampled(key_resample, log_weights)
         z, found = (jnp.take_along_axis(part, chosen[..., None], 0) for part in (z, found))
-        for one in jax.random.split(key_move, moves.num_corrections) if moves.num_corrections else ():
-            moved = correct(z, estimate(z, to), to, moves.correction, jax.random.normal(one, z.shape, z.dtype))
-            z = jnp.where(observed, z, moved)
         return (z, found, log_weights), None
 
     alpha, sigma = alpha_sigma(log_snr[0])

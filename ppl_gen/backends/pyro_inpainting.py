@@ -14,7 +14,7 @@ import torch
 
 from ppl_gen.backends.pyro_ops import as_tensor
 from ppl_gen.backends.pyro_programs import sandbox
-from ppl_gen.backends.pyro_reverse import alpha_sigma, correct, levels
+from ppl_gen.backends.pyro_reverse import alpha_sigma, levels
 
 if TYPE_CHECKING:
     from ppl_gen.inpainting import Moves
@@ -72,9 +72,6 @@ def _run(noising: Noising, moves: Moves, parameters: Any, e: Any, observed: Any,
         z = torch.where(observed, known, mean + sd * torch.randn_like(z))
         chosen, log_weights = _resampled(log_weights + 0.5 * away.sum(-1))
         z, before = (torch.take_along_dim(part, chosen[..., None], 0) for part in (z, found))
-        for _ in range(moves.num_corrections):
-            moved = correct(z, estimate(z, to), to, moves.correction, torch.randn_like(z))
-            z = torch.where(observed, z, moved)
     return z, log_weights
 
 
