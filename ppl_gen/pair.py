@@ -40,6 +40,7 @@ class Pair:
                        over the non-enumerated latents, centred on the given constrained values at first
     ``log_prob_error``  ``(parameters, view) -> (n,)``: how far the log density of each row may be off, in nats, where
                        it is computed by a solver or an estimate; None where it is exact
+    ``log_prob_with_error``  ``(parameters, view) -> (n, 2)``: log densities and that, where both come cheaper at once
     ``has_weights``    whether its parameters are network weights, ``param`` sites that SVI fits by maximum likelihood,
                        an ensemble of members at once; their starts are those of ``initialize``
     ``from_uniform``   ``(parameters, u) -> x``: rows, or sequences, from uniform numbers u in [0, 1) of their shape
@@ -130,6 +131,7 @@ class Pair:
     features: Callable[..., Any] | None = None
     bayesian: bool = False
     log_prob_error: Callable[..., Any] | None = None
+    log_prob_with_error: Callable[..., Any] | None = None
     tempered: Callable[..., Any] | None = None
     draw_base: Callable[..., Any] | None = None
     gibbs: Callable[..., Any] | None = None

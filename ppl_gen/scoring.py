@@ -91,6 +91,16 @@ def numerical_error(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> n
     return found
 
 
+def with_error_rows(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> Iterator[tuple[slice, np.ndarray]]:
+    """(rows, (draws, rows, 2)): log densities as :func:`log_prob_rows`, and how far each may be off."""
+    view, ops = sliceable(fit, data), backends.ops(fit.backend)
+    for rows, window in importance.windows(len(data), CHUNK_VALUES // len(next(iter(posterior.values())))):
+        found = ops.hook_over_draws(fit.pair, "log_prob_with_error", posterior, view.take(window))
+        found = found[:, rows.start - window.start :]
+        values = in_original_units(fit, data, view, rows, found[..., 0])
+        yield rows, np.stack([values, found[..., 1]], -1)
+
+
 def sliceable(fit: Fit, data: Data) -> View:
     """The whole table as arrays whose slices cost nothing: a slice of a JAX array would compile, once per position."""
     return data.view("numpy" if fit.backend == "numpyro" else fit.backend)
@@ -130,13 +140,19 @@ def score(
     if method == "bound":
         return noising_scores.score(fit, data, hdi_prob=hdi_prob, keep=keep, num_points=num_particles, seed=int(seed))
     predictive, sd, hdi = np.empty(num_rows), np.empty(num_rows), np.empty((num_rows, 2))
-    kept, precisions, of_log_z = [], [], []
+    kept, precisions, of_log_z, numerical = [], [], [], np.empty(num_rows)
     # A point estimate goes first among the draws, so that one pass over the rows serves both.
     point, posterior = point_draw(fit), with_point(fit)
     local = bool(fit.pair.local)
-    source = log_weight_rows(fit, data, posterior, int(number), seed) if local else log_prob_rows(fit, data, posterior)
+    with_error = fit.pair.log_prob_with_error is not None
+    if local:
+        source = log_weight_rows(fit, data, posterior, int(number), seed)
+    else:
+        source = (with_error_rows if with_error else log_prob_rows)(fit, data, posterior)
     for rows, found in source:
-        values = importance.mean_density(found) if local else found
+        values = importance.mean_density(found) if local else found[..., 0] if with_error else found
+        if with_error:
+            numerical[rows] = (found if point is None else found[:1])[..., 1].max(0)
         if local:
             precisions.append(importance.precision(found if point is None else found[:1]))
         predictive[rows] = logsumexp(values, axis=0) - np.log(num_draws) if point is None else values[0]
@@ -149,7 +165,7 @@ def score(
             kept.append(draws)
     error, elbo, k_hat = map(np.concatenate, zip(*precisions, strict=True)) if precisions else (None, None, None)
     if fit.pair.log_prob_error is not None:
-        numerical = numerical_error(fit, data, point or posterior)
+        numerical = numerical if with_error else numerical_error(fit, data, point or posterior)
         error = numerical if error is None else np.hypot(error, numerical)
     elbo_error = None
     if fit.pair.noising is not None:

@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from ppl_gen.backends.pyro_networks import Weights, weight_sites
 from ppl_gen.backends.pyro_pairs import row_weights
-from ppl_gen.backends.pyro_probability_flow import ProbabilityFlow, from_uniform, log_prob_error, to_uniform
+from ppl_gen.backends.pyro_probability_flow import OF_REAL_ROWS, ProbabilityFlow
 from ppl_gen.family import Pair
 from ppl_gen.models.diffusion import pyro_denoiser as denoiser
 from ppl_gen.models.diffusion import pyro_schedule as schedule
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ppl_gen.models.diffusion import Diffusion
     from ppl_gen.noising import Noising
 
-OF_REAL_ROWS = {"log_prob_error": log_prob_error, "to_uniform": to_uniform, "from_uniform": from_uniform}
 READ = (*UNITS, "schedule_raw")  # weights that the guide reads
 
 

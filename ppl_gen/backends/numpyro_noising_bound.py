@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ppl_gen.pair import Pair
     from ppl_gen.view import View
 
-BATCH = 65_536  # points x rows worked on at once under one draw
+BATCH = 8_192  # points x rows worked on at once under one draw
 
 
 class Terms(NamedTuple):

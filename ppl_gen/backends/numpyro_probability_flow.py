@@ -131,11 +131,17 @@ def from_uniform(noising: Noising, parameters: Any, u: jax.Array, context: jax.A
 def log_prob_error(noising: Noising, parameters: Any, view: View) -> jax.Array:
     """(n,): how far log p(x) of rows of real columns may be off, in nats: what twice the step changes it by, and the
     standard error over the probes where the trace is estimated."""
+    return log_prob_with_error(noising, parameters, view)[..., 1]
+
+
+def log_prob_with_error(noising: Noising, parameters: Any, view: View) -> jax.Array:
+    """(n, 2): log p(x) of rows of real columns, and its error."""
     found, coarse = (
         log_prob(noising, parameters, view.x, view.context, steps, True) for steps in (NUM_STEPS, NUM_STEPS // 2)
     )
     variance = found.var(-1, ddof=1) / found.shape[-1] if found.shape[-1] > 1 else 0.0
-    return jnp.sqrt((found - coarse).mean(-1) ** 2 + variance)
+    error = jnp.sqrt((found - coarse).mean(-1) ** 2 + variance)
+    return jnp.stack([found.mean(-1), error], -1)
 
 
 def solve(
@@ -193,3 +199,10 @@ def _field(
         return alpha * (alpha * z - e), alpha * (alpha * z.shape[-1] - along)
 
     return field, number
+
+
+# Hooks of a pair for tables of real columns, ``(noising, parameters, ...)``.
+OF_REAL_ROWS = {
+    "log_prob_error": log_prob_error, "log_prob_with_error": log_prob_with_error, "to_uniform": to_uniform,
+    "from_uniform": from_uniform,
+}  # fmt: skip
