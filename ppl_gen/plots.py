@@ -46,7 +46,16 @@ from ppl_gen.plots_latents import (
 )
 from ppl_gen.plots_networks import no_calibration, plot_calibration
 from ppl_gen.plots_pairs import plot_pairs
-from ppl_gen.plots_rows import HIDDEN, no_khat, plot_khat, plot_latents, plot_pit, plot_posterior_predictive, plot_score
+from ppl_gen.plots_rows import (
+    HIDDEN,
+    OF_NOISE,
+    no_khat,
+    plot_khat,
+    plot_latents,
+    plot_pit,
+    plot_posterior_predictive,
+    plot_score,
+)
 from ppl_gen.plots_sequences import plot_states, plot_transitions
 from ppl_gen.plots_steps import plot_forecast, plot_residuals
 
@@ -103,6 +112,8 @@ def applicable(fit: Fit) -> dict[str, str]:
         reasons |= dict.fromkeys(("score", "latents", "surface", "annealing"), plots_data.NO_FORMULA)
     if not no_codes(fit) and fit.pair.label is None:
         reasons["latents"] = "latents are codes (see the codes picture)"
+    if fit.pair.noising is not None:
+        reasons["latents"] = OF_NOISE
     if fit.uncertainty == "point":
         reasons["parameters"] = NO_SPREAD
     elif not panels_of(fit):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
 HIDDEN = "latents are hidden units (see the filters picture)"
+OF_NOISE = "latents are the noise that rows come of (see the trajectory picture)"
 ALPHA = 0.05  # anomaly p-value below which a row is marked
 NAMED = 5  # lowest rows that get their label written
 MIN_SHARE = 0.01  # latents' values rarer than this share one grey
@@ -145,9 +146,9 @@ def plot_latents(fit: Fit, table: Any = None, *, fig: Figure | SubFigure | None 
     if table is None:
         _, rows, note = plots_data.subset(fit, max_rows)
     frame = plots_data.thinned(fit, 400).latents(rows)
-    sites = plots_data.latent_names(list(frame.columns))
-    if not sites:
-        raise UnsupportedError("latents are codes (see the codes picture)" if fit.pair.features is None else HIDDEN)
+    if not (sites := plots_data.latent_names(list(frame.columns))):
+        codes = OF_NOISE if fit.pair.noising else "latents are codes (see the codes picture)"
+        raise UnsupportedError(HIDDEN if fit.pair.features else codes)
     site = sites[0]
     values = [c for c in frame.columns if c.startswith(f"{site}=") and not c.endswith("_sd")]
     mean = frame[values].to_numpy()

@@ -8,8 +8,8 @@ With :math:`\tau = -\lambda / 2`, half the log of noise over signal, rows z of t
         + \int_{\tau_0}^{\tau_1} \alpha^2 F - \alpha \operatorname{tr} \frac{\partial \hat e}{\partial z}\, d\tau
 
 (Song et al. 2021, arXiv:2011.13456, eqs. 13 and 39, in the time in which neither end is steep), solved by
-``NUM_STEPS`` equal steps of Dormand & Prince's method (:mod:`ppl_gen.runge_kutta`). A row of real columns is
-:math:`z_0 / \alpha_0` but for its unit.
+``NUM_STEPS`` equal steps (``FEW_STEPS`` for particles of z_0) of Dormand & Prince's method
+(:mod:`ppl_gen.runge_kutta`). A row of real columns is :math:`z_0 / \alpha_0` but for its unit.
 
 The trace is exact where the denoiser has it in closed form, and by as many directional derivatives as there are
 numbers for up to 20 numbers. Beyond, it is Hutchinson's estimate, the mean of v' (de/dz) v over ``NUM_PROBES`` vectors
@@ -23,7 +23,7 @@ import numpy as np
 
 MAX_EXACT = 20  # numbers up to which the trace is exact, whatever the denoiser
 NUM_PROBES = 8
-NUM_STEPS = 32
+NUM_STEPS, FEW_STEPS = 32, 16  # of rows; of z_0, whose particles are further apart than the solver is off
 
 
 def probes(size: int) -> tuple[np.ndarray, bool]:

@@ -10,12 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from diffusion_toys import GREATEST, LEAST, of_mixture
 from scipy.special import expit, logsumexp
 from scipy.stats import norm
 
-from ppl_gen import noising_bound
+import ppl_gen as pg
+from ppl_gen import importance, noising_bound, noising_codes
 from ppl_gen import probability_flow as constants
 from ppl_gen.backends import numpyro_noising_bound, numpyro_probability_flow
 from ppl_gen.noising import Noising
@@ -153,7 +155,7 @@ def found_bound(toy: Noising, x: np.ndarray, number: int) -> noising_bound.Bound
         jnp.asarray(x), jnp.asarray(points)
     )
     total = np.asarray(terms.reconstruction - terms.diffusion - terms.prior)
-    return noising_bound.summary(total.reshape(noising_bound.importance.NUM_SETS, -1, len(x)).mean(1)[None])
+    return noising_bound.summary(total.reshape(importance.NUM_SETS, -1, len(x)).mean(1)[None])
 
 
 def test_the_bound_of_the_true_denoiser_is_the_density_in_continuous_time(x64: None) -> None:
@@ -183,7 +185,7 @@ def test_the_bound_rises_to_the_density_as_steps_grow(x64: None) -> None:
 
 @pytest.mark.parametrize("steps", [5, 32, 1_000])
 def test_times_of_a_set_are_even(steps: int) -> None:
-    sets = noising_bound.importance.NUM_SETS
+    sets = importance.NUM_SETS
     points = noising_bound.points(256, 3, steps, 1).reshape(sets, -1, 4)
     index = np.sort(np.floor(points[..., 0] * steps), axis=1)
     if steps <= 32:  # each step once
@@ -208,3 +210,99 @@ def test_both_backends_give_the_same_numbers(steps: int | None, x64: None) -> No
         ])  # fmt: skip
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-9, atol=1e-9)
+
+
+def mixed(number: int = 60) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    k = rng.poisson(3, number)
+    return pd.DataFrame({
+        "y": k + rng.normal(size=number), "k": k, "c": rng.choice(list("abc"), number), "b": rng.random(number) < 0.3,
+    })  # fmt: skip
+
+
+def fitted(table: pd.DataFrame, **options: Any) -> pg.Fit:
+    """Tiny, and hardly trained: what is true of scores is so of any weights."""
+    return pg.fit(pg.Diffusion(hidden=(6,), **options), table, engine=pg.SVI(num_members=2, max_steps=50), seed=0)
+
+
+@pytest.fixture(scope="module")
+def real() -> pg.Fit:
+    return fitted(pd.DataFrame(10 + 5 * rows(60), columns=["p", "q"]))
+
+
+@pytest.fixture(scope="module")
+def of_kinds() -> pg.Fit:
+    return fitted(mixed())
+
+
+def test_a_score_has_the_bound_beside_the_density(real: pg.Fit) -> None:
+    new = pd.DataFrame(10 + 5 * rows(20, seed=1), columns=["p", "q"])
+    score, bound = real.score(new), real.score(new, method="bound")
+    assert (score.kind, bound.kind) == ("exact", "bound")
+    assert {"log_prob_error", "elbo", "elbo_error", "anomaly_p_value"} <= set(score.to_frame())
+    assert score.k_hat is None
+    assert "error of the solver" in score.precision
+    assert bound.p_value is None  # densities of rows held out are no bounds
+    assert score.error.max() < 0.01
+    assert (abs(score.elbo - bound.log_predictive) < 5 * np.hypot(score.elbo_error, bound.error)).all()
+    np.testing.assert_allclose(score.log_predictive[:5], real.score(new.head(5)).log_predictive, atol=1e-4)
+
+
+def test_a_bound_is_asked_for_of_diffusion_models_alone(real: pg.Fit) -> None:
+    with pytest.raises(pg.SettingError, match="did you mean 'bound'"):
+        real.score(method="bounds")
+    other = pg.fit(pg.GMM(num_components=1), pd.DataFrame(rows(30)), engine=pg.EM(num_bootstraps=0))
+    with pytest.raises(pg.SettingError, match="of diffusion models"):
+        other.score(method="bound")
+
+
+def test_rows_and_their_codes_stand_for_each_other(real: pg.Fit) -> None:
+    table = pd.DataFrame(10 + 5 * rows(6, seed=2), columns=["p", "q"])
+    codes = real.latents(table, member=1)
+    assert codes.columns.tolist() == ["row", "z0", "z1"]
+    pd.testing.assert_frame_equal(real.reconstruct(table, member=1), table, check_exact=False, atol=1e-3)
+    between = real.interpolate(table.head(2), table.tail(2), 3, member=1)
+    assert len(between) == 6
+    np.testing.assert_allclose(between.iloc[[0, 3]], table.head(2), atol=1e-3)
+    np.testing.assert_allclose(between.iloc[[2, 5]], table.tail(2), atol=1e-3)
+    with pytest.raises(pg.SettingError, match="leave method out"):
+        real.latents(table, method="importance")
+
+
+def test_a_great_circle_keeps_the_length_of_noise() -> None:
+    ends = np.random.default_rng(0).normal(size=(2, 3, 5))
+    ends /= np.linalg.norm(ends, axis=-1, keepdims=True)
+    path = noising_codes.between(*ends, 7)
+    np.testing.assert_allclose(np.linalg.norm(path, axis=-1), 1, atol=1e-12)
+    np.testing.assert_allclose(path[:, [0, -1]], ends.swapaxes(0, 1), atol=1e-12)
+    np.testing.assert_allclose(noising_codes.between(ends[0], ends[0], 3), np.stack([ends[0]] * 3, 1), atol=1e-6)
+
+
+def test_mixed_columns_are_scored_by_importance_and_sum_to_one(of_kinds: pg.Fit) -> None:
+    """Over the counts that there are and each label, of the other column's integral over a grid: particles are where a
+    count's mass is, all over its cell. Of 2,400 points some stand for all."""
+    at = np.linspace(-12, 24, 25)
+    grid = pd.MultiIndex.from_product([at, range(16), list("abc"), [False, True]], names=["y", "k", "c", "b"])
+    table = grid.to_frame(index=False).sample(600, random_state=0)
+    found, other = (of_kinds.score(table, p_values=False, keep_draws=False, seed=seed) for seed in (0, 1))
+    assert found.kind == "importance"
+    assert found.k_hat is None  # of 16 particles
+    assert importance.has_tail(64)
+    away = (found.log_predictive - other.log_predictive) / np.hypot(found.error, other.error)
+    assert (abs(away) < 5).mean() > 0.98  # errors of eight sets
+    for score in (found, other):
+        density = np.exp(score.log_predictive) * len(grid) * (at[1] - at[0])
+        error = density.std() / np.sqrt(len(table))
+        assert error < 0.3
+        assert abs(density.mean() - 1) < 4 * error
+
+
+def test_both_backends_score_the_same_fit_alike(of_kinds: pg.Fit, real: pg.Fit, x64: None, tmp_path: Any) -> None:
+    pytest.importorskip("torch")
+    for fit, table in ((of_kinds, mixed().head(5)), (real, pd.DataFrame(10 + rows(5), columns=["p", "q"]))):
+        path = fit.save(tmp_path / fit.schema.names[0])
+        ours, theirs = (pg.load(path, backend=backend) for backend in ("numpyro", "pyro"))
+        one, other = (each.score(table, p_values=False) for each in (ours, theirs))
+        for name in ("log_predictive", "error", "elbo", "elbo_error"):
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-8, atol=1e-9)
+        np.testing.assert_allclose(ours.latents(table), theirs.latents(table), atol=1e-9)

@@ -211,6 +211,9 @@ def test_pictures_that_a_fit_has_not() -> None:
     with pytest.raises(UnsupportedError, match="depend on what is conditioned on"):
         plots.plot_field(given())
     assert "conditioned on" in plots.applicable(given())["field"]
+    assert "noise that rows come of" in plots.applicable(given())["latents"]
+    with pytest.raises(UnsupportedError, match="noise that rows come of"):
+        plots.plot_latents(given())
     with pytest.raises(SettingError, match="at most 8"):
         plots.plot_steps(fit_of(num_steps=8), steps=(10, 20))
     with pytest.raises(SettingError, match="member"):

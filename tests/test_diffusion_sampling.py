@@ -253,6 +253,30 @@ def test_ways_from_noise_to_rows(plain: pg.Fit, conditional: pg.Fit) -> None:
     assert follow(conditional, 2, given=pd.DataFrame({"kind": ["a", "b"]}), num_steps=3).rows.shape == (4, 2)
 
 
+@pytest.mark.parametrize("kind", [None, "free", "classifier"])
+def test_chains_of_the_family_agree_between_backends(x64: None, mixed: pd.DataFrame, kind: str | None) -> None:
+    """With the same weights and noise, of tables with all kinds of columns, with guidance and without."""
+    from ppl_gen import noisy_classifier as noisy
+    from ppl_gen.networks import initial_weights, perceptron_layout
+
+    options = {} if kind == "classifier" else {"condition_on": "kind"}
+    family = pg.Diffusion(hidden=(8,), **options)
+    fit = untrained(family, mixed)
+    rng = np.random.default_rng(0)
+    weights = {name: value[0] + 0.3 * rng.standard_normal(value.shape[1:]) for name, value in fit.posterior.items()}
+    size = fit.pair.noising.size
+    z, context = rng.standard_normal((5, size)), None if kind == "classifier" else np.eye(2)[[0, 1, 0, 1, 0]]
+    layout = perceptron_layout((size + 1 + 2 * len(noisy.FREQUENCIES), 4, 2), last=1.0)
+    network = {name: value[0] for name, value in initial_weights(layout, 0, 1).items()}
+    guidance = None if kind is None else Guidance(kind, 1.5, network if kind == "classifier" else None, 1)
+    sampler = Sampler("ode" if kind == "free" else "ddim", num_steps=4)
+    found = [
+        reverse(backend).follow(family.build(backend, fit.schema, 120), weights, z, 0, context, sampler, guidance).z
+        for backend in BACKENDS
+    ]
+    np.testing.assert_allclose(*found, atol=1e-9)
+
+
 def test_weight_0_is_conditional_sampling(conditional: pg.Fit) -> None:
     given = pd.DataFrame({"kind": ["a", "b"]})
     drawn = {w: conditional.sample(20, given=given, guidance=w, num_steps=5) for w in (None, 0, 2.0)}

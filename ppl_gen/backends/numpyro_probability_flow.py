@@ -13,7 +13,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import ndtr, ndtri
 from numpyro.distributions import constraints
 
-from ppl_gen.probability_flow import NUM_STEPS, probes
+from ppl_gen.probability_flow import FEW_STEPS, NUM_STEPS, probes
 from ppl_gen.runge_kutta import NODES, SHARES, STAGES
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class ProbabilityFlow(dist.Distribution):
 
     :param parameters: those of the noising process, of one member.
     :param context: (n, C) what each of n rows is conditioned on: the batch shape is (n,) then, else ().
-    :param num_steps: of the solver.
+    :param num_steps: of the solver; None: as many as a density of these takes.
     """
 
     pytree_data_fields = ("parameters", "context")
@@ -38,10 +38,11 @@ class ProbabilityFlow(dist.Distribution):
 
     def __init__(
         self, noising: Noising, parameters: Any, context: jax.Array | None = None, *, of_rows: bool = False,
-        num_steps: int = NUM_STEPS,
+        num_steps: int | None = None,
     ) -> None:  # fmt: skip
         self.noising, self.parameters, self.context = noising, parameters, context
-        self.of_rows, self.num_steps = of_rows, num_steps
+        self.of_rows = of_rows
+        self.num_steps = num_steps or (NUM_STEPS if of_rows else FEW_STEPS)
         super().__init__(() if context is None else context.shape[:1], (noising.size,), validate_args=False)
 
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ppl_gen.backends.numpyro_classifier import log_prob_gradient
 from ppl_gen.backends.numpyro_ops import as_jax
-from ppl_gen.backends.numpyro_programs import one_per_core
+from ppl_gen.backends.numpyro_programs import QUICK, one_per_core
 from ppl_gen.reverse import padded, piece
 from ppl_gen.samplers import times
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ppl_gen.samplers import Sampler
 
 Estimate = Callable[[Any, Any], Any]  # (z (n, F), log_snr ()) -> (n, F)
+FEW = 32  # numbers of a row up to which it takes longer to optimize a way than to go it
 
 
 class Chain(NamedTuple):
@@ -172,7 +173,8 @@ def follow(
         rows = finish(noising, parameters, last, log_snr[-1], jax.random.fold_in(key, 1), sampler.noise == 0)
         return Chain(rows, log_snr, way, estimates)
 
-    program = pair.cached(("follow", sampler, kind), lambda: jax.jit(one))
+    options = QUICK if noising.size <= FEW else None
+    program = pair.cached(("follow", sampler, kind), lambda: jax.jit(one, compiler_options=options))
     given = None if context is None else jnp.asarray(context, dtype=float)
     found = program(as_jax(parameters), jax.random.key(seed), jnp.asarray(z, dtype=float), given, _extra(guidance))
     return Chain(*(np.asarray(part) for part in found))

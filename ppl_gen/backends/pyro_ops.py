@@ -168,7 +168,9 @@ def log_weights(
     :param seed: of latents whose distributions have no quantile function.
     :param by_label: (draws, particles * C, obs), before a label is summed out.
     """
-    with sandbox(seed), torch.no_grad():
+    # The flow's many small steps: two threads are slower than one, on busy cores several times.
+    small = pair.noising is not None and len(uniforms) * len(view.x) < MANY
+    with sandbox(seed, threads=1 if small else None), torch.no_grad():
         return pyro_local.log_weights(
             pair, _row_log_prob, _as_tensors(posterior), as_tensor(uniforms), view._replace(weights=None), by_label
         ).numpy()

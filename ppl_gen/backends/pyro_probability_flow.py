@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch.distributions import constraints
 
-from ppl_gen.probability_flow import NUM_STEPS, probes
+from ppl_gen.probability_flow import FEW_STEPS, NUM_STEPS, probes
 from ppl_gen.runge_kutta import NODES, SHARES, STAGES
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class ProbabilityFlow(dist.TorchDistribution):
 
     :param parameters: those of the noising process, of one member.
     :param context: (n, C) what each of n rows is conditioned on: the batch shape is (n,) then, else ().
-    :param num_steps: of the solver.
+    :param num_steps: of the solver; None: as many as a density of these takes.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (a Distribution's own)
@@ -36,10 +36,11 @@ class ProbabilityFlow(dist.TorchDistribution):
 
     def __init__(
         self, noising: Noising, parameters: Any, context: torch.Tensor | None = None, *, of_rows: bool = False,
-        num_steps: int = NUM_STEPS, batch_shape: torch.Size | None = None,
+        num_steps: int | None = None, batch_shape: torch.Size | None = None,
     ) -> None:  # fmt: skip
         self.noising, self.parameters, self.context = noising, parameters, context
-        self.of_rows, self.num_steps = of_rows, num_steps
+        self.of_rows = of_rows
+        self.num_steps = num_steps or (NUM_STEPS if of_rows else FEW_STEPS)
         shape = torch.Size(()) if context is None else context.shape[:1]
         super().__init__(shape if batch_shape is None else batch_shape, torch.Size((noising.size,)),
                          validate_args=False)  # fmt: skip
