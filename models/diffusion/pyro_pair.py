@@ -35,14 +35,14 @@ def build_pair(family: Diffusion, schema: Schema, num_obs: int) -> Pair:
     """The pair for tables of this schema: the model has the denoiser, the guide the noise."""
     architecture = resolve(family, schema)
     noising = denoiser.noising(architecture)
-    exact, counts = architecture.is_real.all(), any(group.kind == "count" for group in architecture.groups)
+    exact = bool(architecture.is_real.all())
     hooks: dict[str, Any] = {name: partial(hook, noising) for name, hook in OF_REAL_ROWS.items() if exact}
     return Pair(
         family=family, backend="pyro", has_weights=True, noising=noising,
         model=partial(model, architecture), collapsed=partial(density, architecture, noising),
         guide=partial(guide, architecture), initialize=partial(initialize, architecture),
         idle=lambda view: tuple(name for name in UNITS if name in architecture.layout),
-        local=() if exact else ("z_0",), proposal=partial(proposal, architecture) if counts else None, **hooks,
+        local=() if exact else ("z_0",), proposal=None if exact else partial(proposal, architecture), **hooks,
         score_function=partial(score_function, architecture) if architecture.is_real.any() else None,
     )  # fmt: skip
 
