@@ -1,7 +1,7 @@
-"""Diffusion models: training steps beside loops by hand in JAX and in torch, and samples by 50 steps of DDIM beside a scan
-by hand.
+"""Diffusion models: training steps beside loops by hand in JAX and in torch, and samples by 50 steps of DDIM beside a
+scan by hand.
 
-``python benchmarks/diffusion.py [--tasks step unet sample]``
+``python benchmarks/diffusion.py [--tasks step sample]``
 
 Ours has what every fit has: the whole evidence lower bound as its loss, gradients that are clipped, a running mean of
 the weights, and rows in random order; the loops by hand have the diffusion term alone, Adam, and a mean of weights.
@@ -152,7 +152,7 @@ def pair_of(backend: str, x: np.ndarray) -> Any:
 
 
 def step() -> bool:
-    """Whether steps take at most a tenth more than by hand in JAX, and Pyro's at most 15 % more than by hand in torch."""
+    """Whether steps take at most a tenth more than by hand in JAX, and Pyro's at most 15 % more than in torch."""
     from ppl_gen.inference.svi import SVI
 
     x = gaussian_clusters(ROWS, COLUMNS, 3)

@@ -1,7 +1,7 @@
 """Make what the pages show of real fits, pictures and printed diagnoses: python docs/make_pictures.py
 
-The table is the irises that scikit-learn ships, or its moons. It takes some minutes. Read the pages afterwards: their text speaks
-of what the pictures show.
+The table is the irises that scikit-learn ships, or its moons. It takes some minutes. Read the pages afterwards: their
+text speaks of what the pictures show.
 """
 
 from __future__ import annotations

@@ -46,7 +46,16 @@ from ppl_gen.plots_latents import (
 )
 from ppl_gen.plots_networks import no_calibration, plot_calibration
 from ppl_gen.plots_pairs import plot_pairs
-from ppl_gen.plots_rows import HIDDEN, OF_NOISE, no_khat, plot_khat, plot_latents, plot_pit, plot_posterior_predictive, plot_score
+from ppl_gen.plots_rows import (
+    HIDDEN,
+    OF_NOISE,
+    no_khat,
+    plot_khat,
+    plot_latents,
+    plot_pit,
+    plot_posterior_predictive,
+    plot_score,
+)
 from ppl_gen.plots_sequences import plot_states, plot_transitions
 from ppl_gen.plots_steps import plot_forecast, plot_residuals
 

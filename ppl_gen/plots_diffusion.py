@@ -131,7 +131,7 @@ def _limits(ax: Axes, *parts: np.ndarray) -> None:
 
 def _names(ax: Axes, k: int, number: int, names: list[str]) -> None:
     if k % 3 == 0:
-        ax.set_ylabel(names[1] if len(names) > 1 else "")
+        ax.set_ylabel(names[1] if len(names) > 1 else "density")
     if k >= number - 3:
         ax.set_xlabel(names[0])
 

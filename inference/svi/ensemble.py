@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppl_gen.engine import Draws, out_of_bag
+from ppl_gen.probability_flow import MAX_EXACT
 
 if TYPE_CHECKING:
     from ppl_gen.data import View
@@ -41,7 +42,9 @@ EVERY = 10  # steps between two looks of the running mean at the weights: each i
 LOOKS = 10  # that the mean is over in the end
 SHARE = 2  # before that it is over the latter half of the looks there have been, so that the start is forgotten
 PART_ROWS = 512  # that the parts of a bound are found from where there are no validation rows
+NOISY_STEPS = 200  # the same of a diffusion model, as the terms of its bound are noisy
 MIN_TERMS = 2048  # of a bound with terms at random times, that a validation loss is the mean of
+MIN_NUMBERS = 32_768  # that these terms are of altogether
 DECAYS = 2  # times that a member's learning rate is lowered before it is stopped
 DECAY = 0.2
 MAX_VALIDATION = 10_000  # rows
@@ -68,13 +71,15 @@ class Split:
         return self.passes * self.batches
 
     @classmethod
-    def of(cls, num_obs: int, settings: SVI, seed: int) -> Split:
+    def of(cls, num_obs: int, settings: SVI, seed: int, pair: Pair | None = None) -> Split:
         size = min(round(settings.validation * num_obs), MAX_VALIDATION)
         rng = np.random.default_rng(seed)
         orders = np.stack([rng.permutation(num_obs) for _ in range(settings.num_members)])
         train = orders[:, size:]
         batch = min(settings.batch_size or (256 if num_obs < 20_000 else 512), train.shape[1])
-        passes = -(-MIN_STEPS // (train.shape[1] // batch))
+        noisy = pair is not None and pair.noising is not None
+        least = min(NOISY_STEPS, max(settings.max_steps, MIN_STEPS)) if noisy else MIN_STEPS
+        passes = -(-least // (train.shape[1] // batch))
         return cls(np.sort(train, 1), np.sort(orders[:, :size], 1), batch, passes)
 
 
@@ -145,13 +150,13 @@ class Record:
         view: View, pair: Pair, split: Split, plateau: Plateau, settings: SVI, interrupted: bool,
     ) -> Draws:  # fmt: skip
         """The members as chains of one draw each; held-out densities are those of the validation rows, each under the
-        members that did not train on it.
+        members that did not train on it; None where they would take long.
 
         :param log_prob: ``(parameters, view) -> (members, rows)``.
         """
         train, validation = np.array(self.train), np.array(self.validation)
         held_out = None
-        if split.validation.shape[1]:
+        if split.validation.shape[1] and not _is_dear(pair):
             counts = np.ones((settings.num_members, len(view.x)))
             np.put_along_axis(counts, split.validation, 0, axis=1)
             rows = _held_out_alone if pair.noising is not None else _all_rows
@@ -171,6 +176,12 @@ class Record:
         )  # fmt: skip
 
 
+def _is_dear(pair: Pair) -> bool:
+    """Whether a density takes so long that none are found unasked: of many numbers, by probes of the denoiser."""
+    noising = pair.noising
+    return noising is not None and noising.linearize is None and noising.size > MAX_EXACT
+
+
 def _all_rows(
     log_prob: Callable[..., np.ndarray], parameters: Mapping[str, np.ndarray], view: View, validation: np.ndarray
 ) -> np.ndarray:
@@ -186,6 +197,12 @@ def _held_out_alone(
         one = {name: value[member : member + 1] for name, value in parameters.items()}
         found[member, rows] = log_prob(one, view.take(rows))[0]
     return found
+
+
+def repeats(pair: Pair, number: int) -> int:
+    """How many times over a diffusion model's validation rows are taken, each at another time."""
+    assert pair.noising is not None
+    return -(-max(MIN_TERMS, MIN_NUMBERS // pair.noising.size) // number)
 
 
 def without_idle(

@@ -23,7 +23,6 @@ from ppl_gen.inference.svi import numpyro_objective
 from ppl_gen.inference.svi.ensemble import (
     EVERY,
     LOOKS,
-    MIN_TERMS,
     PART_ROWS,
     SHARE,
     Objective,
@@ -32,6 +31,7 @@ from ppl_gen.inference.svi.ensemble import (
     Split,
     checkpoint,
     grace_windows,
+    repeats,
     with_chain,
     without_idle,
 )
@@ -51,7 +51,7 @@ def run(
 ) -> Draws:
     """Fit an ensemble; see :class:`ppl_gen.inference.svi.SVI`."""
     view = pair.data if pair.data is not None else data.view("numpyro")
-    split, members = Split.of(len(data), settings, seed), range(settings.num_members)
+    split, members = Split.of(len(data), settings, seed, pair), range(settings.num_members)
     assert pair.initialize is not None
     start, idle = without_idle(pair, pair.initialize(view, seed, settings.num_members), view)
     start |= {} if objective is None else objective.extra
@@ -178,7 +178,7 @@ class _Program:
 
     def _validate(self, state: dict[str, Any], rows: jax.Array, view: View) -> tuple[jax.Array, jax.Array]:
         if self.pair.noising is not None:  # several times of each row
-            rows = jnp.tile(rows, -(-MIN_TERMS // len(rows)))
+            rows = jnp.tile(rows, repeats(self.pair, len(rows)))
         size = min(CHUNK, len(rows))
         whole = len(rows) // size * size
 

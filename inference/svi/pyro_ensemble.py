@@ -23,7 +23,6 @@ from ppl_gen.inference.svi import pyro_objective
 from ppl_gen.inference.svi.ensemble import (
     EVERY,
     LOOKS,
-    MIN_TERMS,
     PART_ROWS,
     SHARE,
     Objective,
@@ -32,6 +31,7 @@ from ppl_gen.inference.svi.ensemble import (
     Split,
     checkpoint,
     grace_windows,
+    repeats,
     with_chain,
     without_idle,
 )
@@ -55,7 +55,7 @@ def run(
     :raises FitError: a member's loss stopped being a finite number before there were any weights to keep.
     """
     view = pair.data if pair.data is not None else data.view("pyro")
-    split = Split.of(len(data), settings, seed)
+    split = Split.of(len(data), settings, seed, pair)
     assert pair.initialize is not None
     start, idle = without_idle(pair, pair.initialize(view, seed, settings.num_members), view)
     start |= {} if objective is None else objective.extra
@@ -246,7 +246,7 @@ class _Program:
         """(M,): the same loss of each member's validation rows, and its parts (M, 2); random draws are the same at each
         call."""
         if self.pair.noising is not None:  # several times of each row
-            rows = rows.repeat(1, -(-MIN_TERMS // rows.shape[1]))
+            rows = rows.repeat(1, repeats(self.pair, rows.shape[1]))
         total, parts = torch.zeros(len(weights)), torch.zeros(len(weights), 2)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ppl_gen.models.diffusion import Diffusion
 
 UNITS = ("real_shift", "real_log_scale", "count_input_shift", "count_input_log_scale")
+SCORE_LEVEL = 4.6  # log signal-to-noise ratio, that scores are told at: noise of a tenth, by which errors are divided
 PATH_STEPS = 250  # of the chain that is drawn in continuous time
 SHARES = 32  # pieces of a learned schedule
 FREQUENCIES = 8  # of the features of a log signal-to-noise ratio

@@ -17,7 +17,7 @@ from ppl_gen.backends.pyro_probability_flow import OF_REAL_ROWS, ProbabilityFlow
 from ppl_gen.family import Pair
 from ppl_gen.models.diffusion import pyro_denoiser as denoiser
 from ppl_gen.models.diffusion import pyro_schedule as schedule
-from ppl_gen.models.diffusion.architecture import UNITS, Architecture, initialize, inputs, resolve
+from ppl_gen.models.diffusion.architecture import SCORE_LEVEL, UNITS, Architecture, initialize, inputs, resolve
 from ppl_gen.models.diffusion.pyro_chain import ReverseChain, marginal, normal, posterior
 from ppl_gen.models.diffusion.pyro_encoding import Rows, encode
 from ppl_gen.models.diffusion.pyro_proposal import Proposal
@@ -35,14 +35,14 @@ def build_pair(family: Diffusion, schema: Schema, num_obs: int) -> Pair:
     """The pair for tables of this schema: the model has the denoiser, the guide the noise."""
     architecture = resolve(family, schema)
     noising = denoiser.noising(architecture)
-    exact, counts = architecture.is_real.all(), any(group.kind == "count" for group in architecture.groups)
+    exact = bool(architecture.is_real.all())
     hooks: dict[str, Any] = {name: partial(hook, noising) for name, hook in OF_REAL_ROWS.items() if exact}
     return Pair(
         family=family, backend="pyro", has_weights=True, noising=noising,
         model=partial(model, architecture), collapsed=partial(density, architecture, noising),
         guide=partial(guide, architecture), initialize=partial(initialize, architecture),
         idle=lambda view: tuple(name for name in UNITS if name in architecture.layout),
-        local=() if exact else ("z_0",), proposal=partial(proposal, architecture) if counts else None, **hooks,
+        local=() if exact else ("z_0",), proposal=None if exact else partial(proposal, architecture), **hooks,
         score_function=partial(score_function, architecture) if architecture.is_real.any() else None,
     )  # fmt: skip
 
@@ -171,10 +171,11 @@ def _even_terms(architecture: Architecture, weights: Weights, step: schedule.Ste
 
 
 def score_function(architecture: Architecture, weights: Weights, view: View) -> torch.Tensor:
-    r"""(n, D): :math:`-\hat\epsilon / \sigma` of real columns at the greatest log signal-to-noise ratio, in model
-    space; NaN of others. It is the gradient of the log density of rows with the noise that is left at t = 0."""
+    r"""(n, D): :math:`-\hat\epsilon / \sigma` of real columns, in model space; NaN of others. It is the gradient of
+    the log density of rows with noise of a tenth of a standard deviation: with much less the network's own errors,
+    which are divided by it, are greater than the score (measured on normal data: 13 % of it here, 570 % at t = 0)."""
     e = encode(architecture, weights, view.x)
-    log_snr = torch.tensor(architecture.log_snr_range[1], dtype=e.dtype)
+    log_snr = torch.tensor(min(SCORE_LEVEL, architecture.log_snr_range[1]), dtype=e.dtype)
     alpha = torch.sqrt(torch.sigmoid(log_snr))
     found = denoiser.denoise(architecture, weights, alpha * e, log_snr, view.context)
     (real,) = (group for group in architecture.groups if group.kind == "real")
