@@ -20,6 +20,9 @@ guide are fitted together, by one of two bounds, with the family's :math:`\beta`
 :math:`\mathrm{KL}_j` is that of dimension j of z, averaged over the rows of a step, in closed form between normals, and
 :math:`\lambda` the free bits (Kingma et al. 2016, arXiv:1606.04934, eq. 15; Burda, Grosse & Salakhutdinov 2016,
 arXiv:1509.00519, eq. 8).
+
+Of a diffusion model the guide is given, and the bound is that of its chain, with KL divergences in closed form and one
+time of each row in a step; validation rows are taken at several times each, the same ones at every look.
 """
 
 from __future__ import annotations

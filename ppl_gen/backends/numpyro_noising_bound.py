@@ -35,6 +35,7 @@ def bounds(pair: Pair, posterior: Mapping[str, np.ndarray], view: View, points: 
     """(draws, sets, rows): the bound of each row by each set of points (K, 1 + F)."""
 
     def one(parameters: Any, points: jax.Array, view: View) -> jax.Array:
+        assert pair.noising is not None
         found = terms(pair.noising, parameters, view, points)
         total = found.reconstruction - found.diffusion - found.prior
         return total.reshape(NUM_SETS, -1, total.shape[-1]).mean(1)

@@ -21,6 +21,7 @@ def codes(pair: Pair, parameters: Mapping[str, np.ndarray], view: View) -> np.nd
     """(n, F): z_1 of rows."""
 
     def run(parameters: Any, x: jax.Array, context: jax.Array | None) -> jax.Array:
+        assert pair.noising is not None
         return code_of(pair.noising, parameters, x, context)
 
     program = pair.cached("noising_codes", lambda: jax.jit(run))
@@ -34,6 +35,7 @@ def decoded(
     """(n, D): rows of codes (n, F)."""
 
     def run(parameters: Any, values: jax.Array, context: jax.Array | None) -> jax.Array:
+        assert pair.noising is not None
         return row_of(pair.noising, parameters, values, context)
 
     program = pair.cached("noising_rows", lambda: jax.jit(run))

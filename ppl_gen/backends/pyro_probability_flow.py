@@ -203,7 +203,7 @@ def _field(
 
 
 # Hooks of a pair for tables of real columns, ``(noising, parameters, ...)``.
-OF_REAL_ROWS = {
+OF_REAL_ROWS: dict[str, Callable[..., Any]] = {
     "log_prob_error": log_prob_error, "log_prob_with_error": log_prob_with_error, "to_uniform": to_uniform,
     "from_uniform": from_uniform,
 }  # fmt: skip
