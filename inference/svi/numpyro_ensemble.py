@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpyro import handlers
 from numpyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from ppl_gen.backends import numpyro_ops
@@ -125,11 +126,13 @@ class _Program:
                 "count": jnp.zeros((), int)}  # fmt: skip
 
     def _loss(
-        self, weights: Mapping[str, jax.Array], key: Any, rows: View, share: jax.Array | float = 1.0
-    ) -> tuple[jax.Array, jax.Array]:
+        self, weights: Mapping[str, jax.Array], key: Any, rows: View, share: jax.Array | float = 1.0,
+        whole: bool = True,
+    ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
         """Minus the bound of some rows, in nats a row, and its parts.
 
         :param share: of beta that holds yet.
+        :param whole: of a diffusion model, with the terms of its rows given z_0.
         """
         weights = {**weights, **self.idle}
         if self.objective is not None:
@@ -137,8 +140,22 @@ class _Program:
             return loss, jnp.zeros(2, loss.dtype)
         if self.pair.local and self.pair.noising is None:
             return numpyro_objective.loss(self.pair, self.settings, weights, key, rows, share)
-        found = self.elbo.loss(key, weights, self.model, self.pair.guide, rows) / len(rows.x)
+        model, guide = self.model, self.pair.guide
+        if self.pair.noising is not None and not whole:
+            model, guide = (_without_rows(part, len(rows.x), self.pair.noising.size) for part in (model, guide))
+        found = self.elbo.loss(key, weights, model, guide, rows) / len(rows.x)
         return found, jnp.zeros(2, found.dtype)
+
+    def _of_rows(self, weights: Mapping[str, jax.Array], key: Any, rows: View) -> jax.Array:
+        """What a diffusion model's loss has besides its steps', in nats a row: minus E log p(x | z_0), which no weight
+        that is trained changes."""
+        noising, weights = self.pair.noising, {**weights, **self.idle}
+        assert noising is not None
+        e = noising.encode(weights, rows.x)
+        log_snr = noising.log_snr(weights, jnp.zeros((), e.dtype))
+        noise = jnp.sqrt(jax.nn.sigmoid(-log_snr)) * jax.random.normal(key, e.shape, e.dtype)
+        found = noising.log_likelihood(weights, rows.x, jnp.sqrt(jax.nn.sigmoid(log_snr)) * e + noise)
+        return -(found if rows.weights is None else rows.weights * found).mean()
 
     def _window(
         self, state: dict[str, Any], rate: jax.Array, train: jax.Array, validation: jax.Array, view: View
@@ -150,7 +167,7 @@ class _Program:
         def step(state: dict[str, Any], rows: jax.Array) -> tuple[dict[str, Any], jax.Array]:
             key, now = jax.random.split(state["key"])
             share = jnp.minimum(1.0, state["count"] / annealing) if annealing else 1.0
-            both = jax.value_and_grad(self._loss, has_aux=True)
+            both = jax.value_and_grad(partial(self._loss, whole=False), has_aux=True)
             (loss, _), gradient = both(state["weights"], now, view.take(rows), share)
             updates, moments = self.optimizer.update(gradient, state["moments"])
             weights = jax.tree.map(lambda w, u: w - rate * u, state["weights"], updates)
@@ -172,6 +189,8 @@ class _Program:
 
         state, losses = jax.lax.scan(epoch, state, None, length=self.split.passes)
         loss = losses.mean()
+        if self.pair.noising is not None and self.objective is None:
+            loss += self._of_rows(state["mean"], state["key"], view.take(train[:PART_ROWS]))
         if not len(validation):
             return state, (loss, loss, self._validate(state, train[:PART_ROWS], view)[1])
         return state, (loss, *self._validate(state, validation, view))
@@ -192,6 +211,11 @@ class _Program:
             rest = chunk((jax.random.key(1), rows[whole:]))
             total = jax.tree.map(lambda sums, each: sums + each * (len(rows) - whole), total, rest)
         return jax.tree.map(lambda sums: sums / len(rows), total)
+
+
+def _without_rows(part: Any, number: int, size: int) -> Any:
+    """A diffusion model or its guide without z_0 and what it says of rows: steps of training need no draw of them."""
+    return handlers.block(handlers.do(part, {"z_0": jnp.zeros((number, size))}), hide=["x"])
 
 
 def _restore(monitor: Monitor, state: Any, record: Record, plateau: Plateau) -> Any:
