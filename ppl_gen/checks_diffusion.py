@@ -205,7 +205,7 @@ def _density(fit: Fit) -> list[Check]:
     from ppl_gen.evidence import Evidence
 
     score = Evidence.of(fit).score
-    if score.elbo is None:
+    if score.elbo is None or score.kind == "bound":
         return []
     gap = np.asarray(score.log_predictive - score.elbo, np.float64)
     mean, error = mean_and_error(gap[None], np.ones((1, len(gap)), bool), _weights(fit))

@@ -24,6 +24,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ppl_gen.probability_flow import MAX_EXACT
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -60,3 +62,9 @@ class Noising:
     linearize: Callable[..., Any] | None = None
     num_steps: int | None = None
     drops_context: bool = False
+
+    @property
+    def is_dear(self) -> bool:
+        """Whether the flow's density is an estimate by probes of the denoiser, which takes far longer than the bound
+        and is no surer: the bound is the number that is told then."""
+        return self.linearize is None and self.size > MAX_EXACT

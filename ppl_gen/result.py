@@ -77,8 +77,9 @@ class Fit(Generation):
             family's observation model by annealed importance sampling (some minutes of a core a thousand rows and
             member), or settings such as ``AIS(num_temperatures=1000)``; or ``"log_ratio"``, the discriminator's log
             p_data(x) - log p_model(x), which is no density. See :mod:`ppl_gen.implicit`.
-        :param method: of a diffusion model: ``"auto"``, the density of its probability flow, with the variational bound
-            beside it in ``elbo``; ``"bound"``, the variational bound of its chain alone. Others have but the first.
+        :param method: of a diffusion model: ``"flow"``, the density of its probability flow, with the variational bound
+            beside it in ``elbo``; ``"bound"``, the variational bound of its chain alone; ``"auto"``, the flow, but the
+            bound where the flow would take long (:attr:`ppl_gen.noising.Noising.is_dear`). Others have but ``"auto"``.
         :raises DataError: the table lacks a column of the training table, or a value has the wrong kind.
         """
         from ppl_gen.scoring import score

@@ -52,6 +52,9 @@ def log_prob_rows(fit: Fit, data: Data, posterior: dict[str, np.ndarray]) -> Ite
     if implicit.is_implicit(fit):
         yield from implicit.log_prob_rows(fit, data, posterior)
         return
+    if noising_scores.tells_bound(fit):
+        yield from noising_scores.bound_rows(fit, data, posterior)
+        return
     if fit.pair.local:
         found = log_weight_rows(fit, data, posterior, importance.num_particles(fit.pair), 0)
         yield from ((rows, importance.mean_density(weights)) for rows, weights in found)
@@ -131,20 +134,24 @@ def score(
     if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
         raise SettingError(f"num_particles must be a whole number of at least 1, not {num_particles!r}.")
     check_seed(seed)
-    noising_scores.check_method(fit, method)
+    method = noising_scores.resolve(fit, method)
     data = encode(fit, table)
     num_draws, num_rows = len(next(iter(fit.posterior.values()))), len(data)
     keep = num_draws * num_rows <= KEEP_VALUES if keep_draws is None else keep_draws
     if implicit.is_implicit(fit):
         return implicit.score(fit, data, surrogate, hdi_prob=hdi_prob, keep=keep, seed=int(seed))
     if method == "bound":
-        return noising_scores.score(fit, data, hdi_prob=hdi_prob, keep=keep, num_points=num_particles, seed=int(seed))
+        return noising_scores.score(fit, data, hdi_prob=hdi_prob, keep=keep, num_points=num_particles, seed=int(seed),
+                                    p_values=p_values)  # fmt: skip
     predictive, sd, hdi = np.empty(num_rows), np.empty(num_rows), np.empty((num_rows, 2))
     kept, precisions, of_log_z, numerical = [], [], [], np.empty(num_rows)
     # A point estimate goes first among the draws, so that one pass over the rows serves both.
     point, posterior = point_draw(fit), with_point(fit)
     local = bool(fit.pair.local)
     with_error = fit.pair.log_prob_with_error is not None
+    kind = fit.family.density_for(fit.schema)
+    if kind == "bound":  # the flow is asked for by name
+        kind = "importance" if local else "exact"
     if local:
         source = log_weight_rows(fit, data, posterior, int(number), seed)
     else:
@@ -172,13 +179,13 @@ def score(
         beside = noising_scores.bounds(fit, data, point or posterior, noising_bound.BESIDE, int(seed))
         elbo, elbo_error = beside.log_predictive, beside.error
         k_hat = k_hat if importance.has_tail(int(number)) else None
-    normalized = True
+    normalized, ranks = True, p_values and not noising_scores.tells_bound(fit)
     if of_log_z:
         error, k_hat, normalized = unnormalised.precision(fit, np.concatenate(of_log_z))
     return Score(
-        log_predictive=predictive, sd=sd, hdi=hdi, kind=fit.family.density_for(fit.schema), hdi_prob=hdi_prob,
+        log_predictive=predictive, sd=sd, hdi=hdi, kind=kind, hdi_prob=hdi_prob,
         uncertainty=fit.uncertainty, log_prob=as_dataarray(fit, kept) if keep else None,
-        p_value=anomaly_p_values(fit, data, predictive) if p_values else None, steps=data.sequence_labels(),
+        p_value=anomaly_p_values(fit, data, predictive) if ranks else None, steps=data.sequence_labels(),
         num_entries=num_entries(data), discrete=is_discrete(data),
         error=error, elbo=elbo, elbo_error=elbo_error, k_hat=k_hat, normalized=normalized,
     )  # fmt: skip

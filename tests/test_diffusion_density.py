@@ -306,3 +306,50 @@ def test_both_backends_score_the_same_fit_alike(of_kinds: pg.Fit, real: pg.Fit, 
         for name in ("log_predictive", "error", "elbo", "elbo_error"):
             np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-8, atol=1e-9)
         np.testing.assert_allclose(ours.latents(table), theirs.latents(table), atol=1e-9)
+
+
+def table_of(kinds: dict[str, str], number: int = 60) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    drawn = {
+        "real": lambda: rng.normal(size=number), "count": lambda: rng.poisson(4, number),
+        "label": lambda: rng.choice(list("abcd"), number),
+    }  # fmt: skip
+    return pd.DataFrame({name: drawn[kind]() for name, kind in kinds.items()})
+
+
+@pytest.mark.parametrize(
+    ("kinds", "hidden", "density"),
+    [
+        ({f"x{j}": "real" for j in range(21)}, (4, 4), "exact"),
+        ({f"x{j}": "real" for j in range(20)}, (4, 4, 4), "exact"),
+        ({f"x{j}": "real" for j in range(21)}, (4, 4, 4), "bound"),
+        ({f"x{j}": "count" for j in range(21)}, (4,), "importance"),
+        ({f"x{j}": "label" for j in range(5)}, (4,), "importance"),
+        ({f"x{j}": "label" for j in range(6)}, (4,), "bound"),
+    ],
+)
+def test_the_bound_is_told_where_the_flow_would_take_long(kinds: dict[str, str], hidden: tuple[int, ...],
+                                                          density: str) -> None:  # fmt: skip
+    family, table = pg.Diffusion(hidden=hidden), table_of(kinds)
+    data = family.prepare(table)
+    pair = family.build("numpyro", data.schema, len(data))
+    assert pair.noising is not None
+    assert (family.density_for(data.schema), pair.noising.is_dear) == (density, density == "bound")
+
+
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+def test_bounds_told_as_densities_rank_rows_among_bounds(backend: str) -> None:
+    if backend == "pyro":
+        pytest.importorskip("torch")
+    table = table_of({f"x{j}": "label" for j in range(6)}, number=100)
+    engine = pg.SVI(num_members=1, max_steps=2, validation=0.5)
+    fit = pg.fit(pg.Diffusion(hidden=(4,)), table, engine=engine, backend=backend)
+    score, bound = fit.score(table), fit.score(table, method="bound")
+    assert score.kind == bound.kind == "bound"
+    np.testing.assert_allclose(score.log_predictive, bound.log_predictive, rtol=1e-6)
+    # Of untrained networks rows held out and rows trained on are alike, and p-values are ranks among them.
+    held_out = np.isfinite(fit.held_out)
+    assert held_out.any()
+    assert score.p_value is not None
+    assert 0 < np.nanmin(score.p_value) < 0.5 < np.nanmax(score.p_value) <= 1
+    assert fit.score(table.head(2), method="flow").kind == "importance"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppl_gen import noising_bound
 from ppl_gen.engine import Draws, out_of_bag
-from ppl_gen.probability_flow import MAX_EXACT
 
 if TYPE_CHECKING:
     from ppl_gen.data import View
@@ -150,17 +151,18 @@ class Record:
         view: View, pair: Pair, split: Split, plateau: Plateau, settings: SVI, interrupted: bool,
     ) -> Draws:  # fmt: skip
         """The members as chains of one draw each; held-out densities are those of the validation rows, each under the
-        members that did not train on it; None where they would take long.
+        members that did not train on it; bounds of them where that is what a density is told by.
 
         :param log_prob: ``(parameters, view) -> (members, rows)``.
         """
         train, validation = np.array(self.train), np.array(self.validation)
         held_out = None
-        if split.validation.shape[1] and not _is_dear(pair):
+        if split.validation.shape[1]:
             counts = np.ones((settings.num_members, len(view.x)))
             np.put_along_axis(counts, split.validation, 0, axis=1)
             rows = _held_out_alone if pair.noising is not None else _all_rows
-            held_out = out_of_bag(rows(log_prob, parameters, view, split.validation), counts)
+            how = partial(_bound, pair) if pair.noising is not None and pair.noising.is_dear else log_prob
+            held_out = out_of_bag(rows(how, parameters, view, split.validation), counts)
         best = plateau.kept if len(validation) else np.zeros(0, int)
         members = np.arange(settings.num_members)
         return Draws(
@@ -176,10 +178,9 @@ class Record:
         )  # fmt: skip
 
 
-def _is_dear(pair: Pair) -> bool:
-    """Whether a density takes so long that none are found unasked: of many numbers, by probes of the denoiser."""
-    noising = pair.noising
-    return noising is not None and noising.linearize is None and noising.size > MAX_EXACT
+def _bound(pair: Pair, parameters: Mapping[str, np.ndarray], view: View) -> np.ndarray:
+    found = noising_bound.bounds(pair, parameters, view, noising_bound.NUM_POINTS, 0)
+    return np.concatenate([each.by_draw for _, each in found], axis=1)
 
 
 def _all_rows(

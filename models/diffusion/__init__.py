@@ -54,6 +54,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ppl_gen.errors import DataError, SettingError
 from ppl_gen.network_family import NetworkFamily
+from ppl_gen.probability_flow import MAX_EXACT
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data, Schema
@@ -148,8 +149,14 @@ class Diffusion(NetworkFamily):
                      "20, at which next to no noise is")  # fmt: skip
 
     def density_for(self, schema: Schema) -> str:
-        """Exact for real columns, by the probability flow; with others z_0 has to be integrated out."""
-        return "exact" if all(c.kind == "real" for c in schema.target_columns) else "importance"
+        """Exact for real columns, by the probability flow; with others z_0 has to be integrated out. The bound where
+        the flow would take long: of more than 20 numbers without a closed form of the trace, as of a U-net."""
+        columns = schema.target_columns
+        size = sum(len(c.categories or ()) if c.kind == "categorical" else 1 for c in columns)
+        labels = any(c.kind in ("binary", "categorical") for c in columns)
+        if size > MAX_EXACT and (self.network == "unet" or len(self.hidden) > 2 or labels):
+            return "bound"
+        return "exact" if all(c.kind == "real" for c in columns) else "importance"
 
     @property
     def guide_advice(self) -> str:

@@ -69,7 +69,7 @@ def score(
     ] = None,
     method: Annotated[
         str,
-        typer.Option(metavar="NAME", help="Of diffusion models: auto (the probability flow), or bound (of the chain)."),
+        typer.Option(metavar="NAME", help="Of diffusion models: flow, bound (of the chain), or auto."),
     ] = "auto",
     surrogate: o.SurrogateOption = None,
     surrogate_settings: o.SurrogateSetOption = None,
