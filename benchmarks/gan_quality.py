@@ -51,8 +51,8 @@ def families(task: str) -> dict[str, Any]:
         "gan": pg.GAN(latent_dim=16, generator_hidden=wide, discriminator_hidden=wide),
         "vae": pg.VAE(latent_dim=16, hidden=wide, likelihood="normal", scale="shared"),
         "flow": pg.Flow("realnvp", num_layers=6, hidden=(wide[0],)),
-        "diffusion": pg.Diffusion(hidden=wide, weighting="simple"),
-        "diffusion, U-net": pg.Diffusion(network="unet", channels=(16, 32), weighting="simple"),
+        "diffusion": pg.Diffusion(hidden=wide),
+        "diffusion, U-net": pg.Diffusion(network="unet", channels=(16, 32)),
     }
 
 

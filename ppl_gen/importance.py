@@ -25,6 +25,7 @@ from scipy.stats import qmc
 
 from ppl_gen import backends
 from ppl_gen.metrics import pareto_k
+from ppl_gen.probability_flow import NUM_PROBES
 
 if TYPE_CHECKING:
     from ppl_gen.family import Pair
@@ -90,6 +91,8 @@ def log_weights(
         return
     uniforms = points(num_particles, ops.local_size(pair, posterior, view.take(slice(0, 1))), seed)
     size = CHUNK_VALUES // (len(uniforms) * len(next(iter(posterior.values()))))
+    if pair.noising is not None and pair.noising.is_dear:
+        size //= pair.noising.size * NUM_PROBES  # what a row's trace takes
     for rows, window in windows(num_rows, size):
         found = ops.log_weights(pair, posterior, view.take(window), uniforms, seed)
         yield rows, found[:, :, rows.start - window.start :].astype(np.float64)

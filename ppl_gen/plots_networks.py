@@ -112,6 +112,8 @@ def draw_losses(fit: Fit, fig: Figure | SubFigure | None) -> Figure:
             ax.set_ylim(shown.min() - gap, shown.max() + gap)
     what = "minus ELBO" if fit.pair.local else "minus log likelihood"
     what = "minus log p(x | corrupted x)" if fit.pair.walk is not None else what
+    if fit.pair.noising is not None:
+        what = "minus ELBO" if getattr(fit.family, "weighs", "elbo") == "elbo" else "weighted loss of the chain"
     fig.axes[0].set_ylabel(f"{what}, nats {fit.train.a_unit}")
     handles = [Line2D([], [], color=INK, linestyle="--", linewidth=0.6, label=f"training {fit.train.unit}s")]
     if has_validation:

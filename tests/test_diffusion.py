@@ -188,7 +188,7 @@ def test_the_loss_is_the_bound_with_one_step_of_each_row(backend: str, options: 
     else:
         before = np.asarray(noising.log_snr(weights, array(backend, t - 1 / number)))
         steps = 0.5 * number * (np.exp(before) - snr) * error
-    steps = {"elbo": steps, "simple": snr * error, "min_snr": np.minimum(snr, 5) * error}[family.weighting]
+    steps = {"elbo": steps, "simple": snr * error, "min_snr": np.minimum(snr, 5) * error}[family.weighs]
     prior = 0.5 * (expit(LEAST) * e**2 + expit(-LEAST) - 1 - np.log(expit(-LEAST))).sum(-1)
     scale = np.exp(np.asarray(weights["real_log_scale"]))
     centre = np.asarray(weights["real_shift"]) + scale * values["z_0"] / np.sqrt(expit(GREATEST))

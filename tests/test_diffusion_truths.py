@@ -30,7 +30,7 @@ def test_normal_data_gets_its_closed_form(backend: str) -> None:
     rng = np.random.default_rng(0)
     x, fresh = (rng.multivariate_normal(MEAN, COVARIANCE, number) for number in (ROWS, 400))
     engine = pg.SVI(num_members=1, max_steps=800, batch_size=512)
-    fit = pg.fit(pg.Diffusion(hidden=(32, 32), weighting="simple"), x, backend=backend, engine=engine, seed=0)
+    fit = pg.fit(pg.Diffusion(hidden=(32, 32)), x, backend=backend, engine=engine, seed=0)
     truth = multivariate_normal(MEAN, COVARIANCE).logpdf(fresh)
     score = fit.score(fresh)
     # Five moments fitted to 3,000 rows alone are off by 5 / (2 * 3,000) = 0.001 nats in the mean.
@@ -49,6 +49,6 @@ def test_mixture_is_learnt_to_within_a_twentieth_of_a_nat() -> None:
     rng = np.random.default_rng(0)
     x, fresh = mixture_rows(ROWS, rng), mixture_rows(1_000, rng)
     engine = pg.SVI(num_members=1, max_steps=2_000)
-    fit = pg.fit(pg.Diffusion(hidden=(64, 64), weighting="simple"), x, engine=engine, seed=0)
+    fit = pg.fit(pg.Diffusion(hidden=(64, 64)), x, engine=engine, seed=0)
     lacking = mixture_log_density(fresh) - fit.score(fresh).log_predictive  # its mean is KL(truth || model)
     assert -4 * lacking.std() / np.sqrt(len(fresh)) < lacking.mean() < 0.05

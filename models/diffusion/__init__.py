@@ -64,7 +64,7 @@ __all__ = ["Diffusion"]
 SCHEDULES = ("cosine", "linear", "learned")
 PARAMETRIZATIONS = ("velocity", "noise", "data", "score")
 NETWORKS = ("mlp", "unet")
-WEIGHTINGS = ("elbo", "simple", "min_snr")
+WEIGHTINGS = ("auto", "elbo", "simple", "min_snr")
 NO_IMAGES = (
     "network='unet' models images, arrays (n, h, w) or (n, h, w, c), and this is a table: reshape it, as in "
     "x.reshape(-1, 28, 28), or choose network='mlp'."
@@ -88,7 +88,8 @@ class Diffusion(NetworkFamily):
     :param channels: of ``"unet"``: channels of its levels, each of half the height and width of the one before.
     :param weighting: of the terms of the bound in training: ``"elbo"`` leaves them as they are; ``"simple"`` weighs the
         errors of the noise evenly over time (Ho et al. 2020, eq. 14); ``"min_snr"`` those of the row by
-        min(SNR, 5) (Hang et al. 2023, arXiv:2303.09556, sec. 3.4). Scores are those of the same chain in any case.
+        min(SNR, 5) (Hang et al. 2023, arXiv:2303.09556, sec. 3.4). ``"auto"`` is ``"simple"``, whose gradients vary
+        less, and ``"elbo"`` with a learned schedule, which evens them. Scores are those of the same chain in any case.
     :param condition_on: columns y of the table, of any kind, that are not modelled: the network reads them, and the
         density is p(x | y).
     :param condition_dropout: probability that a row's conditions are hidden from the network in a training step, so
@@ -111,7 +112,7 @@ class Diffusion(NetworkFamily):
     network: str = "mlp"
     hidden: tuple[int, ...] = (128, 128)
     channels: tuple[int, ...] = (32, 64)
-    weighting: str = "elbo"
+    weighting: str = "auto"
     condition_on: tuple[str, ...] = ()
     condition_dropout: float = 0.1
     log_snr_range: tuple[float, float] = (-10.0, 10.0)
@@ -133,7 +134,7 @@ class Diffusion(NetworkFamily):
         self.refuse_idle(["hidden"], self.network == "mlp", "network='mlp'")
         self.refuse_idle(["channels"], self.network == "unet", "network='unet'")
         self._check_range()
-        if self.schedule == "learned" and self.weighting != "elbo":
+        if self.schedule == "learned" and self.weighting not in ("auto", "elbo"):
             raise SettingError(
                 f"Diffusion: schedule='learned' is fitted by the evidence lower bound, of which weighting="
                 f"{self.weighting!r} makes another loss: use weighting='elbo', or schedule='cosine' or 'linear'."
@@ -147,6 +148,13 @@ class Diffusion(NetworkFamily):
         self.require("log_snr_range", ok and -20 <= value[0] <= -4 and 4 <= value[1] <= 20,
                      "two numbers: one from -20 to -4, at which next to nothing of a row is left, and one from 4 to "
                      "20, at which next to no noise is")  # fmt: skip
+
+    @property
+    def weighs(self) -> str:
+        """The weighting that is meant."""
+        if self.weighting == "auto":
+            return "elbo" if self.schedule == "learned" else "simple"
+        return self.weighting
 
     def density_for(self, schema: Schema) -> str:
         """Exact for real columns, by the probability flow; with others z_0 has to be integrated out. The bound where

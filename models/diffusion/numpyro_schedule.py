@@ -77,11 +77,11 @@ def step_at(architecture: Architecture, weights: Weights, u: jax.Array, num_rows
         if family.schedule == "learned":  # its shares have a gradient of their own
             weights = {**weights, "schedule_raw": jax.lax.stop_gradient(weights["schedule_raw"])}
         at, rate = with_slope(architecture, weights, t)
-        return Step(at, None, rate, weight(family.weighting, at, rate))
+        return Step(at, None, rate, weight(family.weighs, at, rate))
     index = jnp.minimum(jnp.floor(t * number), number - 1) + 1
     at, before = (log_snr(architecture, weights, i / number) for i in (index, index - 1))
     rate = number * jnp.expm1(before - at)
-    return Step(at, before, rate, number * weight(family.weighting, at, rate))
+    return Step(at, before, rate, number * weight(family.weighs, at, rate))
 
 
 def weight(weighting: str, log_snr: jax.Array, rate: jax.Array) -> jax.Array:

@@ -76,11 +76,11 @@ def step_at(architecture: Architecture, weights: Weights, u: torch.Tensor, num_r
         if family.schedule == "learned":  # its shares have a gradient of their own
             weights = {**weights, "schedule_raw": weights["schedule_raw"].detach()}
         at, rate = with_slope(architecture, weights, t)
-        return Step(at, None, rate, weight(family.weighting, at, rate))
+        return Step(at, None, rate, weight(family.weighs, at, rate))
     index = torch.floor(t * number).clamp(max=number - 1) + 1
     at, before = (log_snr(architecture, weights, i / number) for i in (index, index - 1))
     rate = number * torch.expm1(before - at)
-    return Step(at, before, rate, number * weight(family.weighting, at, rate))
+    return Step(at, before, rate, number * weight(family.weighs, at, rate))
 
 
 def weight(weighting: str, log_snr: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
