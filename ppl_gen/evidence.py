@@ -206,6 +206,8 @@ class Khat(NamedTuple):
 
 def posterior_khat(fit: Fit) -> Khat | None:
     """The k-hats of PSIS-LOO in short; None where the draws do not stand for a posterior."""
+    if fit.uncertainty not in ("posterior", "guide"):
+        return None
     loo = Evidence.of(fit).loo
     if loo is None:
         return None

@@ -6,8 +6,11 @@ r"""A classifier of noisy rows, which guides the reverse chain of an uncondition
 (Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4; Song et al. 2021, arXiv:2011.13456, eq. 14). At w = 1 and a right
 classifier these are the rows with this label; above it those of which it is surest.
 
-It is a perceptron of z and of features of the noise level, trained by cross-entropy on rows to which noise of all
-levels is added, as the diffusion model's guide adds it, and stopped by rows that were held out.
+It is a perceptron of z and of features of the noise level, whose logits are :math:`b + \alpha f(z, \lambda)`: as the
+signal goes their slopes go with it, as those of :math:`\log p(y \mid z)` do. Slopes that are a little off at all of the
+noisiest levels would add up to rows far away (measured: a normal of standard deviation 10 got one of 14). It is trained
+by cross-entropy on rows to which noise of all levels is added, as the diffusion model's guide adds it, and stopped by
+rows that were held out.
 """
 
 from __future__ import annotations

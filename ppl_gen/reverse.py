@@ -10,6 +10,7 @@ import numpy as np
 
 from ppl_gen import guidance as guidances
 from ppl_gen import samplers
+from ppl_gen.errors import FitError, SettingError
 from ppl_gen.registry import import_backend
 
 if TYPE_CHECKING:
@@ -73,6 +74,12 @@ def draw(
     """(len(index), D): row i by member ``index[i]``, given ``context[i]``, in model space."""
     sampler, guidance = choice or Choice(samplers.Sampler(), None)
     found: np.ndarray = module(pair.backend).draw(pair, posterior, np.asarray(index), seed, context, sampler, guidance)
+    lost = ~np.isfinite(found).all(1)
+    if lost.any():
+        of = f"{lost.sum():,} of {len(found):,} rows grew beyond all numbers on their way"
+        if guidance is None:
+            raise FitError(f"{of}: take more steps (num_steps), or train the model longer.")
+        raise SettingError(f"{of}: guidance={guidance.weight:g} drives them there, so lower it.")
     return found
 
 

@@ -69,9 +69,9 @@ class Sampler(Settings):
         self.require("eta", number and 0 <= self.eta <= 1, "a number from 0 to 1")
         self.require_integer("num_corrections", 1)
         self.require_number("correction", 0, 1)
-        self.refuse_idle(("eta",), self.method == "ddim", "method='ddim'")
+        self.refuse_idle(("eta",), self.method == "ddim", "the sampler 'ddim'")
         corrects = self.method == "predictor_corrector"
-        self.refuse_idle(("num_corrections", "correction"), corrects, "method='predictor_corrector'")
+        self.refuse_idle(("num_corrections", "correction"), corrects, "the sampler 'predictor_corrector'")
 
     @property
     def noise(self) -> float:

@@ -179,6 +179,10 @@ def score(
         beside = noising_scores.bounds(fit, data, point or posterior, noising_bound.BESIDE, int(seed))
         elbo, elbo_error = beside.log_predictive, beside.error
         k_hat = k_hat if importance.has_tail(int(number)) else None
+        lost = np.isneginf(predictive)  # too far out for any arithmetic
+        if lost.any():
+            elbo = np.where(lost, -np.inf, elbo)
+            error, elbo_error = (np.where(lost, np.inf, each) for each in (error, elbo_error))
     normalized, ranks = True, p_values and not noising_scores.tells_bound(fit)
     if of_log_z:
         error, k_hat, normalized = unnormalised.precision(fit, np.concatenate(of_log_z))

@@ -12,6 +12,7 @@ from scipy.special import expit, log_softmax, logsumexp
 from scipy.stats import norm
 
 import ppl_gen as pg
+from ppl_gen.family import _build
 from ppl_gen.models.diffusion.architecture import SHARES, resolve
 
 BACKENDS = ("numpyro", "pyro")
@@ -403,3 +404,18 @@ def test_its_density_is_exact_of_real_columns_only() -> None:
         pg.Data.from_table(mixed(), condition_on=("p", "k", "b", "q")).schema
     ) == "exact"  # fmt: skip
     assert resolve(FAMILY, data[1]).size == 10
+
+
+@each_backend
+def test_a_fit_does_not_depend_on_those_before_it(backend: str) -> None:
+    """Compiled programs are kept for tables of one shape; units, which are not trained, are those of each table."""
+    rng, engine = np.random.default_rng(0), pg.SVI(num_members=1, max_steps=3)
+    one, other = (pd.DataFrame({"x": scale * rng.normal(size=60), "n": rng.poisson(scale, 60)}) for scale in (1, 30))
+    family = pg.Diffusion(hidden=(4,))
+    alone = pg.fit(family, other, engine=engine, backend=backend, seed=0)
+    _build.cache_clear()
+    pg.fit(family, one, engine=engine, backend=backend, seed=0)
+    after = pg.fit(family, other, engine=engine, backend=backend, seed=0)
+    for name, value in alone.posterior.items():
+        np.testing.assert_array_equal(after.posterior[name], value)
+    np.testing.assert_array_equal(after.draws.losses, alone.draws.losses)

@@ -298,7 +298,7 @@ def test_what_a_fit_can_not_be_guided_by_is_refused(plain: pg.Fit, options: dict
 
 
 def test_other_refusals(plain: pg.Fit, conditional: pg.Fit, mixed: pd.DataFrame) -> None:
-    with pytest.raises(SettingError, match="eta is of method='ddim' alone"):
+    with pytest.raises(SettingError, match="eta is of the sampler 'ddim' alone"):
         pg.Sampler(eta=0.5)
     with pytest.raises(SettingError, match="needs no classifier"):
         conditional.train_classifier(mixed, "kind")

@@ -60,10 +60,11 @@ def run(
     shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(view))
     key = ("ensemble", settings, split.train.shape, split.validation.shape, jax.tree.structure(view), shapes,
            jnp.result_type(float), None if objective is None else objective.key)  # fmt: skip
-    program = pair.cached(key, lambda: _Program(pair, settings, split, idle, objective))
+    program = pair.cached(key, lambda: _Program(pair, settings, split, objective))
     keys = jax.random.split(jax.random.key(seed), settings.num_members)
     weights = [{name: jnp.asarray(value[i], dtype=float) for name, value in start.items()} for i in members]
-    states = [program.begin(weights[i], keys[i]) for i in members]
+    fixed = {name: jnp.asarray(value[0], dtype=float) for name, value in idle.items()}
+    states = [program.begin(weights[i], keys[i], fixed) for i in members]
     plateau = Plateau(settings.num_members, settings.patience, grace_windows(settings, split))
     best, record, interrupted = weights, Record(), False
     states, best = _restore(monitor, (states, best), record, plateau)
@@ -108,10 +109,9 @@ class _Program:
         pair: Pair,
         settings: SVI,
         split: Split,
-        idle: Mapping[str, np.ndarray],
         objective: Objective | None = None,
     ) -> None:
-        self.idle, self.objective = {name: value[0] for name, value in idle.items()}, objective
+        self.objective = objective
         self.pair, self.settings, self.split = pair, settings, split
         # Of a diffusion model the bound of the chain, not the density of its probability flow.
         self.elbo, self.model = (
@@ -121,20 +121,22 @@ class _Program:
         self.begin = jax.jit(self._begin)
         self.window = CompiledOnce(self._window)
 
-    def _begin(self, weights: Mapping[str, jax.Array], key: Any) -> dict[str, Any]:
+    def _begin(self, weights: Mapping[str, jax.Array], key: Any, idle: Mapping[str, jax.Array]) -> dict[str, Any]:
         return {"weights": weights, "mean": weights, "moments": self.optimizer.init(weights), "key": key,
-                "count": jnp.zeros((), int)}  # fmt: skip
+                "count": jnp.zeros((), int), "idle": idle}  # fmt: skip
 
     def _loss(
-        self, weights: Mapping[str, jax.Array], key: Any, rows: View, share: jax.Array | float = 1.0,
-        whole: bool = True,
+        self, weights: Mapping[str, jax.Array], idle: Mapping[str, jax.Array], key: Any, rows: View,
+        share: jax.Array | float = 1.0, whole: bool = True,
     ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
         """Minus the bound of some rows, in nats a row, and its parts.
 
+        :param idle: the weights that are not trained. They are those of this run's rows, so no constants of a program
+            that other runs share.
         :param share: of beta that holds yet.
         :param whole: of a diffusion model, with the terms of its rows given z_0.
         """
-        weights = {**weights, **self.idle}
+        weights = {**weights, **idle}
         if self.objective is not None:
             loss = self.objective.loss(self.pair, weights, rows, key)
             return loss, jnp.zeros(2, loss.dtype)
@@ -149,7 +151,7 @@ class _Program:
     def _of_rows(self, weights: Mapping[str, jax.Array], key: Any, rows: View) -> jax.Array:
         """What a diffusion model's loss has besides its steps', in nats a row: minus E log p(x | z_0), which no weight
         that is trained changes."""
-        noising, weights = self.pair.noising, {**weights, **self.idle}
+        noising = self.pair.noising
         assert noising is not None
         e = noising.encode(weights, rows.x)
         log_snr = noising.log_snr(weights, jnp.zeros((), e.dtype))
@@ -168,7 +170,7 @@ class _Program:
             key, now = jax.random.split(state["key"])
             share = jnp.minimum(1.0, state["count"] / annealing) if annealing else 1.0
             both = jax.value_and_grad(partial(self._loss, whole=False), has_aux=True)
-            (loss, _), gradient = both(state["weights"], now, view.take(rows), share)
+            (loss, _), gradient = both(state["weights"], state["idle"], now, view.take(rows), share)
             updates, moments = self.optimizer.update(gradient, state["moments"])
             weights = jax.tree.map(lambda w, u: w - rate * u, state["weights"], updates)
             count = state["count"] + 1
@@ -179,7 +181,7 @@ class _Program:
                 lambda mean: mean,
                 state["mean"],
             )
-            return {"weights": weights, "mean": mean, "moments": moments, "key": key, "count": count}, loss
+            return {**state, "weights": weights, "mean": mean, "moments": moments, "key": key, "count": count}, loss
 
         def epoch(state: dict[str, Any], _: None) -> tuple[dict[str, Any], jax.Array]:
             key, now = jax.random.split(state["key"])
@@ -190,7 +192,7 @@ class _Program:
         state, losses = jax.lax.scan(epoch, state, None, length=self.split.passes)
         loss = losses.mean()
         if self.pair.noising is not None and self.objective is None:
-            loss += self._of_rows(state["mean"], state["key"], view.take(train[:PART_ROWS]))
+            loss += self._of_rows(state["mean"] | state["idle"], state["key"], view.take(train[:PART_ROWS]))
         if not len(validation):
             return state, (loss, loss, self._validate(state, train[:PART_ROWS], view)[1])
         return state, (loss, *self._validate(state, validation, view))
@@ -202,7 +204,7 @@ class _Program:
         whole = len(rows) // size * size
 
         def chunk(part: tuple[Any, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            return self._loss(state["mean"], part[0], view.take(part[1]))
+            return self._loss(state["mean"], state["idle"], part[0], view.take(part[1]))
 
         keys = jax.random.split(jax.random.key(0), whole // size)
         found = jax.lax.map(chunk, (keys, rows[:whole].reshape(-1, size)))

@@ -67,7 +67,8 @@ def run(
         shapes = tuple(None if leaf is None else tuple(leaf.shape) for leaf in view)
         key = ("ensemble", settings, split.batch_size, torch.get_default_dtype(), shapes,
                None if objective is None else objective.key)  # fmt: skip
-        program = pair.cached(key, lambda: _Program(pair, settings, start, idle, objective))
+        program = pair.cached(key, lambda: _Program(pair, settings, start, objective))
+        program.hold(idle)
         state = _State(program.flatten(start), settings)
         state.restore(monitor, record, plateau)
         train, validation = torch.as_tensor(split.train), torch.as_tensor(split.validation)
@@ -165,16 +166,21 @@ class _Program:
     """The recorded pieces of training for one pair and one size of mini-batch."""
 
     def __init__(
-        self, pair: Pair, settings: SVI, start: Mapping[str, np.ndarray], idle: Mapping[str, np.ndarray],
+        self, pair: Pair, settings: SVI, start: Mapping[str, np.ndarray],
         objective: Objective | None = None,
     ) -> None:  # fmt: skip
         self.objective = objective
-        self.idle = {n: torch.as_tensor(v[0], dtype=torch.get_default_dtype()) for n, v in idle.items()}
+        self.idle: Tensors = {}
         self.pair, self.settings = pair, settings
         self.shapes = {name: value.shape[1:] for name, value in start.items()}
         self.sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
         self.gradient: Callable[..., Any] | None = None
         self.is_recorded = False  # else handlers of Pyro run, whose stack threads would share
+
+    def hold(self, idle: Mapping[str, np.ndarray]) -> None:
+        """Take a run's weights that are not trained: those of its rows, so no constants of the recorded program, which
+        other runs share."""
+        self.idle = {name: torch.as_tensor(value[0], dtype=torch.get_default_dtype()) for name, value in idle.items()}
 
     def flatten(self, values: Mapping[str, np.ndarray]) -> torch.Tensor:
         """(M, number of weights) of {name: (M, *shape)}."""
@@ -187,13 +193,13 @@ class _Program:
         return {name: part.reshape((*vector.shape[:-1], *shape)) for (name, shape), part in parts}
 
     def _loss(
-        self, vector: torch.Tensor, rows: View, share: torch.Tensor | float = 1.0
+        self, vector: torch.Tensor, rows: View, share: torch.Tensor | float = 1.0, idle: Tensors | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Minus the bound of some rows under one member, in nats a row, and its parts.
 
         :param share: of beta that holds yet.
         """
-        weights = {**self.unflatten(vector), **self.idle}
+        weights = {**self.unflatten(vector), **(self.idle if idle is None else idle)}
         if self.objective is not None:
             return self.objective.loss(self.pair, weights, rows), torch.zeros(2)
         if self.pair.noising is not None:  # the bound of the chain, not the density of its probability flow
@@ -217,8 +223,9 @@ class _Program:
         size = len(weights) if draws else 1
 
         def function(weights: torch.Tensor, rows: torch.Tensor, share: torch.Tensor, *leaves: torch.Tensor) -> Any:
-            batch = view._replace(**dict(zip(arrays, leaves, strict=True))).take(rows)
-            both = torch.func.grad_and_value(self._loss, has_aux=True)
+            batch = view._replace(**dict(zip(arrays, leaves[: len(arrays)], strict=True))).take(rows)
+            idle = dict(zip(self.idle, leaves[len(arrays) :], strict=True))
+            both = torch.func.grad_and_value(partial(self._loss, idle=idle), has_aux=True)
             axes = (0, _axes(batch), None)
             if size == 1:  # a product of two matrices is faster than a batch of one such
                 found, (loss, _) = both(weights[0], batch.take(0), share)
@@ -228,7 +235,7 @@ class _Program:
             norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
             return gradient * (self.settings.clip / norm.clamp(min=self.settings.clip)), loss
 
-        leaves = (share, *arrays.values())
+        leaves = (share, *arrays.values(), *self.idle.values())
         if self.gradient is None:
             self.gradient = recorded(function, (weights[:size], rows[:size], *leaves))
             self.is_recorded = self.gradient is not function

@@ -28,7 +28,8 @@ def log_probs(weights: Weights, z: Any, log_snr: Any) -> jax.Array:
     last = len(weights) // 2 - 1
     for i in range(last):
         h = jax.nn.silu(h @ weights[f"weight_{i}"] + weights[f"bias_{i}"])
-    return jax.nn.log_softmax(h @ weights[f"weight_{last}"] + weights[f"bias_{last}"], -1)
+    signal = jnp.sqrt(jax.nn.sigmoid(level))
+    return jax.nn.log_softmax(signal * (h @ weights[f"weight_{last}"]) + weights[f"bias_{last}"], -1)
 
 
 def log_prob_gradient(weights: Weights, z: Any, log_snr: Any, label: Any) -> jax.Array:

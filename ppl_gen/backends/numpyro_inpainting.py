@@ -12,7 +12,7 @@ import numpy as np
 
 from ppl_gen.backends.numpyro_ops import as_jax
 from ppl_gen.backends.numpyro_programs import one_per_core
-from ppl_gen.backends.numpyro_reverse import alpha_sigma, levels
+from ppl_gen.backends.numpyro_reverse import alpha_sigma, even_levels
 
 if TYPE_CHECKING:
     from ppl_gen.inpainting import Moves
@@ -43,7 +43,7 @@ def inpaint(
 
 def _run(noising: Noising, moves: Moves, parameters: Any, e: Any, observed: Any, context: Any, key: Any) -> Any:
     count, (number, size) = moves.num_particles, e.shape
-    log_snr = levels(noising, parameters, "ode", moves.steps_of(noising))
+    log_snr = even_levels(noising, parameters, moves.num_steps)
     given = None if context is None else jnp.tile(context, (count, 1))
     gaps = jnp.diff(log_snr)
     ratios = jnp.concatenate([jnp.zeros(1, gaps.dtype), gaps[1:] / (2 * gaps[:-1])])

@@ -47,12 +47,18 @@ def levels(noising: Noising, parameters: Mapping[str, Any], method: str, num_ste
     """(N + 1,) log signal-to-noise ratios, rising."""
     if noising.num_steps is not None:
         return noising.log_snr(parameters, jnp.asarray(times(num_steps, noising.num_steps), float))
-    ends, way = noising.log_snr(parameters, jnp.asarray([1.0, 0.0])), jnp.linspace(0.0, 1.0, num_steps + 1)
     if method == "ode":
-        return ends[0] + way * (ends[1] - ends[0])
+        return even_levels(noising, parameters, num_steps)
+    ends, way = noising.log_snr(parameters, jnp.asarray([1.0, 0.0])), jnp.linspace(0.0, 1.0, num_steps + 1)
     angles = jnp.arctan(jnp.exp(-ends / 2))
     inner = -2 * jnp.log(jnp.tan(angles[0] + way[1:-1] * (angles[1] - angles[0])))
     return jnp.concatenate([ends[:1], inner, ends[1:]])
+
+
+def even_levels(noising: Noising, parameters: Mapping[str, Any], num_steps: int) -> jax.Array:
+    """(N + 1,) log signal-to-noise ratios at even distances, rising, whatever the levels of the model."""
+    ends = noising.log_snr(parameters, jnp.asarray([1.0, 0.0]))
+    return ends[0] + jnp.linspace(0.0, 1.0, num_steps + 1) * (ends[1] - ends[0])
 
 
 def step(z: Any, estimate: Any, log_snr: Any, target: Any, eta: float, noise: Any) -> jax.Array:

@@ -29,7 +29,8 @@ def log_probs(weights: Weights, z: torch.Tensor, log_snr: torch.Tensor) -> torch
     last = len(weights) // 2 - 1
     for i in range(last):
         h = torch.nn.functional.silu(h @ weights[f"weight_{i}"] + weights[f"bias_{i}"])
-    return torch.log_softmax(h @ weights[f"weight_{last}"] + weights[f"bias_{last}"], -1)
+    signal = torch.sqrt(torch.sigmoid(level))
+    return torch.log_softmax(signal * (h @ weights[f"weight_{last}"]) + weights[f"bias_{last}"], -1)
 
 
 def log_prob_gradient(weights: Weights, z: torch.Tensor, log_snr: torch.Tensor, label: Any) -> torch.Tensor:

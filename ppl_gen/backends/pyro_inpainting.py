@@ -14,7 +14,7 @@ import torch
 
 from ppl_gen.backends.pyro_ops import as_tensor
 from ppl_gen.backends.pyro_programs import sandbox
-from ppl_gen.backends.pyro_reverse import alpha_sigma, levels
+from ppl_gen.backends.pyro_reverse import alpha_sigma, even_levels
 
 if TYPE_CHECKING:
     from ppl_gen.inpainting import Moves
@@ -45,7 +45,7 @@ def inpaint(
 
 def _run(noising: Noising, moves: Moves, parameters: Any, e: Any, observed: Any, context: Any) -> Any:
     count, (number, size) = moves.num_particles, e.shape
-    log_snr = levels(noising, parameters, "ode", moves.steps_of(noising))
+    log_snr = even_levels(noising, parameters, moves.num_steps)
     given = None if context is None else context.repeat(count, 1)
     gaps = torch.diff(log_snr)
     ratios = torch.cat([gaps.new_zeros(1), gaps[1:] / (2 * gaps[:-1])])

@@ -44,12 +44,18 @@ def levels(noising: Noising, parameters: Mapping[str, Any], method: str, num_ste
     """(N + 1,) log signal-to-noise ratios, rising."""
     if noising.num_steps is not None:
         return noising.log_snr(parameters, as_tensor(times(num_steps, noising.num_steps)))
-    ends, way = noising.log_snr(parameters, as_tensor([1.0, 0.0])), as_tensor(np.linspace(0.0, 1.0, num_steps + 1))
     if method == "ode":
-        return ends[0] + way * (ends[1] - ends[0])
+        return even_levels(noising, parameters, num_steps)
+    ends, way = noising.log_snr(parameters, as_tensor([1.0, 0.0])), as_tensor(np.linspace(0.0, 1.0, num_steps + 1))
     angles = torch.arctan(torch.exp(-ends / 2))
     inner = -2 * torch.log(torch.tan(angles[0] + way[1:-1] * (angles[1] - angles[0])))
     return torch.cat([ends[:1], inner, ends[1:]])
+
+
+def even_levels(noising: Noising, parameters: Mapping[str, Any], num_steps: int) -> torch.Tensor:
+    """(N + 1,) log signal-to-noise ratios at even distances, rising, whatever the levels of the model."""
+    ends = noising.log_snr(parameters, as_tensor([1.0, 0.0]))
+    return ends[0] + as_tensor(np.linspace(0.0, 1.0, num_steps + 1)) * (ends[1] - ends[0])
 
 
 def step(z: Any, estimate: Any, log_snr: Any, target: Any, eta: float, noise: Any) -> torch.Tensor:
