@@ -180,9 +180,9 @@ def score(
         elbo, elbo_error = beside.log_predictive, beside.error
         k_hat = k_hat if importance.has_tail(int(number)) else None
         lost = np.isneginf(predictive)  # too far out for any arithmetic
-        if lost.any():
+        if error is not None and lost.any():
             elbo = np.where(lost, -np.inf, elbo)
-            error, elbo_error = (np.where(lost, np.inf, each) for each in (error, elbo_error))
+            error, elbo_error = np.where(lost, np.inf, error), np.where(lost, np.inf, elbo_error)
     normalized, ranks = True, p_values and not noising_scores.tells_bound(fit)
     if of_log_z:
         error, k_hat, normalized = unnormalised.precision(fit, np.concatenate(of_log_z))
