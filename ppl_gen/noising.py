@@ -49,6 +49,8 @@ class Noising:
                         conditional model without a context the estimate of one whose condition was dropped
     ``linearize``       ``(parameters, z (n, F), log_snr (), context) -> ((n, F), (n,))``: the same, and the trace of
                         its derivative by z in closed form; None where there is none
+    ``steady``          ``(parameters) -> parameters`` of the same bound, but with noise levels that do not change in
+                        training, so that losses at the same noise compare; None where the levels do not change anyway
     ``drops_context``   whether conditions were dropped in training, so that ``denoise`` means something without one
     """
 
@@ -60,6 +62,7 @@ class Noising:
     log_likelihood: Callable[..., Any]
     denoise: Callable[..., Any]
     linearize: Callable[..., Any] | None = None
+    steady: Callable[..., Any] | None = None
     num_steps: int | None = None
     drops_context: bool = False
 

@@ -206,6 +206,11 @@ def repeats(pair: Pair, number: int) -> int:
     return -(-max(MIN_TERMS, MIN_NUMBERS // pair.noising.size) // number)
 
 
+def steady(pair: Pair, weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The weights that validation is by: with the same noise levels at every look."""
+    return weights if pair.noising is None or pair.noising.steady is None else pair.noising.steady(weights)
+
+
 def without_idle(
     pair: Pair, start: Mapping[str, np.ndarray], view: View
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -33,6 +33,7 @@ from ppl_gen.inference.svi.ensemble import (
     checkpoint,
     grace_windows,
     repeats,
+    steady,
     with_chain,
     without_idle,
 )
@@ -200,11 +201,12 @@ class _Program:
     def _validate(self, state: dict[str, Any], rows: jax.Array, view: View) -> tuple[jax.Array, jax.Array]:
         if self.pair.noising is not None:  # several times of each row
             rows = jnp.tile(rows, repeats(self.pair, len(rows)))
+        weights = steady(self.pair, state["mean"])
         size = min(CHUNK, len(rows))
         whole = len(rows) // size * size
 
         def chunk(part: tuple[Any, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            return self._loss(state["mean"], state["idle"], part[0], view.take(part[1]))
+            return self._loss(weights, state["idle"], part[0], view.take(part[1]))
 
         keys = jax.random.split(jax.random.key(0), whole // size)
         found = jax.lax.map(chunk, (keys, rows[:whole].reshape(-1, size)))

@@ -32,6 +32,7 @@ from ppl_gen.inference.svi.ensemble import (
     checkpoint,
     grace_windows,
     repeats,
+    steady,
     with_chain,
     without_idle,
 )
@@ -254,6 +255,8 @@ class _Program:
         call."""
         if self.pair.noising is not None:  # several times of each row
             rows = rows.repeat(1, repeats(self.pair, rows.shape[1]))
+        held = steady(self.pair, self.unflatten(weights))
+        weights = torch.cat([held[name].reshape(len(weights), -1) for name in self.shapes], 1)
         total, parts = torch.zeros(len(weights)), torch.zeros(len(weights), 2)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

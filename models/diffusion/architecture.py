@@ -53,6 +53,11 @@ class Architecture(Grouped):
         return float(least), float(greatest)
 
     @property
+    def is_free(self) -> bool:
+        """Whether the schedule is learned and the bound does not depend on it, as in continuous time."""
+        return self.family.schedule == "learned" and self.family.num_steps is None
+
+    @property
     def num_given(self) -> int:
         """Numbers that the network reads besides the noisy row: the context, and whether it is there; 0 without one."""
         return self.num_context + 1 if self.num_context else 0

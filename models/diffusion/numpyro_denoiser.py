@@ -28,8 +28,13 @@ def noising(architecture: Architecture) -> Noising:
         drops_context=architecture.drops, log_snr=partial(log_snr, architecture), encode=partial(encode, architecture),
         decode=partial(decode, architecture), denoise=partial(denoise, architecture),
         log_likelihood=lambda weights, x, z: Rows(architecture, weights, z).log_prob(x),
-        linearize=partial(linearize, architecture) if closed else None,
+        linearize=partial(linearize, architecture) if closed else None, steady=steady if architecture.is_free else None,
     )  # fmt: skip
+
+
+def steady(weights: Weights) -> Weights:
+    """The weights with an even schedule."""
+    return {**weights, "schedule_raw": jnp.zeros_like(weights["schedule_raw"])}
 
 
 def given(
