@@ -136,6 +136,26 @@ def _one_figure_at_a_time() -> Iterator[None]:
         pyplot.close("all")
 
 
+MAX_MAPPINGS = 20_000  # of memory, of the 65,530 that Linux gives a process by default
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs_at_a_time() -> Iterator[None]:
+    """Forget compiled programs before there are so many that no more memory can be mapped, upon which XLA crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAX_MAPPINGS:
+        import gc
+
+        import jax
+
+        from ppl_gen.family import _build
+
+        _build.cache_clear()
+        jax.clear_caches()
+        gc.collect()
+
+
 @pytest.fixture
 def ctrl_c() -> Iterator[Callable[[], None]]:
     """Sends this process what Ctrl-C sends; heard even where the shell has turned it off, as in the background."""
