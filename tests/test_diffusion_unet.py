@@ -15,7 +15,8 @@ ROUNDING = 1e-9
 def both(family: pg.Diffusion, x: np.ndarray) -> tuple[Any, Any, dict[str, np.ndarray]]:
     """Denoisers of numpy arrays in NumPyro and in Pyro, and weights far from their starts."""
     import jax.numpy as jnp
-    import torch
+
+    torch = pytest.importorskip("torch")
 
     pair, twin = family.pair("numpyro", x), family.pair("pyro", x)
     rng = np.random.default_rng(0)
