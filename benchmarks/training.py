@@ -26,9 +26,10 @@ def windows(pair: Any, settings: Any) -> tuple[Job, Callable[[], dict], int]:
         from ppl_gen.backends.numpyro_programs import one_per_core
         from ppl_gen.inference.svi.numpyro_ensemble import _Program
 
-        program = _Program(pair, settings, split, idle)
+        program = _Program(pair, settings, split)
+        fixed = {n: jnp.asarray(v[0], float) for n, v in idle.items()}
         keys = jax.random.split(jax.random.key(0), members)
-        states = [program.begin({n: jnp.asarray(v[i], float) for n, v in start.items()}, keys[i])
+        states = [program.begin({n: jnp.asarray(v[i], float) for n, v in start.items()}, keys[i], fixed)
                   for i in range(members)]  # fmt: skip
         train, none, rates = jnp.asarray(split.train), jnp.asarray(split.validation), [jnp.asarray(rate)] * members
 
@@ -45,7 +46,8 @@ def windows(pair: Any, settings: Any) -> tuple[Job, Callable[[], dict], int]:
     from ppl_gen.backends.pyro_programs import sandbox
     from ppl_gen.inference.svi import pyro_ensemble
 
-    program = pyro_ensemble._Program(pair, settings, start, idle)
+    program = pyro_ensemble._Program(pair, settings, start)
+    program.hold(idle)
     state, train = pyro_ensemble._State(program.flatten(start), settings), torch.as_tensor(split.train)
 
     def torch_window() -> None:
