@@ -242,12 +242,10 @@ def of_density(fit: Fit) -> Found:
 
     if not fit.pair.local or fit.pair.generate is not None:
         return [], {}
-    evidence = Evidence.of(fit)
-    score = evidence.score
+    score = Evidence.of(fit).score
     assert score.error is not None
     if score.k_hat is None:  # of a few particles there is no tail to judge
-        worst = float(score.error.max(initial=0.0))
-        info = f"Monte Carlo standard error of log p(x), mean {fit.train.a_unit}; the greatest {worst:.2g}"
+        info = f"standard error of log p(x), mean {fit.train.a_unit}; the greatest {score.error.max(initial=0.0):.2g}"
         return [Check("density error", float(score.error.mean()), info=info)], {}
     above = int(score.unreliable.sum())
     found = Check.of(
@@ -255,9 +253,8 @@ def of_density(fit: Fit) -> Found:
         info=f"{above} of {len(score):,} rows above {MAX_KHAT:g}; Monte Carlo error a row {score.error.mean():.2g}",
         advice=f"The guide proposes latents too far from where they are: {fit.family.guide_advice}.",
     )  # fmt: skip
-    table = pd.DataFrame({"row": evidence.rows, "log_prob_error": score.error, "elbo": score.elbo,
-                          "k_hat": score.k_hat})  # fmt: skip
-    return [found], {"density": table}
+    table = {"row": Evidence.of(fit).rows, "log_prob_error": score.error, "elbo": score.elbo, "k_hat": score.k_hat}
+    return [found], {"density": pd.DataFrame(table)}
 
 
 def of_predictions(fit: Fit) -> Found:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ppl_gen.models.flow.cnf import probes
-from ppl_gen.runge_kutta import NODES, SHARES, STAGES
+from ppl_gen.runge_kutta import step
 
 if TYPE_CHECKING:
     from ppl_gen.backends.numpyro_networks import Weights
@@ -64,24 +64,11 @@ def _solve(
     origin, span = (1.0, -1.0 / num_steps) if backward else (0.0, 1.0 / num_steps)
 
     @partial(jax.checkpoint, prevent_cse=False)  # to keep the stages' values costs more than to find them again
-    def step(state: Pairs, index: jax.Array) -> tuple[Pairs, None]:
-        x, total = state
-        slopes: list[jax.Array] = []
-        traces: list[jax.Array] = []
-        for node, stage in zip(NODES, STAGES, strict=True):
-            slope, trace = field(origin + (index + node) * span, _moved(x, span, stage, slopes))
-            slopes.append(slope)
-            traces.append(trace)
-        return (_moved(x, span, SHARES, slopes), _moved(total, span, SHARES, traces)), None
+    def once(state: Pairs, index: jax.Array) -> tuple[Pairs, None]:
+        return step(field, origin, index, span, *state), None
 
     start = (x, jnp.zeros((*x.shape[:-1], number), x.dtype))
-    return jax.lax.scan(step, start, jnp.arange(num_steps, dtype=x.dtype))[0]
-
-
-def _moved(x: jax.Array, span: float, shares: tuple[float, ...], slopes: list[jax.Array]) -> jax.Array:
-    for share, slope in zip(shares, slopes, strict=True):
-        x = x + (span * share) * slope if share else x
-    return x
+    return jax.lax.scan(once, start, jnp.arange(num_steps, dtype=x.dtype))[0]
 
 
 def _field(

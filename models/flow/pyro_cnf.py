@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ppl_gen.models.flow.cnf import probes
-from ppl_gen.runge_kutta import NODES, SHARES, STAGES
+from ppl_gen.runge_kutta import step
 
 if TYPE_CHECKING:
     from ppl_gen.backends.pyro_networks import Weights
@@ -64,20 +64,8 @@ def _solve(
 
     total = x.new_zeros((*x.shape[:-1], number))
     for index in range(num_steps):
-        slopes: list[torch.Tensor] = []
-        traces: list[torch.Tensor] = []
-        for node, stage in zip(NODES, STAGES, strict=True):
-            slope, trace = field(origin + (index + node) * span, _moved(x, span, stage, slopes))
-            slopes.append(slope)
-            traces.append(trace)
-        x, total = _moved(x, span, SHARES, slopes), _moved(total, span, SHARES, traces)
+        x, total = step(field, origin, index, span, x, total)
     return x, total
-
-
-def _moved(x: torch.Tensor, span: float, shares: tuple[float, ...], slopes: list[torch.Tensor]) -> torch.Tensor:
-    for share, slope in zip(shares, slopes, strict=True):
-        x = x + (span * share) * slope if share else x
-    return x
 
 
 def _field(

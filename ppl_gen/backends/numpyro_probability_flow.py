@@ -14,7 +14,7 @@ from jax.scipy.special import ndtr, ndtri
 from numpyro.distributions import constraints
 
 from ppl_gen.probability_flow import FEW_STEPS, NUM_STEPS, probes
-from ppl_gen.runge_kutta import NODES, SHARES, STAGES
+from ppl_gen.runge_kutta import step
 
 if TYPE_CHECKING:
     from ppl_gen.noising import Noising
@@ -156,24 +156,11 @@ def solve(
     length = span / num_steps
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def step(state: Pairs, index: jax.Array) -> tuple[Pairs, None]:
-        z, total = state
-        slopes: list[jax.Array] = []
-        traces: list[jax.Array] = []
-        for node, stage in zip(NODES, STAGES, strict=True):
-            slope, divergence = field(start + (index + node) * length, _moved(z, length, stage, slopes))
-            slopes.append(slope)
-            traces.append(divergence)
-        return (_moved(z, length, SHARES, slopes), _moved(total, length, SHARES, traces)), None
+    def once(state: Pairs, index: jax.Array) -> tuple[Pairs, None]:
+        return step(field, start, index, length, *state), None
 
     origin = (z, jnp.zeros((len(z), number), z.dtype))
-    return jax.lax.scan(step, origin, jnp.arange(num_steps, dtype=z.dtype))[0]
-
-
-def _moved(z: jax.Array, length: jax.Array, shares: tuple[float, ...], slopes: list[jax.Array]) -> jax.Array:
-    for share, slope in zip(shares, slopes, strict=True):
-        z = z + (length * share) * slope if share else z
-    return z
+    return jax.lax.scan(once, origin, jnp.arange(num_steps, dtype=z.dtype))[0]
 
 
 def _field(

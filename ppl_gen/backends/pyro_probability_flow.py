@@ -13,7 +13,7 @@ import torch
 from torch.distributions import constraints
 
 from ppl_gen.probability_flow import FEW_STEPS, NUM_STEPS, probes
-from ppl_gen.runge_kutta import NODES, SHARES, STAGES
+from ppl_gen.runge_kutta import step
 
 if TYPE_CHECKING:
     from ppl_gen.noising import Noising
@@ -158,22 +158,8 @@ def solve(
     field = _field(noising, parameters, context, z, trace)
     length, total = span / num_steps, z.new_zeros((len(z), 1))
     for index in range(num_steps):
-        slopes: list[torch.Tensor] = []
-        traces: list[torch.Tensor] = []
-        for node, stage in zip(NODES, STAGES, strict=True):
-            slope, divergence = field(start + (index + node) * length, _moved(z, length, stage, slopes))
-            slopes.append(slope)
-            traces.append(divergence)
-        z, total = _moved(z, length, SHARES, slopes), _moved(total, length, SHARES, traces)
+        z, total = step(field, start, index, length, z, total)
     return z, total
-
-
-def _moved(
-    z: torch.Tensor, length: torch.Tensor, shares: tuple[float, ...], slopes: list[torch.Tensor]
-) -> torch.Tensor:
-    for share, slope in zip(shares, slopes, strict=True):
-        z = z + (length * share) * slope if share else z
-    return z
 
 
 def _field(
