@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,19 +25,29 @@ __all__ = ["Comparison", "compare"]
 
 
 def compare(
-    models: Mapping[str, Family | Fit] | Sequence[Family | Fit],
+    models: Mapping[str, Family | Fit] | Sequence[Family | Fit] | None = None,
     table: Any = None,
     *,
-    folds: int = 5,
+    folds: int | None = None,
     test: Any = None,
     engine: Engine | str | Mapping[str, Engine | str | None] | None = None,
     backend: str | Mapping[str, str | None] | None = None,
     seed: int = 0,
     progress: bool = False,
     surrogate: Any = None,
+    budget: str | float | None = None,
+    n_jobs: int | None = None,
+    memory: str | int | None = None,
+    folder: str | Path | None = None,
+    overwrite: bool = False,
     **data_options: Any,
 ) -> Comparison:
     """Rank families or fits by the log density of rows that they have not seen.
+
+    Without models, those that suit the columns and the size of the table are tried, side by side in processes and
+    within a time ``budget``, and the result is a :class:`~ppl_gen.verdicts.TableComparison`; so are families that are
+    named together with a budget, ``n_jobs``, ``memory`` or a ``folder``. Up to 500 rows are held out in 5 folds, of
+    more a fifth is held out at random; see :mod:`ppl_gen.held_out_splits`.
 
     With ``test``, families are fitted to ``table`` and everything is scored on the test rows. Without it, families are
     refitted to ``folds`` parts of the table, each row scored by the fit that left it out; a fit is judged by
@@ -48,17 +59,34 @@ def compare(
     Gabry 2017, Stat. Comput. 27, eq. 24). Stacking weights maximize the held-out density of the mixture of the
     models' predictive distributions (Yao, Vehtari, Simpson & Gelman 2018, Bayesian Anal. 13, eq. 2.3).
 
-    :param models: a mapping from name to family or fit, or a sequence (named by what differs from the defaults).
+    :param models: a mapping from name to family or fit, or a sequence (named by what differs from the defaults); None:
+        those that suit the table.
+    :param folds: 5 by default, in which each row is held out once.
     :param table: the training table; may be left out where all are fits.
     :param test: held-out rows that no fit has seen.
     :param engine: for the refits, as in :func:`ppl_gen.fit`; None lets each family choose. It and ``backend`` may be
         mappings from a model's name.
     :param surrogate: ``"ais"``, or settings such as ``AIS(num_temperatures=1000)``: what stands for the density of
         families that have none, such as gan. Without it these are not compared with families that have one.
+    :param budget: wall-clock time of the whole, ``"5m"``, ``"90s"``, ``"1h"`` or seconds; 5 minutes by default.
+    :param n_jobs: processes; None: as many as there are cores.
+    :param memory: that the processes may take together, ``"8G"`` or bytes; None: 70 % of what is available. There are
+        no more processes than fit in it.
+    :param folder: where the ranking, the fits and what each candidate gave are kept. The same call with the same folder
+        goes on where it was interrupted; ``overwrite`` starts afresh.
     :param data_options: ``columns``, ``kinds``, ``weights`` and so on, as in :func:`ppl_gen.fit`.
     :raises DataError: the models were not fitted to the same rows, or were fitted to the test rows.
-    :raises SettingError: no models, a model that is neither family nor fit, or too many folds.
+    :raises SettingError: no models, a model that is neither family nor fit, or too many folds; a budget that is none.
+    :raises StorageError: the folder holds something else, or can't be written.
     """
+    if table is None and models is not None and not isinstance(models, Mapping | list | tuple):
+        models, table = None, models  # a table alone
+    limits = {"budget": budget, "n_jobs": n_jobs, "memory": memory}
+    if models is None or folder is not None or any(limit is not None for limit in limits.values()):
+        job = {"folds": folds, "test": test, "seed": seed, "surrogate": surrogate, "progress": progress,
+               "folder": folder, "overwrite": overwrite, "data_options": data_options}  # fmt: skip
+        return _of_table(models, table, engine, backend, limits, job)
+    folds = 5 if folds is None else folds
     named = _named(models)
     fits = [model for model in named.values() if isinstance(model, Fit)]
     families = {name: model.family if isinstance(model, Fit) else model for name, model in named.items()}
@@ -96,6 +124,30 @@ def compare(
     if test is None:
         warnings += tuple(filter(None, (_weak_loo(name, model) for name, model in named.items())))
     return Comparison(frame, pointwise, how, warnings, unit)
+
+
+def _of_table(
+    models: Any, table: Any, engine: Any, backend: Any, limits: Mapping[str, Any], job: dict[str, Any]
+) -> Comparison:
+    """A comparison within limits, of the named families or of those that suit the table."""
+    from ppl_gen import contest
+    from ppl_gen.candidates import named
+
+    if table is None:
+        raise SettingError("compare needs a table to fit the families to.")
+    chosen = None
+    if models is not None:
+        families = _named(models)
+        if any(isinstance(model, Fit) for model in families.values()):
+            raise SettingError("budget, n_jobs, memory and folder are for families, which are fitted here: of fits "
+                               "leave them out.")  # fmt: skip
+        check_surrogate(list(families.values()), [], job["surrogate"])
+        each = {name: _job_of(name, {"engine": engine, "backend": backend}) for name in families}
+        chosen = named(families, {n: e["engine"] for n, e in each.items()}, {n: e["backend"] for n, e in each.items()})
+    elif engine is not None or backend is not None:
+        raise SettingError("engine and backend are of models that are named: name some, or leave both out.")
+    shown = str(table) if isinstance(table, str | Path) else f"a {type(table).__name__}"
+    return contest.run(table, chosen, limits=contest.Limits.of(**limits), shown=shown, **job)
 
 
 def _named(models: Mapping[str, Family | Fit] | Sequence[Family | Fit]) -> dict[str, Family | Fit]:
@@ -204,7 +256,7 @@ def _held_out_rows(
     if test is not None:
         return _score(refit(data), test, job["surrogate"]), engine.name
     if data.lengths is not None and len(data) < folds:
-        return _forward(data, folds, refit), engine.name
+        return forward_scores(data, folds, refit), engine.name
     result = np.empty(len(data))
     for rows in np.array_split(np.random.default_rng(job["seed"]).permutation(len(data)), folds):
         rest = np.setdiff1d(np.arange(len(data)), rows)
@@ -213,7 +265,7 @@ def _held_out_rows(
     return result, engine.name
 
 
-def _forward(data: Data, folds: int, refit: Callable[[Data], Fit]) -> np.ndarray:
+def forward_scores(data: Data, folds: int, refit: Callable[[Data], Fit]) -> np.ndarray:
     """(steps,) one-step-ahead log density of the second half of each sequence, window by window."""
     from ppl_gen.one_step_ahead import beginnings
     from ppl_gen.timeseries import score_steps

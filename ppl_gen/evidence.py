@@ -37,10 +37,11 @@ class Evidence:
     ``replicates``      (chain, R, m, d) in model space: tables like ``observed``, each drawn under one draw
     """
 
-    def __init__(self, fit: Fit) -> None:
+    def __init__(self, fit: Fit, most: tuple[int, int] | None = None) -> None:
         self.fit = fit
         limit = MAX_ROWS if fit.schema.image is None else min(MAX_ROWS, -(-MAX_PIXELS // fit.schema.num_columns))
-        self.most = self._most()
+        own = self._most()
+        self.most = own if most is None else (min(own[0], most[0]), min(own[1], most[1]))
         self.rows = random_rows(len(fit.train), min(limit, self.most[0]), fit.seed)
         if fit.train.lengths is not None:  # as many sequences as have MAX_STEPS steps together
             steps = np.cumsum(fit.train.lengths[self.rows])
@@ -57,6 +58,11 @@ class Evidence:
     def of(cls, fit: Fit) -> Evidence:
         """The evidence of this fit, kept with it."""
         return fit.__dict__.setdefault("_evidence", cls(fit))
+
+    @classmethod
+    def limit(cls, fit: Fit, rows: int, replicated: int) -> None:
+        """Have the checks of this fit look at so many training rows at most, and at so many of replicated tables."""
+        fit.__dict__["_evidence"] = cls(fit, (rows, replicated))
 
     @cached_property
     def log_likelihood(self) -> np.ndarray:

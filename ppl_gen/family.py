@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +16,7 @@ from ppl_gen.registry import import_backend
 from ppl_gen.settings import Settings
 
 if TYPE_CHECKING:
+    from ppl_gen.candidates import Candidate
     from ppl_gen.data import Data, Schema, View
 
 BACKENDS = ("numpyro", "pyro")
@@ -135,6 +136,20 @@ class Family(Settings):
     def default_engine(self, data: Data) -> tuple[str, str]:
         """The name of the engine to use on this data, and the reason in a few words."""
         return self.engines[0], f"the usual engine for {self.name}"
+
+    @classmethod
+    def candidates(cls, data: Data) -> Sequence[Candidate]:
+        """What a comparison without named models tries of this family on data like these: itself, as it is by default,
+        unless a family says more."""
+        from ppl_gen.candidates import Candidate
+
+        return [Candidate(cls.name, (cls(),))]
+
+    @classmethod
+    def lowest_bic(cls, ladder: Sequence[Any], data: Data, seconds: float, seed: int) -> Any:
+        """Of a :class:`~ppl_gen.candidates.Candidate`'s ladder the family with the lowest BIC on these data, found in
+        about so many seconds, where this family has a quicker way than to fit each; else None."""
+        return None
 
     def label_axes(self) -> Mapping[str, tuple[int, ...]]:
         """For each site, the axes of its event shape that are indexed by an exchangeable label; {} if none is."""

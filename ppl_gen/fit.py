@@ -38,6 +38,7 @@ def fit(
     progress: bool = False,
     checkpoint: str | Path | None = None,
     keep_partial: bool = False,
+    max_seconds: float | None = None,
     **data_options: Any,
 ) -> Fit:
     """Fit a family to a table.
@@ -51,6 +52,8 @@ def fit(
     :param checkpoint: a file to write the engine's state to as it runs, and to resume from; removed at the end.
     :param keep_partial: on Ctrl-C, finish the piece of work at hand and return the fit with what was drawn so far
         instead of raising (a second Ctrl-C raises at once).
+    :param max_seconds: stop the engine after so long, between two pieces of its work, and return the fit with what it
+        has by then: the weights of networks so far, or the draws. An engine that has nothing yet goes on until it has.
     :param data_options: ``columns``, ``drop``, ``kinds``, ``standardize``, ``weights``: see
         :meth:`Data.from_table <ppl_gen.data.Data.from_table>`.
     :raises DataError: the table can't be used for this family.
@@ -71,11 +74,12 @@ def fit(
     monitor = Monitor(
         show=progress, gentle=keep_partial, checkpoint_path=Path(checkpoint) if checkpoint else None,
         tag=_tag(chosen, engine, backend, seed, data), label=f"{chosen.name} by {engine.name}",
+        deadline=_deadline(max_seconds),
     )  # fmt: skip
     start = time.perf_counter()
     with monitor:
         draws = engine.run(pair, data, seed=int(seed), monitor=monitor)
-        if draws.interrupted and not keep_partial:
+        if draws.interrupted and not (keep_partial or monitor.stopped):
             raise KeyboardInterrupt
         draws = align_labels(chosen, pair, data, draws)
         result = Fit(
@@ -89,6 +93,15 @@ def fit(
     if checkpoint and not draws.interrupted:
         Path(checkpoint).unlink(missing_ok=True)
     return result
+
+
+def _deadline(max_seconds: float | None) -> float:
+    """When an engine has to stop, as :func:`time.monotonic` counts."""
+    if max_seconds is None:
+        return float("inf")
+    if isinstance(max_seconds, bool) or not isinstance(max_seconds, int | float) or not max_seconds > 0:
+        raise SettingError(f"max_seconds must be a number above 0, not {max_seconds!r}.")
+    return time.monotonic() + max_seconds
 
 
 def choose(

@@ -25,7 +25,8 @@ class Monitor:
     bits as one that was never stopped. ``tag`` identifies the job (family, engine, data, seed): a checkpoint of
     another job is refused. With ``gentle``, and once the engine has said ``worth_keeping``, Ctrl-C is heard at the next
     update, between two chunks, so that it can't cut into one, nor into what follows the last; a second one stops at
-    once, as the first does before.
+    once, as the first does before. At the ``deadline``, a time of :func:`time.monotonic`, an engine is stopped in the
+    same way, once it has something ``worth_keeping``; :attr:`stopped` then says so.
     """
 
     show: bool = False
@@ -34,6 +35,8 @@ class Monitor:
     checkpoint_path: Path | None = None
     tag: str = ""
     label: str = "fit"
+    deadline: float = float("inf")
+    stopped: bool = False
     delay: float = 1.0  # seconds before the bar appears: nothing flickers for a quick job
     _bar: Any = dataclasses.field(default=None, repr=False)
     _task: Any = dataclasses.field(default=None, repr=False)
@@ -49,6 +52,9 @@ class Monitor:
     def update(self, done: int, total: int, **figures: float) -> None:
         if self._interrupt is not None and self._interrupt.requested:
             self._interrupt.requested = False
+            raise KeyboardInterrupt
+        if self.worth_keeping and time.monotonic() > self.deadline:
+            self.stopped = True
             raise KeyboardInterrupt
         if not self.show:
             return

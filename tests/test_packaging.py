@@ -20,9 +20,9 @@ BACKENDS = ("numpyro", "pyro")
 
 # All that a family or an engine may know of ppl_gen, beside the other files of its own side.
 CONTRACTS = {
-    "adversary", "backends", "conditionals", "data", "engine", "errors", "family", "labels", "network_family",
-    "networks", "noising", "noising_bound", "normalizer", "pair", "probability_flow", "progress", "registry",
-    "runge_kutta", "schema", "settings", "view",
+    "adversary", "backends", "candidates", "conditionals", "data", "engine", "errors", "family", "labels",
+    "network_family", "networks", "noising", "noising_bound", "normalizer", "pair", "probability_flow", "progress",
+    "registry", "runge_kutta", "schema", "settings", "view",
 }  # fmt: skip
 # What may name a family or an engine: fit brings them together, the demonstration does what a user would.
 TOGETHER = {"fit", "demo"}

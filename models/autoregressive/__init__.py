@@ -30,12 +30,14 @@ T D for sequences or pixels, of which a pass computes one column only. Scoring t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from ppl_gen.errors import DataError
 from ppl_gen.network_family import NetworkFamily
 
 if TYPE_CHECKING:
+    from ppl_gen.candidates import Candidate
     from ppl_gen.data import Data
 
 __all__ = ["Autoregressive"]
@@ -85,6 +87,19 @@ class Autoregressive(NetworkFamily):
     kernel_size: int = 2
     bayesian: bool = False
     prior_scale: float = 1.0
+
+    @classmethod
+    def candidates(cls, data: Data) -> Sequence[Candidate]:
+        """Masked perceptrons of rows, causal convolutions of sequences; small ones for few rows."""
+        from ppl_gen.candidates import FEW, LATER, Candidate
+
+        few = data.num_steps < FEW
+        hidden, settings = (32, 32) if few else (64, 64), {"num_members": 3, "max_steps": 20_000}
+        if data.lengths is not None:
+            family = cls("causal_conv", hidden=hidden, channels=16 if few else 32, num_layers=4)
+        else:
+            family = cls(hidden=hidden, num_mixture_components=4 if few else 8)
+        return [Candidate(cls.name, (family,), "svi", settings, turn=LATER, share=2.0)]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -39,11 +39,13 @@ theorem 1; Miyasawa 1961, Bull. Int. Stat. Inst. 38).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from ppl_gen.network_family import NetworkFamily
 
 if TYPE_CHECKING:
+    from ppl_gen.candidates import Candidate
     from ppl_gen.data import Data
 
 __all__ = ["DenoisingAutoencoder"]
@@ -78,6 +80,14 @@ class DenoisingAutoencoder(NetworkFamily):
     num_states: int = 128
     num_warmup: int = 500
     thinning: int = 20
+
+    @classmethod
+    def candidates(cls, data: Data) -> Sequence[Candidate]:
+        """Two members."""
+        from ppl_gen.candidates import LAST, Candidate
+
+        settings = {"num_members": 2, "max_steps": 5_000}
+        return [Candidate(cls.name, (cls(),), "svi", settings, turn=LAST, share=0.7, least=15.0)]
 
     def __post_init__(self) -> None:
         super().__post_init__()

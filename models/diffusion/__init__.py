@@ -50,6 +50,7 @@ interpolation, Dieleman et al. 2022, arXiv:2211.15089, sec. 3).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from ppl_gen.errors import DataError, SettingError
@@ -57,6 +58,7 @@ from ppl_gen.network_family import NetworkFamily
 from ppl_gen.probability_flow import MAX_EXACT
 
 if TYPE_CHECKING:
+    from ppl_gen.candidates import Candidate
     from ppl_gen.data import Data, Schema
 
 __all__ = ["Diffusion"]
@@ -116,6 +118,13 @@ class Diffusion(NetworkFamily):
     condition_on: tuple[str, ...] = ()
     condition_dropout: float = 0.1
     log_snr_range: tuple[float, float] = (-10.0, 10.0)
+
+    @classmethod
+    def candidates(cls, data: Data) -> Sequence[Candidate]:
+        """One member, as its density is dear to score."""
+        from ppl_gen.candidates import LAST, Candidate
+
+        return [Candidate(cls.name, (cls(),), "svi", {"num_members": 1}, turn=LAST, share=2.0, least=20.0)]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,13 +29,14 @@ Between the base and the density lies the path :math:`p_0(x) e^{-\beta E(x)}`, o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ppl_gen.errors import DataError, SettingError, UnsupportedError, warn
 from ppl_gen.network_family import NetworkFamily
 
 if TYPE_CHECKING:
+    from ppl_gen.candidates import Candidate
     from ppl_gen.data import Data
     from ppl_gen.pair import Pair
 
@@ -77,6 +78,14 @@ class EBM(NetworkFamily):
     covariance: str = "auto"
     margin: float = 0.25
     num_layers: int = 4
+
+    @classmethod
+    def candidates(cls, data: Data) -> Sequence[Candidate]:
+        """Noise contrastive estimation, the quickest of its engines."""
+        from ppl_gen.candidates import LAST, Candidate
+
+        settings = {"num_members": 1, "max_steps": 5_000}
+        return [Candidate(cls.name, (cls(),), "noise_contrastive", settings, turn=LAST, share=1.0, least=15.0)]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,12 +35,14 @@ draw falls outside of a column's range it is moved to the nearest value; that ma
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from ppl_gen.errors import DataError
 from ppl_gen.network_family import NetworkFamily
 
 if TYPE_CHECKING:
+    from ppl_gen.candidates import Candidate
     from ppl_gen.data import Data, Schema
 
 __all__ = ["Flow"]
@@ -95,6 +97,20 @@ class Flow(NetworkFamily):
     num_probes: int = 8
     bayesian: bool = False
     prior_scale: float = 1.0
+
+    @classmethod
+    def candidates(cls, data: Data) -> Sequence[Candidate]:
+        """Splines and affine coupling; autoregressive splines of a single column. Small networks for few rows."""
+        from ppl_gen.candidates import FEW, LATER, Candidate
+
+        few = len(data) < FEW
+        transforms = {"nsf": 2 if few else 4, "realnvp": 4 if few else 8} if data.num_columns > 1 else {"nsf_ar": 1}
+        hidden, settings = (32, 32) if few else (64, 64), {"num_members": 3, "max_steps": 20_000}
+        return [
+            Candidate(f"{cls.name} {name}", (cls(name, num_layers=layers, hidden=hidden),), "svi", settings,
+                      turn=LATER, share=3.0)
+            for name, layers in transforms.items()
+        ]  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()

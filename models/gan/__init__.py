@@ -47,6 +47,7 @@ standard deviation, labels by their softmax, with the Gumbel noise summed out.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from ppl_gen.errors import DataError, SettingError
@@ -54,6 +55,7 @@ from ppl_gen.family import Family
 from ppl_gen.network_family import NetworkFamily
 
 if TYPE_CHECKING:
+    from ppl_gen.candidates import Candidate
     from ppl_gen.data import Data, Schema
 
 __all__ = ["GAN"]
@@ -122,6 +124,14 @@ class GAN(NetworkFamily):
     normalization: str = "auto"
     max_modes: int = 10
     temperature: float = 0.5
+
+    @classmethod
+    def candidates(cls, data: Data) -> Sequence[Candidate]:
+        """One member, as its surrogate takes long."""
+        from ppl_gen.candidates import LAST, Candidate
+
+        settings = {"num_members": 1, "max_steps": 3_000}
+        return [Candidate(cls.name, (cls(),), "adversarial", settings, turn=LAST, share=2.0, least=30.0)]
 
     def __post_init__(self) -> None:
         super().__post_init__()

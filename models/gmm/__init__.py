@@ -21,7 +21,7 @@ simplex); Ghahramani & Jordan 1994, NIPS 6 (EM with missing entries).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -31,6 +31,7 @@ from ppl_gen.family import Family
 from ppl_gen.settings import Settings
 
 if TYPE_CHECKING:
+    from ppl_gen.candidates import Candidate
     from ppl_gen.data import Data, Schema
 
 __all__ = ["GMM", "GMMPrior"]
@@ -202,6 +203,20 @@ class GMM(Family):
         if len(data) <= 2_000 and data.num_columns <= 10 and len(data) * data.num_columns * self.size <= 100_000:
             return "nuts", f"{shape} is small enough to sample the posterior"
         return "em", f"{shape} and {self.size} components are too much to sample in a few minutes"
+
+    @classmethod
+    def candidates(cls, data: Data) -> Sequence[Candidate]:
+        """Full, tied and diagonal covariances, each with as many components as BIC says."""
+        from ppl_gen.models.gmm.ladder import candidates
+
+        return candidates(cls, data)
+
+    @classmethod
+    def lowest_bic(cls, ladder: Sequence[GMM], data: Data, seconds: float, seed: int) -> GMM | None:
+        """By scikit-learn's mixtures, of complete rows without weights."""
+        from ppl_gen.models.gmm.ladder import lowest_bic
+
+        return lowest_bic(ladder, data, seconds, seed)
 
     def label_axes(self) -> Mapping[str, tuple[int, ...]]:
         """The component is the first axis of each site but the scales and correlations of ``"tied"``; none where the

@@ -29,7 +29,7 @@ Appl. Stat. 5 (sticky prior); Frühwirth-Schnatter 2006, *Finite Mixture and Mar
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -39,6 +39,7 @@ from ppl_gen.family import Family
 from ppl_gen.settings import Settings
 
 if TYPE_CHECKING:
+    from ppl_gen.candidates import Candidate
     from ppl_gen.data import Data, Schema
 
 __all__ = ["HMM", "HMMPrior"]
@@ -201,6 +202,13 @@ class HMM(Family):
         if steps * self.num_states <= 10_000 and self.num_states <= 6:
             return "nuts", f"{shape} and {self.num_states} states are few enough to sample the posterior"
         return "em", f"{shape} and {self.num_states} states are too much to sample in a few minutes"
+
+    @classmethod
+    def candidates(cls, data: Data) -> Sequence[Candidate]:
+        """Emissions by the kinds of columns, each with as many states as BIC says."""
+        from ppl_gen.models.hmm.ladder import candidates
+
+        return candidates(cls, data)
 
     def label_axes(self) -> Mapping[str, tuple[int, ...]]:
         """The state is the first axis of each site, and the second of the transition matrix too; none where the prior

@@ -33,7 +33,7 @@ smaller layer where these are at most :math:`2^{20}`, as many as 20 hidden units
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -42,6 +42,7 @@ from ppl_gen.family import Family
 from ppl_gen.network_family import NetworkFamily
 
 if TYPE_CHECKING:
+    from ppl_gen.candidates import Candidate
     from ppl_gen.data import Data, Schema
 
 __all__ = ["RBM"]
@@ -74,6 +75,14 @@ class RBM(NetworkFamily):
     num_hidden: int = 16
     visible: str = "auto"
     scale: str = "learnt"
+
+    @classmethod
+    def candidates(cls, data: Data) -> Sequence[Candidate]:
+        """So few hidden units that log Z is exact."""
+        from ppl_gen.candidates import LAST, Candidate
+
+        settings = {"num_members": 1, "max_steps": 2_000}
+        return [Candidate(cls.name, (cls(16),), "contrastive", settings, turn=LAST, share=0.7, least=15.0)]
 
     def __post_init__(self) -> None:
         super().__post_init__()

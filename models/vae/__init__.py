@@ -46,6 +46,7 @@ way (``hidden=()``) and ``scale="shared"``, this is probabilistic PCA (Tipping &
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from ppl_gen import labels
@@ -53,6 +54,7 @@ from ppl_gen.errors import DataError, SettingError
 from ppl_gen.network_family import NetworkFamily
 
 if TYPE_CHECKING:
+    from ppl_gen.candidates import Candidate
     from ppl_gen.data import Data, Schema, View
     from ppl_gen.family import Pair
 
@@ -122,6 +124,15 @@ class VAE(NetworkFamily):
     classification_weight: float | None = None
     bayesian: bool = False
     prior_scale: float = 1.0
+
+    @classmethod
+    def candidates(cls, data: Data) -> Sequence[Candidate]:
+        """Half as many latent dimensions as columns; small networks for few rows."""
+        from ppl_gen.candidates import FEW, LATER, Candidate
+
+        family = cls(latent_dim=min(max(1, (data.num_columns + 1) // 2), 8), hidden=(32, 32) if len(data) < FEW else
+                     (64, 64))  # fmt: skip
+        return [Candidate(cls.name, (family,), "svi", {"num_members": 2, "max_steps": 20_000}, turn=LATER, share=1.5)]
 
     def __post_init__(self) -> None:
         super().__post_init__()

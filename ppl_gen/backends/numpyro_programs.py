@@ -37,6 +37,13 @@ class Program:
         return (self.quick if size <= self.limit else self.full)(*args)
 
 
+def num_threads() -> int:
+    """How many threads this process may keep busy: what ``OMP_NUM_THREADS`` says, as of other libraries, else one for
+    each core."""
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    return int(allowed) if allowed.isdigit() and int(allowed) else os.cpu_count() or 1
+
+
 def one_per_core(program: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
     """``program`` of each run's arguments, as :func:`map`: as many at a time as there are cores, which the interpreter
     does not hinder, as XLA releases its lock."""
@@ -47,7 +54,7 @@ def one_per_core(program: Callable[..., Any], *arguments: Iterable[Any]) -> list
         with jax.enable_x64(double):  # which a thread does not inherit
             return jax.block_until_ready(program(*inputs))
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(num_threads()) as pool:
         return list(pool.map(finished, *arguments))
 
 

@@ -1,9 +1,8 @@
-"""ppl-gen zoo, fit, compare, demo: from a table to a fit."""
+"""ppl-gen zoo, fit, demo: from a table to a fit."""
 
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -149,75 +148,6 @@ def _fit_json(result: Fit, diagnosis: Diagnosis, run_folder: str) -> dict[str, A
     }  # fmt: skip
 
 
-def compare(
-    table: o.TableArg,
-    specs: Annotated[list[str], typer.Argument(metavar="SPEC", help="'FAMILY name=value ...', one or more.")],
-    folds: Annotated[int, typer.Option(metavar="INT", help="Refits per model; each part is scored unseen.")] = 5,
-    test: Annotated[str | None, typer.Option(metavar="TABLE", help="Score this table instead of folds.")] = None,
-    engine: o.EngineOption = None,
-    engine_settings: o.EngineSetOption = None,
-    backend: o.BackendOption = None,
-    seed: o.SeedOption = 0,
-    columns: o.ColumnsOption = None,
-    drop: o.DropOption = None,
-    kind: o.KindOption = None,
-    weights: o.WeightsOption = None,
-    sequence: o.SequenceOption = None,
-    order: o.OrderOption = None,
-    no_standardize: o.RawOption = False,
-    surrogate: o.SurrogateOption = None,
-    surrogate_settings: o.SurrogateSetOption = None,
-    as_json: o.JsonOption = False,
-) -> None:
-    """Rank models by the log density of rows that they have not seen (ELPD), with the error of each difference.
-
-    A spec is a family with its options; engine=, engine.NAME= and backend= in it overrule the command's.
-
-    [bold]Examples[/bold]
-
-    [cyan]ppl-gen compare iris.csv "gmm num_components=2" "gmm num_components=3"[/cyan]\n
-    [cyan]ppl-gen compare iris.csv gmm "gmm covariance=tied" --engine em --test new.csv[/cyan]
-    """
-    from ppl_gen import report
-    from ppl_gen.compare import compare as run
-
-    parsed = o.parse_specs(specs)
-    default = o.make_engine(engine, o.split_settings(engine_settings), parsed[0].family)
-    found = run(
-        {spec.text: spec.family for spec in parsed}, table, folds=folds, test=test, seed=seed,
-        engine={spec.text: spec.engine or default for spec in parsed},
-        backend={spec.text: spec.backend or backend for spec in parsed}, progress=sys.stderr.isatty(),
-        surrogate=o.make_surrogate(surrogate, surrogate_settings),
-        **o.data_options(columns, drop, kind, weights, no_standardize, sequence, order),
-    )  # fmt: skip
-    if as_json:
-        report.emit_json(found.to_dict())
-        return
-    report.show(found)
-    best = next(spec for spec in parsed if spec.text == found.best)
-    lists = {"--columns": columns, "--drop": drop, "--kind": kind}
-    words = [word for flag, values in lists.items() for value in values or () for word in (flag, value)]
-    single = {"--weights": weights, "--sequence": sequence, "--order": order}
-    words += [word for flag, value in single.items() if value is not None for word in (flag, value)]
-    words += ["--no-standardize"] if no_standardize else []
-    command = shlex.join(["ppl-gen", "fit", table, *_as_options(best.text, engine, engine_settings, backend), *words])
-    report.try_next([(command, "fit the best one")])
-
-
-def _as_options(spec: str, engine: str | None, engine_settings: list[str] | None, backend: str | None) -> list[str]:
-    """A model of a comparison as the words of ``ppl-gen fit``; its own engine and backend overrule the command's."""
-    name, *items = shlex.split(spec)
-    own = o.split_settings(items)
-    backend, chosen = own.pop("backend", backend), own.pop("engine", None)
-    inner = {key.removeprefix("engine."): own.pop(key) for key in list(own) if key.startswith("engine.")}
-    settings = inner if chosen else o.split_settings(engine_settings)
-    words = [name, *(word for key, value in own.items() for word in ("--set", f"{key}={value}"))]
-    engine = chosen or engine
-    words += ["--engine", engine] if engine else []
-    words += [word for key, value in settings.items() for word in ("--engine-set", f"{key}={value}")]
-    return words + (["--backend", backend] if backend else [])
-
-
 def demo(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="Write here.")] = "runs/demo",
     seed: o.SeedOption = 0,
@@ -240,4 +170,4 @@ def demo(
     report.emit_json(_fit_json(result, result.diagnose(), str(Path(output) / "fit")))
 
 
-COMMANDS = (zoo, fit, compare, demo)
+COMMANDS = (zoo, fit, demo)

@@ -1,0 +1,243 @@
+"""One candidate of a comparison: fitted, scored on rows that it has not seen, saved and diagnosed, by a time.
+
+What it gives is plain JSON, written as soon as it is known: first the held-out densities, then the diagnosis.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppl_gen.candidates import WORSE
+from ppl_gen.errors import PPLGenError
+
+if TYPE_CHECKING:
+    from ppl_gen.candidates import Candidate
+    from ppl_gen.data import Data
+    from ppl_gen.family import Family
+    from ppl_gen.held_out_splits import Split
+    from ppl_gen.result import Fit
+
+NO_TIME = "no time left in the budget"
+TRAINING = 0.6  # of a candidate's time; the rest is for scores, checks and the file
+CLIMBING = 0.5  # of the time of a fit, in which a ladder is climbed
+LEAST_TRAINING = 2.0  # seconds
+CHECKED = (300, 60_000)  # training rows that checks look at, and rows of all replicates
+
+
+class OutOfTime(BaseException):
+    """The time of a candidate is over. No Exception, so that nobody on the way takes it for one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A candidate and all that its process needs.
+
+    ``end``     when the whole comparison ends, as :func:`time.time` counts
+    ``share``   of the time left, times the number of processes, that is this candidate's when it begins
+    ``folder``  where the comparison is kept
+    """
+
+    candidate: Candidate
+    slug: str
+    data: Data
+    split: Split
+    seed: int
+    surrogate: Any
+    end: float
+    share: float
+    folder: str
+
+    @property
+    def state(self) -> Path:
+        return Path(self.folder) / "jobs" / f"{self.slug}.json"
+
+    @property
+    def run(self) -> Path:
+        return Path(self.folder) / "fits" / self.slug
+
+
+def work(job: Job) -> None:
+    """Do the job, and write what came of it to its file: its scores and checks, or why there are none."""
+    why = _work(job)
+    if why:
+        job.state.with_suffix(".why").write_text(why, encoding="utf-8")
+
+
+def _work(job: Job) -> str:
+    left = job.end - time.time()
+    mine = min(left, left * job.share)
+    least = max(job.candidate.least, 0.0)
+    if mine < least or left <= 0:
+        return NO_TIME
+    started = job.state.with_suffix(".started")
+    started.touch()
+    outcome: dict[str, Any] = {"name": job.candidate.name, "config": job.candidate.to_config()}
+    clock = Clock(time.time(), mine)
+    # A candidate may take twice its share, from those that come after it, but never the time after the end.
+    try:
+        with alarm(min(left, 2 * mine) if least else left), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters is in the diagnosis
+            _try(job, clock, outcome)
+    except OutOfTime:
+        if "pointwise" not in outcome:
+            return f"it was not done within its share of the budget ({max(mine, 1):.0f} s)"
+    except (PPLGenError, ArithmeticError, ValueError, RuntimeError, MemoryError) as error:
+        if "pointwise" not in outcome:
+            return f"failed: {_in_short(error)}"
+        outcome["warnings"] = [*outcome.get("warnings", []), f"not diagnosed: {_in_short(error)}"]
+        write(job.state, outcome)
+    finally:
+        started.unlink(missing_ok=True)
+    return ""
+
+
+@dataclasses.dataclass
+class Clock:
+    """How much of a candidate's time is left for training."""
+
+    start: float
+    seconds: float
+
+    def training(self, fits: int) -> float:
+        """Seconds for the next of so many fits."""
+        left = self.start + TRAINING * self.seconds - time.time()
+        return max(left / max(fits, 1), LEAST_TRAINING)
+
+
+def _try(job: Job, clock: Clock, outcome: dict[str, Any]) -> None:
+    found = job.split.run(job, clock)
+    outcome.update(found.to_dict())
+    write(job.state, outcome)
+    start = time.perf_counter()
+    fit = found.fit if found.fit is not None and not _wants_intervals(job) else keep(job, clock, found)
+    if found.fit is None or fit is not found.fit:
+        outcome["seconds"] += time.perf_counter() - start
+    if not _wants_intervals(job):  # else it is but the intervals that are of fewer refits
+        outcome["stopped"] = bool(outcome["stopped"] or fit.draws.interrupted)
+    fit.save(job.run, overwrite=True)
+    outcome["run"] = f"fits/{job.slug}"
+    write(job.state, outcome)
+    outcome.update(diagnosed(fit), done=True)
+    write(job.state, outcome)
+
+
+def _wants_intervals(job: Job) -> bool:
+    """Whether the kept fit has a bootstrap, which held-out scores have no use for."""
+    return bool(job.candidate.settings.get("num_bootstraps"))
+
+
+def keep(job: Job, clock: Clock, found: Any) -> Fit:
+    """The fit to use and to look at: to the training rows, or all rows after folds, of the size that was chosen."""
+    from ppl_gen.fit import fit
+
+    family = found.families[-1] if found.fit is not None else most_common(found.families)
+    engine = job.candidate.make_engine(family, job.data)
+    return fit(family, job.split.kept_rows(job.data), engine=engine, backend=job.candidate.backend, seed=job.seed,
+               max_seconds=clock.training(1))  # fmt: skip
+
+
+def most_common(families: list[Family]) -> Family:
+    """Of the sizes that folds chose, the one that most did; the smallest of those."""
+    configs = [json.dumps(family.to_config(), sort_keys=True) for family in families]
+    counts = [configs.count(config) for config in configs]
+    return families[int(np.argmax(counts))]
+
+
+def train(job: Job, data: Data, seconds: float) -> tuple[Fit, Family]:
+    """The candidate fitted to these rows, without a bootstrap: up its ladder to the size with the lowest BIC."""
+    ladder = job.candidate.ladder
+    chosen = type(ladder[0]).lowest_bic(ladder, data, CLIMBING * seconds, job.seed) if len(ladder) > 1 else ladder[0]
+    if chosen is not None:
+        return _fit_once(job, chosen, data, seconds), chosen
+    best: Fit | None = None
+    lowest, worse, begin = np.inf, 0, time.time()
+    for family in ladder:
+        tried = _fit_once(job, family, data, seconds)
+        value = bic(tried)
+        if best is None or value < lowest:
+            best, lowest, worse = tried, min(value, lowest), 0
+        else:
+            worse += 1
+        if worse >= WORSE or time.time() - begin > CLIMBING * seconds:
+            break
+    assert best is not None
+    return best, best.family
+
+
+def _fit_once(job: Job, family: Family, data: Data, seconds: float) -> Fit:
+    from ppl_gen.fit import fit
+
+    engine = job.candidate.make_engine(family, data)
+    if "num_bootstraps" in engine.to_config():
+        engine = engine.replace(num_bootstraps=0)
+    return fit(family, data, engine=engine, backend=job.candidate.backend, seed=job.seed, max_seconds=seconds)
+
+
+def bic(fit: Fit) -> float:
+    """BIC of a maximum likelihood fit in model space; infinite where it is degenerate or can't be had."""
+    free, objective = fit.family.num_free(fit.schema), fit.draws.figures.get("objective")
+    if free is None or objective is None or fit.draws.figures.get("degenerate") or not np.isfinite(objective):
+        return float("inf")
+    weights = fit.train.weights
+    number = fit.train.num_steps if weights is None or fit.train.lengths is not None else weights.sum()
+    return float(free * np.log(number) - 2 * objective)
+
+
+def diagnosed(fit: Fit) -> dict[str, Any]:
+    """The checks of a fit, in short."""
+    from ppl_gen.evidence import Evidence
+
+    Evidence.limit(fit, *CHECKED)
+    diagnosis = fit.diagnose()
+    judged = [check for check in diagnosis.checks if check.passed is not None]
+    failed = [check.name for check in diagnosis.failed]
+    if fit.draws.interrupted:  # the verdict says so itself
+        failed = [name for name in failed if name not in ("finished", "converged")]
+    return {"checks": len(judged), "checks_failed": len(failed), "failed": failed}
+
+
+@contextlib.contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    """Raise :class:`OutOfTime` after so many seconds, where the system has such alarms, in the main thread."""
+    able = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    if not able or seconds == float("inf"):
+        yield
+        return
+
+    def ring(signum: int, frame: FrameType | None) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def write(path: Path, document: dict[str, Any]) -> None:
+    """The document as JSON, whole or not at all."""
+    from ppl_gen.files import write_file
+    from ppl_gen.report import to_json
+
+    text = json.dumps(to_json(document), ensure_ascii=False, allow_nan=False)
+    write_file(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"), overwrite=True)
+
+
+def _in_short(error: BaseException) -> str:
+    from ppl_gen.files import first_line
+
+    return first_line(error)[:300]
