@@ -27,7 +27,7 @@ _WHERE = {
     "PPLGenError": "errors", "DataError": "errors", "SettingError": "errors", "StorageError": "errors",
     "FitError": "errors", "MissingExtraError": "errors", "UnsupportedError": "errors",
 }  # fmt: skip
-_SUBMODULES = ("plots", "metrics", "models", "inference")
+_SUBMODULES = ("plots", "metrics", "models", "inference", "report")
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import threading
+import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from rich.console import Console
 
     from ppl_gen.diagnostics import Diagnosis
     from ppl_gen.result import Fit
+
+
+class _Verb(types.ModuleType):
+    """``ppl_gen.report`` is this module, and as a function the verb that writes a report as a file."""
+
+    def __call__(self, runs: Any, path: str | Path = "report.html", *, overwrite: bool = False) -> Path:
+        from ppl_gen.html import report
+
+        return report(runs, path, overwrite=overwrite)
+
+
+sys.modules[__name__].__class__ = _Verb
 
 WIDTH = 110  # columns of a table that goes to a file or a pipe
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ppl_gen import __version__
-from ppl_gen.cli import codes, comparing, compiled, drawing, fitting, unnormalised, using, wording
+from ppl_gen.cli import codes, comparing, compiled, drawing, fitting, reporting, unnormalised, using, wording
 
 INTERRUPTED, USER_ERROR, BROKEN_PIPE = 130, 2, 141
 
@@ -49,14 +49,8 @@ def root(
         typer.echo(context.get_help())
 
 
-COMMANDS = (
-    *fitting.COMMANDS,
-    *comparing.COMMANDS,
-    *using.COMMANDS,
-    *drawing.COMMANDS,
-    *codes.COMMANDS,
-    *unnormalised.COMMANDS,
-)
+PARTS = (fitting, comparing, using, drawing, codes, reporting, unnormalised)
+COMMANDS = tuple(command for part in PARTS for command in part.COMMANDS)
 for command in COMMANDS:
     app.command()(command)
 

@@ -1,0 +1,182 @@
+"""The ranking: models in the order of their held-out log density, as a table and as a picture of the differences."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ppl_gen import plots_style
+from ppl_gen.errors import PPLGenError
+from ppl_gen.html.markup import Markup, bullets, table, tag
+from ppl_gen.html.pictures import attempt, picture
+from ppl_gen.html.wording import duration, figure, share, shortened
+from ppl_gen.plots_style import ALARM, INK, MODEL, SHADE, label, styled
+
+if TYPE_CHECKING:
+    from ppl_gen.html.sources import Subject
+    from ppl_gen.result import Fit
+
+APART = 2.0  # standard errors of a difference
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """``models`` best first, each with the entries that a comparison's file has for it (nats per ``unit``); ``how``
+    rows were held out; ``left_out`` (model, why); ``warnings`` in sentences."""
+
+    models: tuple[Mapping[str, Any], ...]
+    how: str
+    unit: str = "row"
+    left_out: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def ranking_of(subject: Subject) -> Ranking | None:
+    """Of a comparison what its file says; of fits of the same rows what :func:`ppl_gen.compare` finds by their
+    held-out densities. None of a single fit."""
+    if subject.comparison is not None:
+        return _of_document(subject.comparison)
+    fits = subject.fits
+    if len(fits) < 2:
+        return None
+    reasons = {name: _no_density(fit) for name, fit in fits.items()}
+    chosen = {name: fit for name, fit in fits.items() if not reasons[name]}
+    left_out = tuple((name, why) for name, why in reasons.items() if why)
+    if len(chosen) < 2:
+        return Ranking((), "", left_out=left_out, warnings=("Fewer than two fits have held-out densities to rank.",))
+    return _by_held_out(chosen, left_out)
+
+
+def _no_density(fit: Fit) -> str:
+    if fit.family.density == "implicit":
+        return "its density is implicit, and surrogates take long: ppl-gen compare --surrogate ais"
+    return "" if np.isfinite(fit.held_out).any() else "no held-out density of its rows is known"
+
+
+def _by_held_out(fits: Mapping[str, Fit], left_out: tuple[tuple[str, str], ...]) -> Ranking:
+    from ppl_gen.compare import compare
+
+    try:
+        found = compare(fits)
+    except PPLGenError as error:
+        return Ranking((), "", left_out=left_out, warnings=(f"The fits are not ranked: {error}",))
+    number = len(found.pointwise)
+    per_row = {name: found.frame[name] / number for name in ("elpd", "se", "difference", "difference_se")}
+    models = tuple(
+        {"model": str(name), **{key: float(values[name]) for key, values in per_row.items()},
+         "weight": float(row["weight"]), "density": row["density"], "engine": row["engine"],
+         "seconds": fits[str(name)].seconds}
+        for name, row in found.frame.iterrows()
+    )  # fmt: skip
+    return Ranking(models, found.how, found.unit, left_out, found.warnings)
+
+
+def _of_document(document: Mapping[str, Any]) -> Ranking:
+    left = [(str(e.get("model")), str(e.get("why"))) for e in document.get("left_out") or () if isinstance(e, dict)]
+    return Ranking(
+        tuple(document["models"]), str(document.get("how") or ""), str(document.get("unit") or "row"), tuple(left),
+        tuple(map(str, document.get("warnings") or ())),
+    )  # fmt: skip
+
+
+def section(ranking: Ranking, links: Mapping[str, str]) -> Markup:
+    """The table, the picture, what to keep in mind, and what was left out.
+
+    :param links: where the report speaks of each model: names to anchors.
+    """
+    parts: list[Any] = []
+    if ranking.models:
+        parts.append(tag("p", f"Held-out log density in nats per {ranking.unit}, higher is better: {ranking.how}. "
+                         "Look at the differences: the same rows are hard for every model, so the error of a "
+                         "difference is usually smaller than those of the two means."))  # fmt: skip
+        parts.append(_table(ranking, links))
+        if len(ranking.models) > 1:
+            parts.append(attempt("The picture of the differences", lambda: _picture(ranking)))
+    parts += [tag("p", tag("strong", "Keep in mind: "), text, class_="caution") for text in ranking.warnings]
+    if ranking.left_out:
+        parts.append(tag("h3", "Left out"))
+        parts.append(bullets([tag("strong", name), f": {why}"] for name, why in ranking.left_out))
+    return Markup("".join(parts))
+
+
+def _table(ranking: Ranking, links: Mapping[str, str]) -> Markup:
+    told = [name for name in ("density", "error", "calibration", "weight", "seconds", "checks", "verdict")
+            if any(model.get(name) is not None for model in ranking.models)]  # fmt: skip
+    header = {"density": "density", "error": "its error", "calibration": "within 90 % region", "weight": "weight",
+              "seconds": "fitted in", "checks": "checks failed", "verdict": "verdict"}  # fmt: skip
+    rows = []
+    for place, model in enumerate(ranking.models):
+        name = str(model["model"])
+        shown = tag("a", shortened(name), href=f"#{links[name]}") if name in links else shortened(name)
+        elpd = f"{figure(_number(model.get('elpd')), 3)} ± {figure(_number(model.get('se')), 3)}"
+        gap = f"{figure(_number(model.get('difference')), 3)} ± {figure(_number(model.get('difference_se')), 3)}"
+        rows.append([shown, ["at least " if model.get("is_bound") else "", elpd], gap if place else "best",
+                     *(_cell(model, name) for name in told)])  # fmt: skip
+    caption = f"Models ranked by held-out log density (nats per {ranking.unit} ± standard error)"
+    numbers = [1, 2, *(3 + j for j, name in enumerate(told) if name not in ("density", "verdict"))]
+    words = [3 + j for j, name in enumerate(told) if name == "verdict"]
+    return table(("model", "ELPD", "difference to best", *(header[name] for name in told)), rows, caption,
+                 numbers=numbers, words=words)  # fmt: skip
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def _cell(model: Mapping[str, Any], name: str) -> Any:
+    value = model.get(name)
+    if name in ("density", "verdict"):
+        text = shortened(value or "not known", 80)
+        return f"{text} (a bound)" if name == "density" and model.get("is_bound") and value != "bound" else text
+    if name == "error":
+        words = {"k-hat": "k-hat", "mcse": "± Monte Carlo"}.get(str(model.get("error_kind")), "")
+        return "exact" if value is None else f"{words} {figure(_number(value))}".strip()
+    if name == "calibration":
+        return "not known" if value is None else share(_number(value), 1.0)
+    if name == "seconds":
+        return duration(_number(value))
+    if name == "checks":
+        return f"{model.get('checks_failed', 0)} of {value}"
+    return figure(_number(value), 2)
+
+
+def _picture(ranking: Ranking) -> Markup:
+    told = "; ".join(
+        f"{shortened(model['model'], 40)} {figure(_number(model.get('difference')), 3)} ± "
+        f"{figure(_number(model.get('difference_se')), 3)}"
+        for model in ranking.models[1:]
+    )
+    best = shortened(ranking.models[0]["model"], 40)
+    caption = (
+        f"Held-out log density of each model less that of {best}, the best, in nats per {ranking.unit}. Thick bars: "
+        "one standard error of the difference; thin bars: two. Grey reaches the line: not told apart from the best. "
+        "Open circles are bounds: the density is at least that."
+    )
+    return picture(differences(ranking.models, ranking.unit), f"Differences to {best}, the best: {told}.", caption)
+
+
+@styled
+def differences(models: Sequence[Mapping[str, Any]], unit: str) -> Figure:
+    """Differences to the best model with one and two standard errors, best at the top."""
+    at = np.arange(len(models))
+    gap = np.array([_number(model.get("difference")) for model in models])
+    error = np.nan_to_num([_number(model.get("difference_se")) for model in models])
+    tied = gap + APART * error >= 0
+    colours = [MODEL if place == 0 else SHADE if same else ALARM for place, same in zip(at, tied, strict=True)]
+    ax = plots_style.axes_of(None, 6.6, 0.34 * len(models) + 1.0)
+    ax.axvline(0, color=INK, linewidth=0.8, linestyle="--")
+    ax.hlines(at, gap - APART * error, gap + APART * error, colors=colours, linewidth=1)
+    ax.hlines(at, gap - error, gap + error, colors=colours, linewidth=3.5)
+    faces = ["white" if model.get("is_bound") else shade for model, shade in zip(models, colours, strict=True)]
+    ax.scatter(gap, at, s=34, c=faces, zorder=3, linewidths=1.2, edgecolors=colours)
+    ax.set_yticks(at, [label(model["model"], 34) for model in models])
+    ax.set_ylim(len(models) - 0.4, -0.6)
+    ax.set_xlabel(f"difference to the best, nats per {unit}")
+    return plots_style.finish(ax)
