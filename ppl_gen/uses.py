@@ -42,3 +42,23 @@ class Uses:
         from ppl_gen.prediction import predict
 
         return predict(self._fit, table, column, seed).to_frame()
+
+    def anomalies(self, table: Any, *, false_discovery_rate: float = 0.1, calibration: Any = None) -> pd.DataFrame:
+        """Which rows are anomalies, such that of those called so at most a share of ``false_discovery_rate`` is
+        normal, on average (conformal p-values by the procedure of Benjamini and Hochberg; Bates, Candès, Lei, Romano &
+        Sesia 2023, Ann. Statist. 51). See :mod:`ppl_gen.anomalies`.
+
+        Columns, in the order of the rows: row (of sequences their label), log_prob, anomaly_p_value, adjusted_p_value
+        (the lowest rate at which the row is called) and is_anomaly. The frame's ``attrs`` say among how many rows each
+        was ranked (``num_ranked_among``), the lowest p-value that there can be (``lowest_p_value``), and how many rows
+        must have it before any is called (``rows_needed``).
+
+        :param table: new rows; the training rows rank only among themselves.
+        :param calibration: normal rows that the fit has not seen, to rank new ones among: the bound is then exact.
+            Without it they are the training rows, under fits that left them out.
+        :raises DataError: these are the training rows; no row has enough others to be ranked among.
+        :raises UnsupportedError: the family has no held-out densities, and there is no calibration table.
+        """
+        from ppl_gen.anomalies import anomalies
+
+        return anomalies(self._fit, table, false_discovery_rate, calibration)

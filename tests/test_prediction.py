@@ -13,6 +13,7 @@ from scipy.special import expit, softmax
 
 import ppl_gen as pg
 from ppl_gen.cli import main
+from ppl_gen.inference.contrastive import Contrastive
 from ppl_gen.models.autoregressive import Autoregressive
 from ppl_gen.models.rbm import RBM
 from ppl_gen.models.vae import VAE
@@ -75,7 +76,7 @@ def test_log_z_cancels() -> None:
     """Of an unnormalised density of known weights: three binary columns, the posterior summed by hand."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.integers(0, 2, (80, 3)), columns=list("uvw"))
-    fit = pg.fit(RBM(2), table, engine=pg.registry.engine("contrastive")(max_steps=20), backend="pyro",
+    fit = pg.fit(RBM(2), table, engine=Contrastive(max_steps=20), backend="pyro",
                  seed=0)  # fmt: skip
     rows = pd.DataFrame([(u, v) for u in (0, 1) for v in (0, 1)], columns=["u", "v"])
     scores = [fit.score(rows.assign(w=k), keep_draws=True, p_values=False).log_prob for k in (0, 1)]

@@ -1,4 +1,4 @@
-"""ppl-gen predict: what a fit is put to use for."""
+"""ppl-gen anomalies, predict: what a fit is put to use for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ppl_gen.cli import options as o
-from ppl_gen.cli.using import deliver, several
+from ppl_gen.cli.using import SHOWN, deliver, say_where, several
 
 
 def predict(
@@ -46,4 +46,56 @@ def predict(
     deliver(frame, path, overwrite, as_json, run, f"Labels of {several(len(frame), 'row')}: {column}")
 
 
-COMMANDS = (predict,)
+def anomalies(
+    run: o.RunArg,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="New rows.")],
+    fdr: Annotated[
+        float, typer.Option("--fdr", metavar="P", help="Share of normal rows among those called, on average, at most.")
+    ] = 0.1,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Normal rows that the fit has not seen.", show_default="training rows, left out"
+        ),
+    ] = None,
+    drop: o.DropOption = None,
+    output: o.OutOption = None,
+    overwrite: o.OverwriteOption = False,
+    backend: o.BackendOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Which rows are anomalies, such that the share of false calls is bounded (the false discovery rate).
+
+    Columns: row, log_prob, anomaly_p_value (the rank of the row's density among rows that the fit did not see),
+    adjusted_p_value (the lowest rate at which the row is called), is_anomaly.
+
+    [bold]Examples[/bold]
+
+    [cyan]ppl-gen anomalies runs/machines new.csv --fdr 0.1 -o anomalies.csv[/cyan]\n
+    [cyan]ppl-gen anomalies runs/machines new.csv --calibration normal.csv --json[/cyan]
+    """
+    from ppl_gen import report
+
+    path = o.check_output(output, overwrite=overwrite)
+    fit = o.load_fit(run, backend)
+    with report.working("scoring"):
+        rows, known = o.read_rows(fit, table, drop), o.read_rows(fit, calibration, None)
+        frame = fit.anomalies(rows, false_discovery_rate=fdr, calibration=known)
+    called, unit = frame[frame["is_anomaly"]].sort_values("anomaly_p_value"), fit.train.unit
+    if path is not None:
+        o.write_table(frame, path, overwrite=overwrite)
+    if as_json:
+        extra = {"output": str(path)} if path else {"rows": frame}
+        report.emit_json({"run": run, "num_rows": len(frame), "num_anomalies": len(called),
+                          "false_discovery_rate": fdr, **frame.attrs, **extra})  # fmt: skip
+        return
+    report.say(f"{len(called):,} of {several(len(frame), unit)} called, at a false discovery rate of {fdr:g}")
+    if len(called):
+        report.table(called.drop(columns="is_anomaly"), limit=SHOWN, title="Anomalies, the clearest first")
+    ranked, needed = frame.attrs["num_ranked_among"], frame.attrs["rows_needed"]
+    report.note(f"Ranked among {several(ranked, unit)}: the lowest p-value is {1 / (ranked + 1):.2g}, and {needed:,} "
+                f"with it are needed before any is called.")  # fmt: skip
+    say_where(path, len(frame), unit)
+
+
+COMMANDS = (anomalies, predict)
