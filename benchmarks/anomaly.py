@@ -26,19 +26,14 @@ PUBLISHED = ("IForest", "ECOD", "PCA", "KNN", "LOF", "DAGMM")
 
 def ecod(train: Rows, test: Rows) -> Rows:
     """Empirical cumulative distribution outliers (Li, Zhao, Hu, Botta, Ionescu & Chen 2022, IEEE Trans. Knowl. Data
-    Eng., algorithm 1): of each column the log of the share of training rows that lie as far out, to the left, to the
-    right, or to the side of its tail; each summed over the columns, and the greatest of the three taken. A row counts
-    among those that it is ranked with, so that no share is 0."""
-    from scipy.stats import skew
-
+    Eng.): minus the log of the share of training rows that lie as far out in a column, to the left or to the right,
+    whichever is fewer, summed over the columns. A row counts among those that it is ranked with: no share is 0."""
     number = len(train)
     ordered = np.sort(train, axis=0)
     columns = range(train.shape[1])
     below = np.stack([np.searchsorted(ordered[:, j], test[:, j], side="right") for j in columns], axis=1)
     above = number - np.stack([np.searchsorted(ordered[:, j], test[:, j], side="left") for j in columns], axis=1)
-    left, right = (-np.log((count + 1) / (number + 1)) for count in (below, above))
-    tail = np.where(skew(train, axis=0) < 0, left, right)
-    return np.max([left.sum(1), right.sum(1), tail.sum(1)], axis=0)
+    return np.asarray(-np.log((np.minimum(below, above) + 1) / (number + 1)).sum(axis=1))
 
 
 def isolation_forest(train: Rows, test: Rows, seed: int) -> Rows:
@@ -77,6 +72,7 @@ MODELS: dict[str, Callable[[Rows, Rows, int], Rows]] = {
     "gmm 4 full": ours("gmm", {"num_components": 4}, EM),
     "gmm 4 diag": ours("gmm", {"num_components": 4, "covariance": "diag"}, EM),
     "vae": ours("vae", {}, NETWORKS),
+    "vae linear 2 codes": ours("vae", {"latent_dim": 2, "hidden": (), "scale": "shared"}, NETWORKS),
     "flow": ours("flow", {}, NETWORKS),
     "autoregressive": ours("autoregressive", {}, NETWORKS),
     "dae": ours("dae", {}, NETWORKS),

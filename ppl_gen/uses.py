@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ppl_gen.result import Fit
+    from ppl_gen.synthetic import Synthetic
 
 
 class Uses:
@@ -43,6 +44,21 @@ class Uses:
 
         return predict(self._fit, table, column, seed).to_frame()
 
+    def transform(self, table: Any = None, *, member: int | None = None) -> pd.DataFrame:
+        """Each row (of the training table by default) as numbers, for what learns from numbers, such as scikit-learn:
+        the means of its codes (``z0``, ``z1``, ...: vae, gan), the noise that makes it (diffusion), p(h = 1 | x) of
+        hidden units (``h0``, ...: rbm), the probabilities of components or states (``z=0``, ...: gmm, hmm). These are
+        the numbers of :meth:`latents` without what says how sure they are, with the table's row labels.
+
+        ``FunctionTransformer(fit.transform)`` puts them into a pipeline of scikit-learn.
+
+        :param member: of an ensemble, whose codes: each member has a latent space of its own (0 by default).
+        :raises UnsupportedError: the family has no latents.
+        """
+        from ppl_gen.features import transform
+
+        return transform(self._fit, table, member)
+
     def anomalies(self, table: Any, *, false_discovery_rate: float = 0.1, calibration: Any = None) -> pd.DataFrame:
         """Which rows are anomalies, such that of those called so at most a share of ``false_discovery_rate`` is
         normal, on average (conformal p-values by the procedure of Benjamini and Hochberg; Bates, Candès, Lei, Romano &
@@ -62,3 +78,17 @@ class Uses:
         from ppl_gen.anomalies import anomalies
 
         return anomalies(self._fit, table, false_discovery_rate, calibration)
+
+    def synthesize(self, num_samples: int, *, holdout: Any = None, target: Any = None, seed: int = 0) -> Synthetic:
+        """New rows that are to stand for the training table, ``.table``, and ``.report``, what they are good for, how
+        like real rows they are, and what they give away. See :mod:`ppl_gen.synthetic`; rows that were drawn otherwise
+        are judged by ``pg.evaluate_synthetic(fit, rows, holdout)``.
+
+        :param holdout: real rows that the fit has not seen. Without them nothing is shown of utility and privacy, and
+            the report says so.
+        :param target: a column that a model shall learn from the synthetic rows.
+        :raises UnsupportedError: the fit is of sequences or images.
+        """
+        from ppl_gen.synthetic import synthesize
+
+        return synthesize(self._fit, num_samples, holdout, target, seed)

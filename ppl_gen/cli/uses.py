@@ -1,4 +1,4 @@
-"""ppl-gen anomalies, predict: what a fit is put to use for."""
+"""ppl-gen anomalies, predict, synthesize, transform: what a fit is put to use for."""
 
 from __future__ import annotations
 
@@ -98,4 +98,77 @@ def anomalies(
     say_where(path, len(frame), unit)
 
 
-COMMANDS = (anomalies, predict)
+def synthesize(
+    run: o.RunArg,
+    num_samples: Annotated[int, typer.Option("--num-samples", "-n", metavar="INT", help="Rows.")] = 1000,
+    holdout: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Real rows that the fit has not seen, to judge by.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The column that a model is to learn from the rows.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 if a check fails.")] = False,
+    seed: o.SeedOption = 0,
+    output: o.OutOption = None,
+    overwrite: o.OverwriteOption = False,
+    backend: o.BackendOption = None,
+    as_json: o.JsonOption = False,
+) -> int:
+    """New rows to stand for the training table, and whether they can: what a model learns from them, how like real rows
+    they are, and whether they give training rows away. Without --holdout nothing is shown of the first and the last.
+
+    [bold]Examples[/bold]
+
+    [cyan]ppl-gen synthesize runs/patients -n 5000 --holdout test.csv --target diagnosis -o synthetic.csv[/cyan]\n
+    [cyan]ppl-gen synthesize runs/patients --holdout test.csv --strict --json[/cyan]
+    """
+    from ppl_gen import report
+    from ppl_gen.cli.wording import diagnosis_in_options
+
+    path = o.check_output(output, overwrite=overwrite)
+    fit = o.load_fit(run, backend)
+    with report.working("drawing and judging"):
+        known = o.read_rows(fit, holdout, None)
+        found = fit.synthesize(num_samples, holdout=known, target=target, seed=seed)
+    judged = diagnosis_in_options(found.report)
+    if path is not None:
+        o.write_table(found.table, path, overwrite=overwrite)
+    if as_json:
+        extra = {"output": str(path)} if path else {"rows": found.table}
+        report.emit_json({"run": run, "num_rows": num_samples, **judged.to_dict(), **extra})
+    else:
+        report.show(judged)
+        say_where(path, num_samples, "row")
+    return int(strict and not judged.passed)
+
+
+def transform(
+    run: o.RunArg,
+    table: o.RowsArg = None,
+    drop: o.DropOption = None,
+    member: Annotated[
+        int | None, typer.Option(metavar="INT", help="Of codes of an ensemble: whose.", show_default="0")
+    ] = None,
+    output: o.OutOption = None,
+    overwrite: o.OverwriteOption = False,
+    backend: o.BackendOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Each row as numbers that stand for it, for another program to learn from: the means of its codes, the probability
+    of each hidden unit, or those of the components.
+
+    [bold]Examples[/bold]
+
+    [cyan]ppl-gen transform runs/patients new.csv -o features.csv[/cyan]\n
+    [cyan]ppl-gen transform runs/patients -o features.parquet[/cyan]
+    """
+    from ppl_gen import report
+
+    path = o.check_output(output, overwrite=overwrite)
+    fit = o.load_fit(run, backend)
+    with report.working("inferring latents"):
+        frame = fit.transform(o.read_rows(fit, table, drop), member=member)
+    deliver(frame, path, overwrite, as_json, run, f"Features of {several(len(frame), 'row')}")
+
+
+COMMANDS = (anomalies, predict, synthesize, transform)
