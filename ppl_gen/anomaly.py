@@ -29,15 +29,34 @@ def anomaly_p_values(fit: Fit, data: Data, log_predictive: np.ndarray) -> np.nda
     values = np.where(np.isfinite(held_out), held_out, log_predictive) if own_rows else log_predictive
     if data.lengths is not None:
         held_out, values = held_out / _observed_entries(fit.train), values / _observed_entries(data)
-    result = np.full(len(data), np.nan)
-    theirs, ours = _patterns(fit.train), _patterns(data)
+    return _ranks(held_out, _patterns(fit.train), values, _patterns(data), own_rows)[0]
+
+
+def calibrated_p_values(
+    calibration: Data, of_calibration: np.ndarray, data: Data, log_predictive: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) conformal p-values by the log densities of rows that the fit has not seen, and the number of these that
+    each row was ranked among; see :func:`anomaly_p_values`. If those and a new row are draws of one law, in any order
+    as likely, P(p <= t) <= t exactly, whatever the fit (Vovk, Gammerman & Shafer 2005, proposition 2.4)."""
+    if data.lengths is not None:
+        of_calibration = of_calibration / _observed_entries(calibration)
+        log_predictive = log_predictive / _observed_entries(data)
+    return _ranks(of_calibration, _patterns(calibration), log_predictive, _patterns(data), own_rows=False)
+
+
+def _ranks(
+    held_out: np.ndarray, theirs: np.ndarray, values: np.ndarray, ours: np.ndarray, own_rows: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rank of each value among the held-out ones of the same pattern of missing entries, and their number."""
+    result, number = np.full(len(values), np.nan), np.zeros(len(values), int)
     for pattern in np.unique(ours, axis=0):
         peers = np.sort(held_out[(theirs == pattern).all(1) & np.isfinite(held_out)])
         rows = (ours == pattern).all(1)
+        number[rows] = len(peers)
         if len(peers) >= MIN_PEERS and (pattern.any() or not pattern.size):
             rank = np.searchsorted(peers, values[rows], side="right")
             result[rows] = np.maximum(rank, 1) / len(peers) if own_rows else (1 + rank) / (len(peers) + 1)
-    return result
+    return result, number
 
 
 def _patterns(data: Data) -> np.ndarray:

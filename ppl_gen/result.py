@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ppl_gen.generation import Generation
 from ppl_gen.scores import Score
+from ppl_gen.uses import Uses
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Fit(Generation):
+class Fit(Generation, Uses):
     """A fitted family. Frozen: holds draws, the schema of the table, versions and seed; every verb derives from them.
 
     ``train`` is the training data; ``reasons`` says in words which engine and backend were chosen and why.

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ppl_gen import __version__
-from ppl_gen.cli import codes, comparing, compiled, drawing, fitting, reporting, unnormalised, using, wording
+from ppl_gen.cli import codes, comparing, compiled, drawing, fitting, reporting, uses, using, wording
 
 INTERRUPTED, USER_ERROR, BROKEN_PIPE = 130, 2, 141
 
@@ -49,7 +49,7 @@ def root(
         typer.echo(context.get_help())
 
 
-PARTS = (fitting, comparing, using, drawing, codes, reporting, unnormalised)
+PARTS = (fitting, comparing, using, uses, drawing, codes, reporting)
 COMMANDS = tuple(command for part in PARTS for command in part.COMMANDS)
 for command in COMMANDS:
     app.command()(command)
