@@ -22,7 +22,7 @@ _WHERE = {
     "fit": "fit", "load": "storage", "compare": "compare", "Comparison": "compare", "Data": "data",
     "Schema": "data", "Family": "family", "Pair": "family", "Engine": "engine", "Draws": "engine",
     "Fit": "result", "AIS": "normalizer", "SMC": "normalizer", "Score": "scores", "Sampler": "samplers",
-    "NoisyClassifier": "noisy_classifier",
+    "NoisyClassifier": "noisy_classifier", "sweep": "sweeps", "restarts": "sweeps", "Restarts": "sweeps",
     "chains": "chains", "Tempered": "chains", "Diagnosis": "diagnostics", "families": "registry", "engines": "registry",
     "PPLGenError": "errors", "DataError": "errors", "SettingError": "errors", "StorageError": "errors",
     "FitError": "errors", "MissingExtraError": "errors", "UnsupportedError": "errors",

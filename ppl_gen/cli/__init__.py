@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ppl_gen import __version__
-from ppl_gen.cli import codes, compiled, drawing, fitting, unnormalised, using, wording
+from ppl_gen.cli import codes, compiled, drawing, fitting, sweeping, unnormalised, using, wording
 
 INTERRUPTED, USER_ERROR, BROKEN_PIPE = 130, 2, 141
 
@@ -49,7 +49,14 @@ def root(
         typer.echo(context.get_help())
 
 
-COMMANDS = (*fitting.COMMANDS, *using.COMMANDS, *drawing.COMMANDS, *codes.COMMANDS, *unnormalised.COMMANDS)
+COMMANDS = (
+    *fitting.COMMANDS,
+    *sweeping.COMMANDS,
+    *using.COMMANDS,
+    *drawing.COMMANDS,
+    *codes.COMMANDS,
+    *unnormalised.COMMANDS,
+)
 for command in COMMANDS:
     app.command()(command)
 
