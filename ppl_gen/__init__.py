@@ -23,6 +23,7 @@ _WHERE = {
     "Schema": "data", "Family": "family", "Pair": "family", "Engine": "engine", "Draws": "engine",
     "Fit": "result", "AIS": "normalizer", "SMC": "normalizer", "Score": "scores", "Sampler": "samplers",
     "NoisyClassifier": "noisy_classifier", "evaluate_synthetic": "synthetic",
+    "sweep": "sweeps", "restarts": "sweeps", "Restarts": "sweeps",
     "chains": "chains", "Tempered": "chains", "Diagnosis": "diagnostics", "families": "registry", "engines": "registry",
     "PPLGenError": "errors", "DataError": "errors", "SettingError": "errors", "StorageError": "errors",
     "FitError": "errors", "MissingExtraError": "errors", "UnsupportedError": "errors",

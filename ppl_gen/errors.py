@@ -43,7 +43,7 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else "choose one of " + ", ".join(options) + "."
 
 
-def warn(message: str) -> None:
+def warn(message: str | Warning) -> None:
     """Warn, and name the line of the caller's own that led to it: the first one outside of this package."""
     level, frame = 1, inspect.currentframe()
     while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == __package__:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ppl_gen import parallel
 from ppl_gen.data import Data
 from ppl_gen.scoring import log_prob_rows, score
 
 if TYPE_CHECKING:
+    from ppl_gen.engine import Engine
+    from ppl_gen.family import Family
     from ppl_gen.result import Fit
 
 MIN_SEQUENCES = 10  # below which none is left out: the future of each is predicted instead
@@ -29,13 +32,21 @@ def held_out(fit: Fit) -> np.ndarray:
         return leave_one_out(fit)[0]
     if fit.train.lengths is not None and len(fit.train) < MIN_SEQUENCES:  # a fold may leave next to nothing to fit to
         return np.full(len(fit.train), np.nan)
-    result = np.full(len(fit.train), np.nan)
-    for train, test, rows in _folds(fit):
-        if len(train) < fit.family.min_rows and fit.train.lengths is None:
-            continue  # too few to fit the family to
-        refit = _refit(fit, train)
-        result[rows] = score(refit, test, hdi_prob=0.9, keep_draws=False, p_values=False).log_predictive
+    folds = [fold for fold in _folds(fit) if len(fold[0]) >= fit.family.min_rows or fit.train.lengths is not None]
+    job = (fit.family, _without_bootstrap(fit.engine), fit.backend, fit.seed)
+    found = parallel.run(log_density_of_fold, [(*job, train, test) for train, test, _ in folds])
+    result = np.full(len(fit.train), np.nan)  # where too few rows are left to fit the family to
+    for (_, _, rows), values in zip(folds, found, strict=True):
+        result[rows] = values
     return result
+
+
+def log_density_of_fold(family: Family, engine: Engine, backend: str, seed: int, train: Data, test: Data) -> np.ndarray:
+    """(obs,) log predictive density of the ``test`` rows under a fit to the others."""
+    from ppl_gen.fit import fit
+
+    refit = fit(family, train, engine=engine, backend=backend, seed=seed)
+    return score(refit, test, hdi_prob=0.9, keep_draws=False, p_values=False).log_predictive
 
 
 def leave_one_out(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
@@ -65,10 +76,7 @@ def _folds(fit: Fit) -> Iterator[tuple[Data, Data, np.ndarray]]:
         yield fit.train.take(rest), fit.train.take(np.sort(rows)), np.sort(rows)
 
 
-def _refit(fit: Fit, train: Data) -> Fit:
-    """The same job on other rows, without the bootstrap."""
-    from ppl_gen.fit import fit as run
-
-    names = {field.name for field in dataclasses.fields(fit.engine)}
-    engine = fit.engine.replace(num_bootstraps=0) if "num_bootstraps" in names else fit.engine
-    return run(fit.family, train, engine=engine, backend=fit.backend, seed=fit.seed)
+def _without_bootstrap(engine: Engine) -> Engine:
+    """Intervals are not asked of a refit."""
+    names = {field.name for field in dataclasses.fields(engine)}
+    return engine.replace(num_bootstraps=0) if "num_bootstraps" in names else engine

@@ -66,6 +66,17 @@ class Monitor:
         rate = done / max(time.monotonic() - self._start, 1e-9)
         self._bar.update(self._task, completed=done, total=total, figures=f"{rate:,.0f}/s  {text}")
 
+    def counter(self, total: int) -> Callable[[], None]:
+        """To be called once after each of ``total`` jobs."""
+        done = 0
+
+        def tick() -> None:
+            nonlocal done
+            done += 1
+            self.update(done, total)
+
+        return tick
+
     def save(self, state: dict[str, np.ndarray]) -> None:
         """Write a checkpoint (a sibling file, then renamed); does nothing unless one was asked for."""
         if self.checkpoint_path is not None:

@@ -50,6 +50,11 @@ class Fit(Generation, Uses):
             size = f"{len(data):,} images of {' x '.join(map(str, self.schema.image))}"
         return f"<Fit of {self.family} by {self.engine} in {self.backend}, seed {self.seed}: {size}>"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: the fields, and what refits have found. Pairs are made anew there."""
+        kept = {*(field.name for field in dataclasses.fields(self)), "held_out", "_leave_one_out"}
+        return {name: value for name, value in self.__dict__.items() if name in kept}
+
     @property
     def uncertainty(self) -> str:
         """What the spread of the draws means: posterior, guide, bootstrap, ensemble or point."""

@@ -51,16 +51,16 @@ class Settings(metaclass=_Named):
         _refuse_unknown(type(self), changes)
         return dataclasses.replace(self, **changes)
 
-    def with_options(self, options: Mapping[str, str]) -> Self:
-        """A copy changed by ``name=value`` strings; ``prior.loc_scale`` reaches into a nested field."""
+    def with_options(self, options: Mapping[str, Any]) -> Self:
+        """A copy changed by ``name=value`` strings, or by values; ``prior.loc_scale`` reaches into a nested field."""
         changes: dict[str, Any] = {}
-        nested: dict[str, dict[str, str]] = {}
+        nested: dict[str, dict[str, Any]] = {}
         for path, text in options.items():
             head, _, rest = path.partition(".")
             if rest:
                 nested.setdefault(head, {})[rest] = text
             else:
-                value = parse_value(text)
+                value = parse_value(text) if isinstance(text, str) else text
                 # Of an option that is a word, "none" is a word as well.
                 changes[head] = text if value is None and isinstance(getattr(self, head, None), str) else value
         for head, inner_options in nested.items():

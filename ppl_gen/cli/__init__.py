@@ -15,7 +15,19 @@ from typing import Annotated, Any
 import typer
 
 from ppl_gen import __version__
-from ppl_gen.cli import codes, comparing, compiled, drawing, fitting, reporting, uses, using, wording
+from ppl_gen.cli import (
+    codes,
+    comparing,
+    compiled,
+    drawing,
+    fitting,
+    reporting,
+    sweeping,
+    unnormalised,
+    uses,
+    using,
+    wording,
+)
 
 INTERRUPTED, USER_ERROR, BROKEN_PIPE = 130, 2, 141
 
@@ -49,7 +61,7 @@ def root(
         typer.echo(context.get_help())
 
 
-PARTS = (fitting, comparing, using, uses, drawing, codes, reporting)
+PARTS = (fitting, comparing, sweeping, using, uses, drawing, codes, reporting, unnormalised)
 COMMANDS = tuple(command for part in PARTS for command in part.COMMANDS)
 for command in COMMANDS:
     app.command()(command)

@@ -150,6 +150,23 @@ def data_options(
     }  # fmt: skip
 
 
+def repeat_data_options(
+    columns: list[str] | None,
+    drop: list[str] | None,
+    kinds: list[str] | None,
+    weights: str | None,
+    raw: bool,
+    sequence: str | None,
+    order: str | None,
+) -> list[str]:
+    """The words of the command line that these came from, for another command on the same table."""
+    lists = {"--columns": columns, "--drop": drop, "--kind": kinds}
+    words = [word for flag, values in lists.items() for value in values or () for word in (flag, value)]
+    single = {"--weights": weights, "--sequence": sequence, "--order": order}
+    words += [word for flag, value in single.items() if value is not None for word in (flag, value)]
+    return words + (["--no-standardize"] if raw else [])
+
+
 def make_family(name: str, options: dict[str, str]) -> Family:
     """A family from its name and ``name=value`` strings; raises :class:`SettingError`."""
     from ppl_gen import registry

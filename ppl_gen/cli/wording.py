@@ -50,6 +50,7 @@ def in_options(text: str) -> str:
     text = re.sub(rf"(?<!['\w])({'|'.join(OPTIONS)}|kinds)=(?![^\s.,:;)])", _option, text)
     for python, words in PLAIN.items():
         text = text.replace(python, words)
+    text = re.sub(r"\bn_jobs\b", "--jobs", text)
     return re.sub(rf"^({'|'.join(OPTIONS)})(?= (?:must be|is for)\b)", _option, text)
 
 
