@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NAMES = ("em", "svi", "prompt", "scoring", "nuts", "hmm", "flow", "vae", "vae_label", "rbm", "energy",
-         "diffusion", "gan_quality", "calibration", "anomaly")  # fmt: skip
+         "diffusion", "gan_quality", "anomaly")  # fmt: skip
 
 
 def main(names: list[str]) -> int:

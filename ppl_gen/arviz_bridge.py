@@ -220,3 +220,31 @@ def plot(kind: str, data: Any, **options: Any) -> Any:
             return collection.viz["figure"].item()
         axes = function(data, backend="matplotlib", **options)
     return np.ravel(np.asarray(axes))[0].figure
+
+
+def ecdf_difference(ranks: np.ndarray, prob: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What tells ranks (R,) in [0, 1] from uniform ones (Säilynoja, Bürkner & Vehtari 2022, Stat. Comput. 32):
+    points z, the empirical distribution function less z, and the band (lower, upper) that a uniform sample's whole
+    curve stays in with this probability."""
+    ranks = np.sort(np.asarray(ranks, np.float64))
+    points, lower, upper = _uniform_band(len(ranks), prob)
+    ecdf = np.searchsorted(ranks, points, side="right") / len(ranks)
+    ecdf[[0, -1]] = 0.0, 1.0
+    return points, ecdf - points, lower - points, upper - points
+
+
+@cache
+def _uniform_band(number: int, prob: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points from 0 to 1, and the band of the distribution function of so many uniform numbers at them."""
+    if not is_classic():
+        from arviz_stats.ecdf_utils import ecdf_pit
+
+        points, _, lower, upper = ecdf_pit(np.arange(number) / number, prob, 1000)
+        return points, lower, upper
+    _arviz()
+    from arviz.stats.ecdf_utils import ecdf_confidence_band
+
+    points = np.linspace(0, 1, number + 1)
+    edges = ecdf_confidence_band(number, points[1:-1], points[1:-1], prob, method="optimized")
+    lower, upper = (np.concatenate([[0.0], edge, [1.0]]) for edge in edges)
+    return points, lower, upper

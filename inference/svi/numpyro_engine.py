@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,7 +12,9 @@ import optax
 from numpyro import handlers
 from numpyro.infer import SVI as NumPyroSVI
 from numpyro.infer import Trace_ELBO, TraceEnum_ELBO
+from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
+from ppl_gen.backends.numpyro_chains import unconstrained_starts
 from ppl_gen.backends.numpyro_ops import log_joint_fn
 from ppl_gen.backends.numpyro_programs import pack_state, unpack_state
 from ppl_gen.engine import Draws
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from ppl_gen.family import Pair
     from ppl_gen.progress import Monitor
 
+MOVABLE = (AutoNormal, AutoMultivariateNormal)  # guides whose centre is a parameter of a known name
 NUM_PARTICLES_KHAT = 4000  # k-hat has noise of 0.2 at 1,500 draws
 
 
@@ -34,21 +37,67 @@ def run(pair: Pair, data: Data, settings: SVI, seed: int, monitor: Monitor) -> D
     if not pair.has_priors:
         return numpyro_ensemble.run(pair, data, settings, seed, monitor)
     view = pair.data if pair.data is not None else data.view("numpyro")
-    guide = settings.guide if callable(settings.guide) else _make_guide(pair, view, settings, seed)
-    svi = make_svi(pair, guide, settings)
-    options = {"subsample_size": settings.rows_per_step(len(data))}
+    starts = None if callable(settings.guide) else _starts(pair, view, settings, seed)
+    programs = _programs(pair, settings, starts, settings.rows_per_step(len(data)))
     key_init, key_draws, key_khat = jax.random.split(jax.random.key(seed), 3)
-    state = jax.jit(lambda key, view: svi.init(key, view, **options))(key_init, view)
-    parameters, losses, figures, interrupted = _train(pair, svi, state, view, options, settings, monitor)
-
-    draw = jax.jit(lambda keys, view: jax.lax.map(lambda key: guide_draw(guide, parameters, key, view)[0], keys))
-    sites = draw(jax.random.split(key_draws, settings.num_samples), view)
+    state = programs.start(key_init, view, starts)
+    parameters, losses, figures, interrupted = _train(pair, programs, state, view, settings, monitor)
+    sites = programs.draws(parameters, jax.random.split(key_draws, settings.num_samples), view)
+    log_weights = programs.log_weights(parameters, jax.random.split(key_khat, NUM_PARTICLES_KHAT), view)
     return Draws(
         posterior={name: np.asarray(value)[None] for name, value in sites.items()}, uncertainty="guide",
-        losses=losses, log_weights=_log_weights(pair, guide, parameters, key_khat, view),
+        losses=losses, log_weights=np.asarray(log_weights, np.float64),
         parameters={name: np.asarray(value) for name, value in parameters.items()},
         figures=figures, interrupted=interrupted,
     )  # fmt: skip
+
+
+class _Programs:
+    """What is compiled for one guide of a pair. The guide's parameters are arguments, so that refits (replications,
+    folds) share them."""
+
+    def __init__(self, pair: Pair, guide: Callable, settings: SVI, batch: int | None) -> None:
+        self.pair, self.guide, self.svi = pair, guide, make_svi(pair, guide, settings)
+        options, log_joint = {"subsample_size": batch}, log_joint_fn(pair)
+        self.init = jax.jit(lambda key, view: self.svi.init(key, view, **options))
+        self.window = window_program(self.svi, options, settings.window)
+
+        def draw(parameters: dict, key: Any, view: View) -> tuple[dict[str, jax.Array], jax.Array]:
+            return guide_draw(guide, parameters, key, view)
+
+        def log_weight(parameters: dict, key: Any, view: View) -> jax.Array:
+            values, log_q = draw(parameters, key, view)
+            return log_joint(values, view) - log_q
+
+        self.draws = jax.jit(lambda p, keys, view: jax.lax.map(lambda key: draw(p, key, view)[0], keys))
+        # (particle,): log p(x, theta) - log q(theta) at fresh draws from the guide
+        self.log_weights = jax.jit(lambda p, keys, view: jax.lax.map(lambda key: log_weight(p, key, view), keys))
+
+    def start(self, key: Any, view: View, values: Mapping[str, np.ndarray] | None) -> Any:
+        """The state before the first step, the guide centred on these constrained values."""
+        state = self.init(key, view)
+        if values is None or not isinstance(self.guide, MOVABLE):
+            return state  # the guide's own start
+        (vector,), unravel = unconstrained_starts(self.pair, view, {name: v[None] for name, v in values.items()})
+        prefix = self.guide.prefix
+        if isinstance(self.guide, AutoMultivariateNormal):
+            centre = {f"{prefix}_loc": vector}
+        else:
+            centre = {f"{name}_{prefix}_loc": value for name, value in unravel(vector).items()}
+        parameters = {**self.svi.optim.get_params(state.optim_state), **centre}
+        return state._replace(optim_state=self.svi.optim.init(parameters))
+
+
+def _programs(pair: Pair, settings: SVI, starts: Mapping[str, np.ndarray] | None, batch: int | None) -> _Programs:
+    """The programs of these settings: kept with the pair where the guide can be moved to the next fit's start."""
+    if callable(settings.guide):
+        return _Programs(pair, settings.guide, settings, batch)
+    key = ("svi", settings.guide, settings.rate_for(pair), settings.window, settings.num_particles_of_guide, batch)
+    if key in pair.programs:
+        return pair.programs[key]
+    assert pair.make_guide is not None
+    made = _Programs(pair, pair.make_guide(settings.guide, starts), settings, batch)
+    return pair.cached(key, lambda: made) if isinstance(made.guide, MOVABLE) else made
 
 
 def make_svi(pair: Pair, guide: Callable, settings: SVI) -> NumPyroSVI:
@@ -72,13 +121,13 @@ def guide_draw(guide: Callable, parameters: dict, key: Any, view: View) -> tuple
     return {n: s["value"] for n, s in samples.items() if not s["infer"].get("is_auxiliary")}, log_q
 
 
-def _make_guide(pair: Pair, view: View, settings: SVI, seed: int) -> Callable:
+def _starts(pair: Pair, view: View, settings: SVI, seed: int) -> dict[str, np.ndarray]:
+    """Constrained values that the guide is centred on at first."""
     if pair.make_guide is None:
         raise UnsupportedError(
             f"{pair.family.name} has no guide of the kind {settings.guide!r}: give guide a function."
         )
-    starts = starting_values(pair, view, seed, 1, settings.num_starts)
-    return pair.make_guide(settings.guide, {name: value[0] for name, value in starts.items()})
+    return {n: value[0] for n, value in starting_values(pair, view, seed, 1, settings.num_starts).items()}
 
 
 def window_program(svi: NumPyroSVI, options: dict, length: int) -> Callable:
@@ -101,18 +150,16 @@ def window_program(svi: NumPyroSVI, options: dict, length: int) -> Callable:
 
 
 def _train(
-    pair: Pair, svi: NumPyroSVI, state: Any, view: View, options: dict, settings: SVI, monitor: Monitor
+    pair: Pair, programs: _Programs, state: Any, view: View, settings: SVI, monitor: Monitor
 ) -> tuple[dict, np.ndarray, dict, bool]:
     """Scan windows of steps until the stopping rule says so; the parameters are averaged over the last window."""
-
-    window = window_program(svi, options, settings.window)
     rule, converged, interrupted = StoppingRule(settings.patience), False, False
     state, losses = _restore(monitor, state, rule, settings.window)
-    parameters = svi.get_params(state)
+    parameters = programs.svi.get_params(state)
     total = -(-settings.max_steps // settings.window)
     try:
         while len(losses) < total and not converged:
-            state, parameters, new = window(state, view)
+            state, parameters, new = programs.window(state, view)
             losses.append(np.asarray(new))
             monitor.worth_keeping = True
             if not np.isfinite(losses[-1][-1]):
@@ -140,15 +187,3 @@ def _restore(monitor: Monitor, state: Any, rule: StoppingRule, window: int) -> t
     for one in losses:
         rule.update(one)
     return unpack_state(packed, state), losses
-
-
-def _log_weights(pair: Pair, guide: Callable, parameters: dict, key: Any, view: View) -> np.ndarray:
-    """(particle,): log p(x, theta) - log q(theta) at fresh draws from the guide."""
-    log_joint = log_joint_fn(pair)
-
-    def one(key: Any, view: View) -> jax.Array:
-        values, log_q = guide_draw(guide, parameters, key, view)
-        return log_joint(values, view) - log_q
-
-    keys = jax.random.split(key, NUM_PARTICLES_KHAT)
-    return np.asarray(jax.jit(lambda keys, view: jax.lax.map(lambda key: one(key, view), keys))(keys, view), np.float64)
