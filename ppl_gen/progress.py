@@ -66,6 +66,12 @@ class Monitor:
         rate = done / max(time.monotonic() - self._start, 1e-9)
         self._bar.update(self._task, completed=done, total=total, figures=f"{rate:,.0f}/s  {text}")
 
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline has come: for an engine whose every iteration leaves something to keep."""
+        self.stopped |= time.monotonic() > self.deadline
+        return self.stopped
+
     def save(self, state: dict[str, np.ndarray]) -> None:
         """Write a checkpoint (a sibling file, then renamed); does nothing unless one was asked for."""
         if self.checkpoint_path is not None:

@@ -180,8 +180,8 @@ class TestBudget:
         monkeypatch.setattr(candidates, "choose", lambda *_: ([CHOSEN[0], quick("sleepy", [Sleepy(1)])], []))
         monkeypatch.setattr(contest, "LEAST_BUDGET", 1.0)
         start = time.time()
-        result = pg.compare(None, TABLE, n_jobs=1, budget=12)
-        assert time.time() - start < 14
+        result = pg.compare(None, TABLE, n_jobs=1, budget=8)
+        assert time.time() - start < 10
         assert list(result.frame.index) == ["one"]
         assert result.left_out[0].model == "sleepy"
 
@@ -203,9 +203,9 @@ class TestBudget:
             monitor.update(1, 2)
         assert monitor.stopped
 
-    def test_networks_stopped_by_it_are_a_fit(self):
-        engine = pg.SVI(num_members=1, max_steps=100_000, patience=1000)
-        fit = pg.fit(pg.Autoregressive(hidden=(4,), num_mixture_components=1), TABLE, engine=engine, max_seconds=0.01)
+    def test_what_there_is_by_then_is_a_fit(self):
+        engine = pg.EM(num_starts=2, num_bootstraps=0, max_iter=100)
+        fit = pg.fit(GMM(2), TABLE, engine=engine, max_seconds=1e-6)
         assert fit.draws.interrupted
         assert np.isfinite(fit.score(p_values=False).log_predictive).all()
         with pytest.raises(SettingError, match="above 0"):
@@ -225,7 +225,7 @@ class TestDeadProcesses:
                     function(job)
 
         monkeypatch.setattr(contest.parallel, "run", run)
-        chosen = [quick("first", [GMM(1)]), quick("deadly", [GMM(1)]), quick("third", [GMM(1, covariance="diag")])]
+        chosen = [quick("first", [GMM(1)]), quick("deadly", [GMM(1)]), quick("third", [GMM(1)])]
         monkeypatch.setattr(candidates, "choose", lambda *_: (chosen, []))
         result = pg.compare(None, TABLE, n_jobs=2, folder=tmp_path / "run")
         assert set(result.frame.index) == {"first", "third"}
