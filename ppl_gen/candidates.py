@@ -7,6 +7,7 @@ A family says itself which of its configurations are worth trying (``candidates(
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,9 @@ def unsuited(family: Family, data: Data) -> str:
     if data.lengths is not None and not family.sequences:
         return "it models rows, and these are sequences of time steps."
     try:
-        prepared = family.prepare(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of columns that it may turn out not to be tried on
+            prepared = family.prepare(data)
         family.refuse_missing(prepared)
     except PPLGenError as error:
         return str(error)

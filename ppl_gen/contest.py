@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 BUDGET = "5m"
 LEAST_BUDGET = 10.0  # seconds: a process that imports JAX and compiles one program takes about so long
-ENDING = (0.02, 1.0, 8.0)  # share of the budget, and its bounds in seconds, for what follows the last candidate
+ENDING = (0.04, 1.0, 10.0)  # share of the budget, and its bounds in seconds, for what follows the last candidate
 WORKER = 1_600 * 2**20  # bytes that a process takes once it has fitted a few families (measured: 0.5 to 1.5 GiB)
 COPIES = 20  # of the table, in its model's arrays
 MEMORY = 0.7  # of what is available
@@ -200,7 +200,7 @@ def _came_to_an_end(job: Job) -> bool:
 def shared_out(jobs: Sequence[Job], workers: int) -> list[Job]:
     """Each with its share of the time left when it begins: of all those that have not begun then."""
     shares = [job.candidate.share for job in jobs]
-    return [dataclasses.replace(job, share=workers * job.candidate.share / sum(shares[place:]))
+    return [dataclasses.replace(job, share=workers * job.candidate.share / sum(shares[place:]), first=place == 0)
             for place, job in enumerate(jobs)]  # fmt: skip
 
 

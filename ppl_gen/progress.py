@@ -77,6 +77,12 @@ class Monitor:
 
         return tick
 
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline has come: for an engine whose every iteration leaves something to keep."""
+        self.stopped |= time.monotonic() > self.deadline
+        return self.stopped
+
     def save(self, state: dict[str, np.ndarray]) -> None:
         """Write a checkpoint (a sibling file, then renamed); does nothing unless one was asked for."""
         if self.checkpoint_path is not None:

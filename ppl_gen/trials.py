@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
 NO_TIME = "no time left in the budget"
-TRAINING = 0.6  # of a candidate's time; the rest is for scores, checks and the file
+TRAINING = 0.55  # of a candidate's time; the rest is for scores, checks and the file
 CLIMBING = 0.5  # of the time of a fit, in which a ladder is climbed
 LEAST_TRAINING = 2.0  # seconds
 CHECKED = (300, 60_000)  # training rows that checks look at, and rows of all replicates
@@ -47,6 +47,7 @@ class Job:
     ``end``     when the whole comparison ends, as :func:`time.time` counts
     ``share``   of the time left, times the number of processes, that is this candidate's when it begins
     ``folder``  where the comparison is kept
+    ``first``   whether it is the first of all
     """
 
     candidate: Candidate
@@ -58,6 +59,7 @@ class Job:
     end: float
     share: float
     folder: str
+    first: bool = False
 
     @property
     def state(self) -> Path:
@@ -85,9 +87,11 @@ def _work(job: Job) -> str:
     started.touch()
     outcome: dict[str, Any] = {"name": job.candidate.name, "config": job.candidate.to_config()}
     clock = Clock(time.time(), mine)
-    # A candidate may take twice its share, from those that come after it, but never the time after the end.
+    # A candidate may take twice its share, from those that come after it, the first half of all; none goes on after
+    # the end.
+    most = max(2 * mine, left / 2 if job.first else 0.0)
     try:
-        with alarm(min(left, 2 * mine) if least else left), warnings.catch_warnings():
+        with alarm(min(left, most)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is in the diagnosis
             _try(job, clock, outcome)
     except OutOfTime:
@@ -199,6 +203,9 @@ def diagnosed(fit: Fit) -> dict[str, Any]:
     """The checks of a fit, in short."""
     from ppl_gen.evidence import Evidence
 
+    if fit.uncertainty == "point" and fit.draws.held_out is None:  # it would take refits, and rows were held out
+        unknown = np.full(len(fit.train), np.nan)
+        fit = dataclasses.replace(fit, draws=dataclasses.replace(fit.draws, held_out=unknown))
     Evidence.limit(fit, *CHECKED)
     diagnosis = fit.diagnose()
     judged = [check for check in diagnosis.checks if check.passed is not None]

@@ -382,7 +382,7 @@ MISTAKES = [
     (["sample", "{run}", "--length", "3"], "gmm models rows"),
     (["fit", "{table}", "gmm", "--order", "n"], "gmm models rows"),
     (["plot", "{run}", "--kind", "trase"], "did you mean 'trace'?"),
-    (["compare", "{table}"], "SPEC"),
+    (["compare", "{table}", "--budget", "soon"], "5m, 90s, 1h"),
     (["compare", "{table}", "gmm", "gmm"], "twice"),
     (["compare", "{table}", "gmm 'num_components=2"], "quotation"),
     (["compare", "{table}", ""], "choose"),

@@ -89,7 +89,8 @@ def fit(solve: Solver, pair: Pair, view: View, settings: EM, seed: int, monitor:
     agree = np.abs(starts.objective - starts.objective[best]) < near
     return Draws(
         posterior=posterior, uncertainty=spread, point=point,
-        losses=-starts.trace[best, : starts.iterations[best]], held_out=held_out, interrupted=interrupted,
+        losses=-starts.trace[best, : starts.iterations[best]], held_out=held_out,
+        interrupted=interrupted or monitor.stopped,
         figures={
             "objective": float(starts.objective[best]), "num_iterations": int(starts.iterations[best]),
             "converged": bool(starts.converged[best]), "num_starts": len(starts.objective),

@@ -145,6 +145,8 @@ class Solver:
             traces.append(np.asarray(trace)[:, :limit])
             done += limit
             monitor.update(done, self.max_iter, objective=float(np.max(state[1])))
+            if monitor.expired:
+                break
         parameters, objective, converged, iterations = jax.tree.map(np.asarray, state)
         return parameters, objective.astype(np.float64), iterations, converged, np.concatenate(traces, axis=1)
 

@@ -127,6 +127,8 @@ class Solver:
                     data = data[going]
                 if step % 10 == 0:
                     monitor.update(*self._progress(first, batch, runs, step), objective=float(np.max(objective)))
+                    if monitor.expired:
+                        break
         values = {name: value.numpy() for name, value in stacked.items()}
         return Solutions(values, objective, iterations, converged, trace[:, : iterations.max()])
 

@@ -14,17 +14,20 @@ if TYPE_CHECKING:
     from ppl_gen.models.gmm import GMM
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)
-EM = {"num_starts": 4, "num_bootstraps": 8}
+MANY = 2_000  # rows from which on a fit is done with fewer starts, and has no intervals
 
 
 def candidates(family: type[GMM], data: Data) -> list[Candidate]:
     """A ladder of sizes for each kind of covariances, by EM."""
-    found = []
+    found, many = [], len(data) > MANY
+    settings = {"num_starts": 2 if many else 4, "num_bootstraps": 0 if many else 8, "tolerance": 1e-5}
     for covariance in ("full", "tied", "diag") if data.num_columns > 1 else ("full",):
         rungs = {size: family(size, covariance=covariance) for size in SIZES if size < len(data)}
         sizes = affordable(data, list(rungs), lambda size: rungs[size].num_parameters(data.num_columns))  # noqa: B023
         name = f"{family.name} {covariance}" if data.num_columns > 1 else family.name
-        found.append(Candidate(name, tuple(rungs[size] for size in sizes), "em", EM, turn=QUICK, least=0.0))
+        share = 1.0 if covariance == "full" else 0.5
+        ladder = tuple(rungs[size] for size in sizes)
+        found.append(Candidate(name, ladder, "em", settings, turn=QUICK, share=share, least=0.0))
     return found
 
 
@@ -41,7 +44,7 @@ def lowest_bic(ladder: Sequence[GMM], data: Data, seconds: float, seed: int) -> 
     x = data.x.astype(float)
     for family in ladder:
         mixture = GaussianMixture(family.size, covariance_type=family.covariance, reg_covar=family.covariance_floor,
-                                  n_init=2, random_state=seed)  # fmt: skip
+                                  n_init=1, random_state=seed)  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it has not converged: the size is what is asked for
             value = mixture.fit(x).bic(x)
