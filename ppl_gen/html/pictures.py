@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ppl_gen.errors import PPLGenError
 from ppl_gen.files import first_line
 from ppl_gen.html.markup import Markup, escape, tag
 from ppl_gen.html.wording import plain
@@ -38,8 +37,7 @@ def attempt(what: str, make: Callable[[], Any]) -> Markup:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return escape(make())
-    except (PPLGenError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RuntimeError,
-            AssertionError, MemoryError, OSError, NotImplementedError) as error:  # fmt: skip
+    except Exception as error:  # of whatever library: the reader is told, and has the other parts
         text = first_line(error)
         return tag("p", tag("strong", f"{what} could not be made: "), text, "" if text.endswith(".") else ".",
                    class_="problem")  # fmt: skip
@@ -48,7 +46,7 @@ def attempt(what: str, make: Callable[[], Any]) -> Markup:
 def picture(figure: Figure, alt: str, caption: Any, *, kind: str | None = None) -> Markup:
     """A matplotlib figure as an image within the page, in a box that scrolls where it is too narrow to be read."""
     data, width, height = png(figure)
-    shown = tag("img", src=f"data:image/png;base64,{data}", alt=alt, width=width, height=height, loading="lazy",
+    shown = tag("img", src=f"data:image/png;base64,{data}", alt=alt, width=width, height=height,
                 style=f"min-width:{min(width, 500)}px")  # fmt: skip
     box = tag("div", shown, class_="scroll card", role="group", aria_label=f"picture, {alt[:60]}", tabindex="0")
     return tag("figure", box, tag("figcaption", caption), class_=kind)
