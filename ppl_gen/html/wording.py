@@ -59,20 +59,6 @@ def shortened(text: Any, limit: int = MAX_TEXT) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def cell(value: Any) -> str:
-    """An entry of a table."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value):
-        return MISSING
-    if isinstance(value, bool) or type(value).__name__ == "bool_":
-        return "true" if value else "false"
-    if isinstance(value, int | float) or hasattr(value, "dtype"):
-        try:
-            return figure(value)
-        except (TypeError, ValueError):
-            return shortened(value)
-    return shortened(value)
-
-
 def mark(passed: bool | None, text: str = "") -> Markup:
     """A verdict by sign and word, so that it does not hang on colour."""
     sign, word, kind = {
