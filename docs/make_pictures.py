@@ -89,9 +89,10 @@ def report_picture(path: Path) -> None:
         shots = []
         for width, theme in ((1000, 1), (390, 0)):
             shot = Path(folder) / f"{width}.png"
-            subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-                            f"--user-data-dir={folder}/profile", f"--blink-settings=preferredColorScheme={theme}",
-                            f"--window-size={width},1560", f"--screenshot={shot}", page.as_uri()], check=True)  # fmt: skip
+            command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+            command += [f"--user-data-dir={folder}/profile", f"--blink-settings=preferredColorScheme={theme}"]
+            command += [f"--window-size={width},1560", f"--screenshot={shot}", page.as_uri()]
+            subprocess.run(command, check=True)
             shots.append(Image.open(shot).convert("RGB"))
     whole = Image.new("RGB", (1000 + 30 + 390, 1560), "#8c96a3")
     whole.paste(shots[0], (0, 0))

@@ -26,6 +26,7 @@ ORDER = (
     "ratio", "game", "surface", "filters", "reconstructions", "trajectory", "rank", "trace", "khat", "energy",
     "durations", "annealing", "traversals", "progress", "loss_parts", "grid", "field", "steps", "guidance",
 )  # fmt: skip
+TITLES = {"pit": "calibration of each column", "khat": "k-hat", "progress": "the course of training"}
 FIRST = {  # what each kind of fit is looked at for first
     "posterior": ("rank",), "guide": ("loss",), "ensemble": ("loss", "course", "game"), "bootstrap": (), "point": (),
 }  # fmt: skip
@@ -85,7 +86,7 @@ def of_kind(fit: Fit, kind: str) -> Markup:
     function = plots.KINDS[kind]
     figure = function(fit)
     said = plain(function.__doc__ or "")
-    name = kind.replace("_", " ")
+    name = TITLES.get(kind, kind.replace("_", " "))
     return picture(figure, f"{name}: {titles(figure)}", [tag("strong", f"{name[0].upper()}{name[1:]}. "), said])
 
 

@@ -20,7 +20,7 @@ def figure(value: Any, decimals: int | None = None) -> str:
     number = float(value)
     if not math.isfinite(number):
         return UNKNOWN if math.isnan(number) else "infinite" if number > 0 else f"{MINUS} infinite"
-    if decimals is None and (abs(number) >= 1e7 or 0 < abs(number) < 1e-5):
+    if decimals is None and (abs(number) >= 1e7 or 0 < abs(number) < 1e-4):
         return f"{number:.3e}".replace("-", MINUS)
     if decimals is None:
         whole = number.is_integer()
