@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import io
 import runpy
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,9 +65,39 @@ def write(figure: Figure, path: Path) -> None:
     """A small PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI, format="png")
-    image = Image.open(buffer).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    keep(Image.open(buffer), path)
+
+
+def keep(picture: Image.Image, path: Path) -> None:
+    """Write a picture with few colours."""
+    image = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     path.parent.mkdir(exist_ok=True)
     image.save(path, optimize=True)
+
+
+def report_picture(path: Path) -> None:
+    """What a browser shows of a report on three fits, if there is one: a window on a desk, and a phone in the dark."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        return
+    table = load_iris(as_frame=True).data
+    engine = pg.EM(num_bootstraps=16)
+    fits = {f"{k} components": pg.fit(pg.GMM(k), table, engine=engine, seed=0) for k in (2, 3)}
+    flow = pg.SVI(num_members=3, max_steps=1500)
+    with tempfile.TemporaryDirectory() as folder:
+        page = pg.report(fits | {"flow": pg.fit(pg.Flow(), table, engine=flow, seed=0)}, Path(folder) / "report.html")
+        shots = []
+        for width, theme in ((1000, 1), (390, 0)):
+            shot = Path(folder) / f"{width}.png"
+            command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+            command += [f"--user-data-dir={folder}/profile", f"--blink-settings=preferredColorScheme={theme}"]
+            command += [f"--window-size={width},1560", f"--screenshot={shot}", page.as_uri()]
+            subprocess.run(command, check=True)
+            shots.append(Image.open(shot).convert("RGB"))
+    whole = Image.new("RGB", (1000 + 30 + 390, 1560), "#8c96a3")
+    whole.paste(shots[0], (0, 0))
+    whole.paste(shots[1], (1030, 0))
+    keep(whole, path)
 
 
 def main() -> None:
@@ -75,6 +108,7 @@ def main() -> None:
             print(f"\n{name}\n{shown}", flush=True)
         else:
             write(shown, HERE / "images" / f"{name}.png")
+    report_picture(HERE / "images" / "report.png")
     runpy.run_path(str(HERE / "blocks.py"))["refresh"](printed)
 
 

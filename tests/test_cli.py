@@ -29,7 +29,7 @@ from ppl_gen.errors import PPLGenError
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     "zoo", "fit", "compare", "demo", "diagnose", "score", "sample", "forecast", "plot", "latents", "reconstruct",
-    "interpolate", "impute", "score-function", "chains", "normalize", "sweep",
+    "interpolate", "impute", "score-function", "chains", "normalize", "sweep", "report",
 )  # fmt: skip
 TINY = ["--engine", "em", "--engine-set", "num_bootstraps=4", "--engine-set", "num_starts=2"]
 

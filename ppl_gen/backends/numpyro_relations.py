@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 from numpyro.infer.inspect import get_model_relations
@@ -69,7 +70,7 @@ def _group_name(arrays: list[str], taken: list[str]) -> str:
     first = {array.partition("_")[0] for array in arrays}
     stem = first.pop() if len(first) == 1 else ""
     if not stem or stem[-1].isdigit():
-        stem = "weights of networks" if len(arrays) > 2 else " and ".join(arrays)
+        stem = "trained arrays" if len(arrays) > 2 else " and ".join(arrays)
     number = sum(other.startswith(stem) for other in taken)
     return f"{stem} {number + 1}" if number else stem
 
@@ -114,7 +115,7 @@ def _within_loop(pair: Pair, view: View, loop: list[str]) -> dict[str, list[str]
     for name in (name for name in loop if name in latent):  # of itself, a step by the one before
         first = np.array(values[name])
         first[0] = np.where(first[0] == 0, 1, 0)
-        after = _log_probs(_trace(pair, view, 0, values | {name: first}), [name])
+        after = _log_probs(_trace(pair, view, 0, values | {name: jnp.asarray(first)}), [name])
         if _differ(before[name][1:], after[name][1:]):
             parents[name].append(name)
     return parents

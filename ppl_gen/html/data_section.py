@@ -29,8 +29,9 @@ def glance(data: Data) -> Markup:
         of = " and ".join(filter(None, (schema.sequence and f"sequences are told apart by {schema.sequence}",
                                         schema.order and f"ordered by {schema.order}")))  # fmt: skip
         notes.append(f"{of[0].upper()}{of[1:]}.")
-    if schema.dropped:
-        notes.append(f"Columns that the table has and no model sees: {', '.join(map(shortened, schema.dropped))}.")
+    unused = [name for name in schema.dropped if name not in (schema.sequence, schema.order)]
+    if unused:
+        notes.append(f"Columns that the table has and no model sees: {', '.join(map(shortened, unused))}.")
     text = tag("p", " ".join(notes))
     if schema.image is not None:
         return Markup(text + _pixels(data))

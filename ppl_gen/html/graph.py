@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 PLATE = "obs"  # the one over rows, in every model
 ACROSS = 5  # sites side by side
-HEIGHT, GAP, PAD, LETTER = 44.0, 40.0, 22.0, 7.2  # of a site; between lines; inside the box; of a letter
+HEIGHT, GAP, ASIDE, PAD, LETTER = (
+    44.0,
+    40.0,
+    24.0,
+    22.0,
+    7.2,
+)  # of a site; between lines, sites; in the box; of a letter
 WORDS = {"latent": "drawn", "observed": "observed", "factor": "factor", "parameters": "trained arrays"}
 
 
@@ -76,7 +82,8 @@ def draw(sites: Sequence[Site], unit: str) -> Markup:
             if parent == site.name:
                 shown.append(_loop(spots[site.name]))
             elif parent in spots:
-                shown.append(_arrow(spots[parent], spots[site.name]))
+                others = [spot for name, spot in spots.items() if name not in (parent, site.name)]
+                shown.append(_arrow(spots[parent], spots[site.name], others))
     shown += [_node(site, spots[site.name]) for site in sites]
     told = "; ".join(
         f"{site.name} ({WORDS[site.kind]}{', ' + site.distribution if site.distribution else ''})"
@@ -111,29 +118,39 @@ def _cut(line: list[Site]) -> list[list[Site]]:
 
 
 def _place(lines: list[list[Site]], local: list[list[Site]]) -> tuple[dict[str, Spot], float, float, float]:
-    """{site: where it is}, the width and height of all, and where the plate begins."""
-    widths = [[_half_width(site) for site in line] for line in lines]
-    full = [sum(2 * half for half in row) + 24.0 * (len(row) - 1) for row in widths]
-    # A line of one site leaves the way free for arrows that pass it.
-    shift = [(26.0 if place % 2 else -26.0) if len(line) == 1 and len(lines) > 2 else 0.0
-             for place, line in enumerate(lines)]  # fmt: skip
-    width = max(full[j] + 2 * abs(shift[j]) for j in range(len(lines))) + 2 * PAD + 24
-    width = max(width, 260.0)
-    spots, y, top = {}, 16.0, 0.0
+    """{site: where it is}, the width and height of all, and where the plate begins. A site stands near those that it
+    depends on: a line of one below them, a longer one in their order."""
+    full = [sum(2 * _half_width(site) for site in line) + ASIDE * (len(line) - 1) for line in lines]
+    width = max(260.0, max(full) + 2 * PAD + 24)
+    spots: dict[str, Spot] = {}
+    y, top = 16.0, 0.0
     for place, line in enumerate(lines):
         if local and line is local[0]:
             top = y - 6 if place else 8.0
             y = top + PAD
-        x = (width - full[place]) / 2 + shift[place]
-        for site, half in zip(line, widths[place], strict=True):
-            spots[site.name] = Spot(x + half, y + HEIGHT / 2, half, 8.0 if site.kind == "factor" else HEIGHT / 2)
-            x += 2 * half + 24
+        wanted = {site.name: _middle(site, spots, width / 2) for site in line}
+        x = (width - full[place]) / 2
+        if len(line) == 1:
+            half = _half_width(line[0])
+            x = min(max(wanted[line[0].name] - half, PAD), width - PAD - 2 * half)
+        for site in sorted(line, key=lambda site: wanted[site.name]):
+            half = _half_width(site)
+            ry = 8.0 if site.kind == "factor" else HEIGHT / 2
+            spots[site.name] = Spot(x + half, y + HEIGHT / 2, half, ry)
+            x += 2 * half + ASIDE
         y += HEIGHT + GAP
     return spots, width, y - GAP + (PAD + 18 if local else 16), top
 
 
+def _middle(site: Site, spots: dict[str, Spot], default: float) -> float:
+    """Where the sites that it depends on stand, on average."""
+    known = [spots[name].x for name in site.parents if name in spots]
+    return sum(known) / len(known) if known else default
+
+
 def _half_width(site: Site) -> float:
-    return max(28.0, LETTER * max(len(shortened(site.name, 22)), len(_under(site))) / 2 + 14)
+    letters = max(1.12 * len(shortened(site.name, 22)), 0.9 * len(_under(site)))  # the name is bold, and larger
+    return max(28.0, LETTER * letters / 2 + 14)
 
 
 def _under(site: Site) -> str:
@@ -155,15 +172,31 @@ def _node(site: Site, spot: Spot) -> Markup:
     return Markup(shape + name + under)
 
 
-def _arrow(foot: Spot, head: Spot) -> Markup:
-    """From border to border, bent where it passes a line of sites."""
-    passes = abs(head.y - foot.y) > 1.5 * (HEIGHT + GAP) or abs(head.y - foot.y) < 1
-    bend = 0.0 if not passes else 34.0 if head.x >= foot.x else -34.0
-    middle = ((foot.x + head.x) / 2 + bend, (foot.y + head.y) / 2 - (30.0 if abs(head.y - foot.y) < 1 else 0.0))
+def _arrow(foot: Spot, head: Spot, others: Sequence[Spot]) -> Markup:
+    """From border to border, bent where it would cross other sites."""
+    x, y = (foot.x + head.x) / 2, (foot.y + head.y) / 2
+    bends = [(0.0, 0.0)] if foot.y != head.y else [(0.0, -60.0)]
+    bends += [(side * size, 0.0) for size in (40.0, 80.0, 140.0) for side in (1, -1)]
+    middle = (x + bends[0][0], y + bends[0][1])
+    for across, down in bends:
+        if not any(_crosses(foot, head, (x + across, y + down), other) for other in others):
+            middle = (x + across, y + down)
+            break
     x1, y1 = _border(foot, *middle)
     x2, y2 = _border(head, *middle, gap=2.0)
     line = tag("path", d=f"M{x1:.1f} {y1:.1f} Q{middle[0]:.1f} {middle[1]:.1f} {x2:.1f} {y2:.1f}", class_="edge")
     return Markup(line + _point(x2, y2, math.atan2(y2 - middle[1], x2 - middle[0])))
+
+
+def _crosses(foot: Spot, head: Spot, middle: tuple[float, float], other: Spot) -> bool:
+    """Whether the curve comes near another site."""
+    for step in range(1, 20):
+        t = step / 20
+        a, b, c = (1 - t) ** 2, 2 * t * (1 - t), t**2
+        x, y = (a * p + b * q + c * r for p, q, r in zip(foot[:2], middle, head[:2], strict=True))
+        if math.hypot((x - other.x) / (other.rx + 3), (y - other.y) / (other.ry + 3)) < 1:
+            return True
+    return False
 
 
 def _border(spot: Spot, x: float, y: float, gap: float = 0.0) -> tuple[float, float]:

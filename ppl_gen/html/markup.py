@@ -68,7 +68,9 @@ def table(
                    for j, cell in enumerate(row)])
         for row in rows
     ]  # fmt: skip
-    whole = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body), class_=kind or None)
+    whole = tag(
+        "table", tag("caption", tag("span", caption)), tag("thead", head), tag("tbody", body), class_=kind or None
+    )
     return tag("div", whole, class_="scroll", role="region", aria_label=caption, tabindex="0")
 
 

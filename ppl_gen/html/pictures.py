@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ppl_gen.errors import PPLGenError
 from ppl_gen.files import first_line
 from ppl_gen.html.markup import Markup, escape, tag
 from ppl_gen.html.wording import plain
@@ -27,6 +26,7 @@ ORDER = (
     "ratio", "game", "surface", "filters", "reconstructions", "trajectory", "rank", "trace", "khat", "energy",
     "durations", "annealing", "traversals", "progress", "loss_parts", "grid", "field", "steps", "guidance",
 )  # fmt: skip
+TITLES = {"pit": "calibration of each column", "khat": "k-hat", "progress": "the course of training"}
 FIRST = {  # what each kind of fit is looked at for first
     "posterior": ("rank",), "guide": ("loss",), "ensemble": ("loss", "course", "game"), "bootstrap": (), "point": (),
 }  # fmt: skip
@@ -38,8 +38,7 @@ def attempt(what: str, make: Callable[[], Any]) -> Markup:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return escape(make())
-    except (PPLGenError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RuntimeError,
-            AssertionError, MemoryError, OSError, NotImplementedError) as error:  # fmt: skip
+    except Exception as error:  # of whatever library: the reader is told, and has the other parts
         text = first_line(error)
         return tag("p", tag("strong", f"{what} could not be made: "), text, "" if text.endswith(".") else ".",
                    class_="problem")  # fmt: skip
@@ -48,7 +47,7 @@ def attempt(what: str, make: Callable[[], Any]) -> Markup:
 def picture(figure: Figure, alt: str, caption: Any, *, kind: str | None = None) -> Markup:
     """A matplotlib figure as an image within the page, in a box that scrolls where it is too narrow to be read."""
     data, width, height = png(figure)
-    shown = tag("img", src=f"data:image/png;base64,{data}", alt=alt, width=width, height=height, loading="lazy",
+    shown = tag("img", src=f"data:image/png;base64,{data}", alt=alt, width=width, height=height,
                 style=f"min-width:{min(width, 500)}px")  # fmt: skip
     box = tag("div", shown, class_="scroll card", role="group", aria_label=f"picture, {alt[:60]}", tabindex="0")
     return tag("figure", box, tag("figcaption", caption), class_=kind)
@@ -87,7 +86,7 @@ def of_kind(fit: Fit, kind: str) -> Markup:
     function = plots.KINDS[kind]
     figure = function(fit)
     said = plain(function.__doc__ or "")
-    name = kind.replace("_", " ")
+    name = TITLES.get(kind, kind.replace("_", " "))
     return picture(figure, f"{name}: {titles(figure)}", [tag("strong", f"{name[0].upper()}{name[1:]}. "), said])
 
 

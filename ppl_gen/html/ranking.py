@@ -96,7 +96,8 @@ def section(ranking: Ranking, links: Mapping[str, str]) -> Markup:
         parts.append(_table(ranking, links))
         if len(ranking.models) > 1:
             parts.append(attempt("The picture of the differences", lambda: _picture(ranking)))
-    parts += [tag("p", tag("strong", "Keep in mind: "), text, class_="caution") for text in ranking.warnings]
+    if ranking.warnings:
+        parts.append(tag("div", tag("p", tag("strong", "Keep in mind")), bullets(ranking.warnings), class_="caution"))
     if ranking.left_out:
         parts.append(tag("h3", "Left out"))
         parts.append(bullets([tag("strong", name), f": {why}"] for name, why in ranking.left_out))
@@ -170,7 +171,7 @@ def differences(models: Sequence[Mapping[str, Any]], unit: str) -> Figure:
     error = np.nan_to_num([_number(model.get("difference_se")) for model in models])
     tied = gap + APART * error >= 0
     colours = [MODEL if place == 0 else SHADE if same else ALARM for place, same in zip(at, tied, strict=True)]
-    ax = plots_style.axes_of(None, 6.6, 0.34 * len(models) + 1.0)
+    ax = plots_style.axes_of(None, 5.8, 0.34 * len(models) + 1.0)
     ax.axvline(0, color=INK, linewidth=0.8, linestyle="--")
     ax.hlines(at, gap - APART * error, gap + APART * error, colors=colours, linewidth=1)
     ax.hlines(at, gap - error, gap + error, colors=colours, linewidth=3.5)

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from ppl_gen import plots_style
 from ppl_gen.html.markup import Markup, table, tag
 from ppl_gen.html.pictures import picture
-from ppl_gen.html.wording import cell, figure, several, share, shortened
+from ppl_gen.html.wording import MISSING, figure, several, share, shortened
 from ppl_gen.plots_style import INK, MODEL, PALETTE, SHADE, label, styled
+from ppl_gen.report import column_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +69,8 @@ def _few(frame: pd.DataFrame, caption: str) -> Markup:
     part = frame.head(FEW).iloc[:, :MAX_CELLS]
     header = [shortened(name, 30) for name in part.columns]
     numbers = [j for j, kind in enumerate(part.dtypes) if getattr(kind, "kind", "O") in "iuf"]
-    rows = [[cell(value) for value in row] for row in part.itertuples(index=False, name=None)]
+    columns = [column_text(part.iloc[:, j]) for j in range(part.shape[1])]
+    rows = [[shortened(text) or MISSING for text in row] for row in zip(*columns, strict=True)]
     more = frame.shape[1] - part.shape[1]
     return table(header, rows, caption + (f", {several(more, 'column')} not shown" if more > 0 else ""),
                  numbers=numbers, kind="plain")  # fmt: skip

@@ -20,7 +20,7 @@ def figure(value: Any, decimals: int | None = None) -> str:
     number = float(value)
     if not math.isfinite(number):
         return UNKNOWN if math.isnan(number) else "infinite" if number > 0 else f"{MINUS} infinite"
-    if decimals is None and (abs(number) >= 1e7 or 0 < abs(number) < 1e-5):
+    if decimals is None and (abs(number) >= 1e7 or 0 < abs(number) < 1e-4):
         return f"{number:.3e}".replace("-", MINUS)
     if decimals is None:
         whole = number.is_integer()
@@ -57,20 +57,6 @@ def shortened(text: Any, limit: int = MAX_TEXT) -> str:
     """One line of text, cut where it is long."""
     line = " ".join(str(text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def cell(value: Any) -> str:
-    """An entry of a table."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value):
-        return MISSING
-    if isinstance(value, bool) or type(value).__name__ == "bool_":
-        return "true" if value else "false"
-    if isinstance(value, int | float) or hasattr(value, "dtype"):
-        try:
-            return figure(value)
-        except (TypeError, ValueError):
-            return shortened(value)
-    return shortened(value)
 
 
 def mark(passed: bool | None, text: str = "") -> Markup:
