@@ -1,7 +1,7 @@
 """Make what the pages show of real fits, pictures and printed diagnoses: python docs/make_pictures.py
 
-The table is the irises that scikit-learn ships, or its moons. It takes some minutes. Read the pages afterwards: their
-text speaks of what the pictures show.
+The tables are those that scikit-learn ships; the pictures of uses are those of the scripts in examples/. It takes some
+minutes. Read the pages afterwards: their text speaks of what the pictures show.
 """
 
 from __future__ import annotations
@@ -59,6 +59,9 @@ def pictures() -> Iterator[tuple[str, Figure | str]]:
     diffusion = pg.fit(pg.Diffusion(), moons, seed=0)
     yield "diffusion-trajectory", plots.plot_trajectory(diffusion, num_steps=100)
     yield "diffusion-loss", plots.plot_loss_by_time(diffusion)
+
+    for path in sorted((HERE.parent / "examples").glob("use_*.py")):
+        yield path.stem.replace("_", "-"), runpy.run_path(str(path))["main"]()
 
 
 def write(figure: Figure, path: Path) -> None:

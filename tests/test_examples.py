@@ -19,6 +19,12 @@ EXAMPLES = {
     "hmm_states_and_forecast": {"num_warmup": 100, "num_samples": 50},
     "flow_density_with_intervals": {"max_steps": 200},
     "jem_semi_supervised": {"num_steps": 200},
+    "use_anomalies": {},
+    "use_synthetic_data": {"max_steps": 100},
+    "use_features": {"max_steps": 100, "num_splits": 2},
+    "use_imputation": {"max_steps": 100, "num_draws": 20},
+    "use_conditional_sampling": {"max_steps": 100, "num_draws": 20},
+    "use_few_labels": {"max_steps": 100},
 }
 
 
