@@ -19,7 +19,9 @@ EXAMPLES = {
     "hmm_states_and_forecast": {"num_warmup": 100, "num_samples": 50},
     "flow_density_with_intervals": {"max_steps": 200},
     "jem_semi_supervised": {"num_steps": 200},
+    "dask_cluster": {"num_components": (1, 2), "folds": 2},
 }
+NEEDS = {"dask_cluster": "distributed"}  # beside the package itself
 
 
 def test_every_example_is_listed() -> None:
@@ -29,6 +31,8 @@ def test_every_example_is_listed() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
