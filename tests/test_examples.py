@@ -25,7 +25,9 @@ EXAMPLES = {
     "use_imputation": {"max_steps": 100, "num_draws": 20},
     "use_conditional_sampling": {"max_steps": 100, "num_draws": 20},
     "use_few_labels": {"max_steps": 100},
+    "dask_cluster": {"num_components": (1, 2), "folds": 2},
 }
+NEEDS = {"dask_cluster": "distributed"}  # beside the package itself
 
 
 def test_every_example_is_listed() -> None:
@@ -35,6 +37,8 @@ def test_every_example_is_listed() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
