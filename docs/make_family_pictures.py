@@ -56,7 +56,7 @@ def vae() -> Figure:
 
 
 def dae() -> Figure:
-    return plots.plot_field(pg.fit(pg.DenoisingAutoencoder(hidden=(64,)), moons(), engine=NETWORK, seed=0))
+    return plots.plot_density(pg.fit(pg.DenoisingAutoencoder(0.3, hidden=(64,)), moons(), engine=NETWORK, seed=0))
 
 
 def rbm() -> Figure:
