@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 ARGS ?=
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 demo: $(VENV)/.base ## the main job on an embedded table, with the base package only
 	@$(BIN)/ppl-gen demo $(ARGS)
@@ -29,6 +29,12 @@ lint: $(VENV)/.test ## style, and types of the built package
 
 bench: $(VENV)/.bench ## the benchmarks, each beside its peer
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+calibration: $(VENV)/.test ## which posteriors are found (docs/calibration.md); hours on two cores, and it resumes
+	@$(BIN)/python docs/make_calibration.py $(ARGS)
+
+parity: $(VENV)/.test ## how far the two backends differ: docs/parity.md
+	@$(BIN)/python docs/make_parity.py $(ARGS)
 
 docs: $(VENV)/.docs ## the pages of docs/ as a site under site/
 	@$(BIN)/mkdocs build --quiet --strict
@@ -61,4 +67,4 @@ $(BIN)/python:
 	done; \
 	echo "No Python 3.11 or newer with its venv module was found; name one: make PYTHON=/path/to/python" >&2; exit 1
 
-.PHONY: help demo test lint bench docs dist clean
+.PHONY: help demo test lint bench calibration parity docs dist clean

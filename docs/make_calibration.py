@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import ppl_gen as pg
-from ppl_gen.calibration import P_VALUE, Calibration, simulation_based_calibration
+from ppl_gen.calibration import Calibration, simulation_based_calibration
 from ppl_gen.errors import PPLGenError
 from ppl_gen.family import BACKENDS
 from ppl_gen.progress import Monitor
@@ -33,7 +33,6 @@ from tables import put, table  # noqa: E402
 PAGE = HERE / "calibration.md"
 STATE = HERE.parent / "runs" / "calibration"
 MEANING = {
-    "calibrated": "No fault found.",
     "too narrow": "Intervals hold the truth less often than they say.",
     "too wide": "Intervals hold the truth more often than they say.",
     "biased high": "Densities are overstated.",
@@ -147,33 +146,53 @@ def calibration_of(kept: dict[str, Any]) -> Calibration | None:
 def row_of(case: Case, kept: dict[str, Any] | None) -> tuple[str, ...]:
     """A line of the table."""
     first = (case.family.name, case.label, case.backend)
-    if kept is None:
-        return (*first, "", "", "", "", "", "not run", "")
-    result = calibration_of(kept)
+    result = None if kept is None else calibration_of(kept)
     if result is None:
-        return (*first, "0", "", "", "", "", "fits failed", kept["failure"])
+        return (*first, "", "", "", "", "", "not run" if kept is None else "fits failed")
     shares = [f"{100 * result.coverage(p):.0f} ± {100 * result.coverage_error(p):.0f} %" for p in result.probs]
-    said = " ".join(MEANING[part] for part in result.verdict.split(", "))
-    said += "" if result.verdict == "calibrated" else " " + WHY[case.label]
-    said += f" {result.num_failed} fits failed." if result.num_failed else ""
-    number, p = len(result.ranks), result.p_value
+    p = result.p_value
     shown = "1" if p == 1 else f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
-    return (*first, str(number), f"{np.median(result.num_draws):.0f}", shown, *shares, result.verdict, said)
+    return (*first, str(len(result.ranks)), f"{np.median(result.num_draws):.0f}", shown, *shares, result.verdict)
+
+
+def faults(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """A sentence or two on each case with a fault; the two backends together where they have the same."""
+    said: dict[str, list[str]] = {}
+    for case in cases():
+        if case.name not in found:
+            continue
+        result, who = calibration_of(found[case.name]), f"{case.family.name}, {case.label}"
+        if result is None:
+            text = f"**{who}**: {found[case.name]['failure']}"
+        elif result.verdict == "calibrated" and not result.num_failed:
+            continue
+        else:
+            parts = [] if result.verdict == "calibrated" else [MEANING[part] for part in result.verdict.split(", ")]
+            parts += [WHY[case.label]] if parts else []
+            if result.num_failed:
+                parts.append(
+                    f"{result.num_failed} of {result.num_failed + len(result.ranks)} fits failed, and said so."
+                )
+            text = f"**{who}**: {' '.join(parts)}"
+        said.setdefault(text, []).append(case.backend)
+    return (f"- {text} ({', '.join(which)})" for text, which in said.items())
 
 
 def write(found: dict[str, dict[str, Any]], seed: int) -> None:
     """The table and the picture of the cases that are done."""
-    header = ("family", "engine", "backend", "replications", "draws", "p", "50 % interval", "90 % interval", "verdict",
-              "what it means")  # fmt: skip
+    header = ("family", "engine", "backend", "tables", "draws", "p", "in 50 % interval", "in 90 % interval", "verdict")
     dates = sorted({kept["date"] for kept in found.values()})
-    minutes = sum(kept["seconds"] for kept in found.values()) / 60
+    hours = sum(kept["seconds"] for kept in found.values()) / 3600
     intro = (
         f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} with ppl_gen {pg.__version__}, Python "
-        f"{platform.python_version()}, seed {seed}; {minutes:.0f} minutes on two cores with other work beside. A case "
-        f"is called calibrated where p is at least {P_VALUE}."
+        f"{platform.python_version()}, seed {seed}, in {hours:.1f} hours on two cores with other work beside. "
+        "`draws` is the median number that thinning left."
     )
+    missing = len(list(cases())) - len(found)
+    intro += f" {missing} cases are not run yet." if missing else ""
     rows = [row_of(case, found.get(case.name)) for case in cases()]
-    put(PAGE, "calibration", f"{intro}\n\n{table(header, rows)}")
+    listed = "\n".join(faults(found))
+    put(PAGE, "calibration", f"{intro}\n\n{table(header, rows)}\n\n{listed}")
     draw(found)
 
 
@@ -199,7 +218,7 @@ def draw(found: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--replications", type=int, default=100, help="tables a case; fewer in Pyro")
+    parser.add_argument("--replications", type=int, help="tables a case, fewer in Pyro; 100, of coverage 10")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="cases whose names begin so; the others are as they were left")
@@ -208,12 +227,12 @@ def main() -> None:
     if options.coverage:
         import coverage_cases
 
-        coverage_cases.main(STATE, PAGE, options.only, options.jobs)
+        coverage_cases.main(STATE, PAGE, options.only, options.jobs, options.replications or 10, options.seed)
         return
     for case in cases():
         if case.name.startswith(options.only):
-            kept = measure(case, options.replications, options.seed, options.jobs)
-            print(*row_of(case, kept)[:-1], f"{kept['seconds']} s", sep="  ", flush=True)
+            kept = measure(case, options.replications or 100, options.seed, options.jobs)
+            print(*row_of(case, kept), f"{kept['seconds']} s", sep="  ", flush=True)
     paths = {case.name: STATE / f"{case.name}.json" for case in cases()}
     write({n: json.loads(p.read_text(encoding="utf-8")) for n, p in paths.items() if p.exists()}, options.seed)
 
