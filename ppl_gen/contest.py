@@ -16,12 +16,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppl_gen import __version__, amounts, candidates, parallel
-from ppl_gen.errors import SettingError, StorageError
+from ppl_gen.errors import ProcessDiedError, SettingError, StorageError
 from ppl_gen.files import OVERWRITE, check_writable, resolve
 from ppl_gen.held_out_splits import Split
 from ppl_gen.progress import Monitor
@@ -176,12 +175,12 @@ def _side_by_side(waiting: list[Job], workers: int, tick: Callable[[], None]) ->
     so that it is known which it was."""
     try:
         parallel.run(work, [(job,) for job in shared_out(waiting, workers)], n_jobs=workers, done=tick)
-    except BrokenExecutor:
+    except ProcessDiedError:
         suspects = [job for job in waiting if job.state.with_suffix(".started").exists()]
         for job in suspects:
             job.state.with_suffix(".started").unlink(missing_ok=True)
             if len(suspects) > 1 and time.time() < job.end:
-                with contextlib.suppress(BrokenExecutor):
+                with contextlib.suppress(ProcessDiedError):
                     parallel.run(work, [(job,)], n_jobs=2, done=tick)
                     continue
             job.state.with_suffix(".why").write_text(DIED, encoding="utf-8")

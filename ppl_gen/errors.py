@@ -36,6 +36,10 @@ class FitError(PPLGenError, ArithmeticError):
     """The engine could not go on: the objective stopped being a finite number."""
 
 
+class ProcessDiedError(FitError):
+    """A process that did one of several jobs died, most often for lack of memory."""
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """One clause that names the nearest valid name, or all of them where none is near."""
     options = sorted(valid)

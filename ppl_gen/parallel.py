@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
-from ppl_gen.errors import FitError, SettingError, warn
+from ppl_gen.errors import ProcessDiedError, SettingError, warn
 
 Result = TypeVar("Result")
 
@@ -50,7 +50,7 @@ def run(
     :param n_jobs: as joblib means it: None is what ``joblib.parallel_config`` says, else one; -1 is every core.
     :param done: called here after each job, in order, for a bar of progress.
     :raises SettingError: ``n_jobs`` is no whole number, or 0.
-    :raises FitError: a process died, most often for lack of memory.
+    :raises ProcessDiedError: a process died, most often for lack of memory.
     """
     from joblib import delayed
 
@@ -121,7 +121,7 @@ def _closing(stream: Any) -> Iterator[Any]:
             warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
             yield stream
     except BrokenProcessPool:
-        raise FitError(
+        raise ProcessDiedError(
             "A process that worked on one of the jobs died, most often because the machine ran out of memory: use "
             "fewer processes (n_jobs), or smaller models."
         ) from None

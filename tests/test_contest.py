@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import time
-from concurrent.futures import BrokenExecutor
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ import ppl_gen as pg
 from ppl_gen import candidates, contest, trials
 from ppl_gen.candidates import QUICK, Candidate
 from ppl_gen.cli import main
-from ppl_gen.errors import FitError, SettingError, StorageError
+from ppl_gen.errors import FitError, ProcessDiedError, SettingError, StorageError
 from ppl_gen.held_out_splits import Split, coverage
 from ppl_gen.models.gmm import GMM
 from ppl_gen.progress import Monitor
@@ -220,7 +219,7 @@ class TestDeadProcesses:
             for (job,) in jobs:
                 job.state.with_suffix(".started").touch()
                 if job.candidate.name == "deadly":
-                    raise BrokenExecutor
+                    raise ProcessDiedError("a process died")
                 if len(jobs) == 1 or job is not jobs[0][0]:
                     function(job)
 
