@@ -85,7 +85,8 @@ def choose(data: Data, surrogate: Any = None) -> tuple[list[Candidate], list[Lef
 
     found: list[Candidate] = []
     without: list[LeftOut] = []
-    for name, kind in sorted(registry.families().items()):
+    kinds: dict[str, Any] = registry.families()
+    for name, kind in sorted(kinds.items()):
         if kind.density == "implicit" and surrogate is None:
             without.append(LeftOut(name, "it has no density; a surrogate by annealed importance sampling can stand for "
                                          "it: ask with surrogate='ais'."))  # fmt: skip
@@ -168,10 +169,13 @@ def named(models: Mapping[str, Family], engines: Mapping[str, Engine | str | Non
           backends: Mapping[str, str | None]) -> list[Candidate]:  # fmt: skip
     """Models that were named, as candidates that share the time evenly."""
     return [
-        Candidate(name, (family,), getattr(engines[name], "name", engines[name]), _settings(engines[name]),
-                  backends[name], turn=QUICK)
+        Candidate(name, (family,), _name_of(engines[name]), _settings(engines[name]), backends[name], turn=QUICK)
         for name, family in models.items()
     ]  # fmt: skip
+
+
+def _name_of(engine: Engine | str | None) -> str | None:
+    return engine if engine is None or isinstance(engine, str) else engine.name
 
 
 def _settings(engine: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ TITLES = ("model", "ELPD ± se", "difference ± se", "density", "error", "in 90 
 
 def cells(comparison: TableComparison) -> list[tuple[str, ...]]:
     """A row of texts for each model."""
-    number, found = len(comparison.pointwise), []
+    number = len(comparison.pointwise)
+    found: list[tuple[str, ...]] = []
     for place, (name, row) in enumerate(comparison.frame.iterrows()):
         scale = lambda key, row=row: row[key] / number  # noqa: E731
         elpd = f"{'≥ ' if row['is_bound'] else ''}{scale('elpd'):,.3f} ± {scale('se'):.3f}"

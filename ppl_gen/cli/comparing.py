@@ -99,10 +99,11 @@ def compare(
         report.emit_json(found.to_dict())
         return
     report.show(found)
-    if getattr(found, "next", None):
+    if job["folder"] is not None:
         report.say()
         report.say(f"Kept in {job['folder']}", style="bold")
-        report.try_next(found.next)
+    if following := getattr(found, "next", None):
+        report.try_next(following)
     elif parsed:
         words = _words(columns, drop, kind, weights, sequence, order, no_standardize)
         best = _as_options(found.best, engine, engine_settings, backend)
