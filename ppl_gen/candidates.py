@@ -24,6 +24,10 @@ WORSE = 2  # rungs in a row with no lower BIC at which the climb of a ladder end
 MANY_VALUES = 50  # whole numbers of more different values than this are read as real by all models
 
 
+NO_DENSITY = ("it has no density; a surrogate by annealed importance sampling can stand for it: ask with "
+              "surrogate='ais'.")  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Candidate:
     """A model that a comparison tries.
@@ -88,8 +92,8 @@ def choose(data: Data, surrogate: Any = None) -> tuple[list[Candidate], list[Lef
     kinds: dict[str, Any] = registry.families()
     for name, kind in sorted(kinds.items()):
         if kind.density == "implicit" and surrogate is None:
-            without.append(LeftOut(name, "it has no density; a surrogate by annealed importance sampling can stand for "
-                                         "it: ask with surrogate='ais'."))  # fmt: skip
+            why = unsuited(kind(), data) or NO_DENSITY
+            without.append(LeftOut(name, why))
             continue
         reasons = []
         for candidate in kind.candidates(data):

@@ -205,8 +205,9 @@ def _score(fit: Fit, data: Data, surrogate: Any) -> Score:
 def _some(scored: Score, rows: np.ndarray) -> Score:
     """The scores of some rows."""
     names = ("log_predictive", "sd", "hdi", "error", "elbo", "elbo_error", "k_hat")
-    values: dict[str, Any] = {name: getattr(scored, name) for name in names}
-    return dataclasses.replace(scored, **{name: None if v is None else v[rows] for name, v in values.items()})
+    whole = {name: getattr(scored, name) for name in names}
+    values: dict[str, Any] = {name: None if value is None else value[rows] for name, value in whole.items()}
+    return dataclasses.replace(scored, **values)
 
 
 def region(fit: Fit, data: Data, log_prob: np.ndarray, job: Job) -> tuple[np.ndarray | None, int]:
