@@ -24,6 +24,10 @@ WORSE = 2  # rungs in a row with no lower BIC at which the climb of a ladder end
 MANY_VALUES = 50  # whole numbers of more different values than this are read as real by all models
 
 
+NO_DENSITY = ("it has no density; a surrogate by annealed importance sampling can stand for it: ask with "
+              "surrogate='ais'.")  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Candidate:
     """A model that a comparison tries.
@@ -85,10 +89,11 @@ def choose(data: Data, surrogate: Any = None) -> tuple[list[Candidate], list[Lef
 
     found: list[Candidate] = []
     without: list[LeftOut] = []
-    for name, kind in sorted(registry.families().items()):
+    kinds: dict[str, Any] = registry.families()
+    for name, kind in sorted(kinds.items()):
         if kind.density == "implicit" and surrogate is None:
-            without.append(LeftOut(name, "it has no density; a surrogate by annealed importance sampling can stand for "
-                                         "it: ask with surrogate='ais'."))  # fmt: skip
+            why = unsuited(kind(), data) or NO_DENSITY
+            without.append(LeftOut(name, why))
             continue
         reasons = []
         for candidate in kind.candidates(data):
@@ -168,10 +173,13 @@ def named(models: Mapping[str, Family], engines: Mapping[str, Engine | str | Non
           backends: Mapping[str, str | None]) -> list[Candidate]:  # fmt: skip
     """Models that were named, as candidates that share the time evenly."""
     return [
-        Candidate(name, (family,), getattr(engines[name], "name", engines[name]), _settings(engines[name]),
-                  backends[name], turn=QUICK)
+        Candidate(name, (family,), _name_of(engines[name]), _settings(engines[name]), backends[name], turn=QUICK)
         for name, family in models.items()
     ]  # fmt: skip
+
+
+def _name_of(engine: Engine | str | None) -> str | None:
+    return engine if engine is None or isinstance(engine, str) else engine.name
 
 
 def _settings(engine: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from ppl_gen.family import Family
 from ppl_gen.implicit import check_surrogate
 from ppl_gen.normalizer import is_normalized
 from ppl_gen.progress import Monitor
-from ppl_gen.ranking import Comparison, as_table, cautions, rank
+from ppl_gen.ranking import Comparison, as_table, cautions, how_held_out, rank, weak_loo
 from ppl_gen.result import Fit
 
 if TYPE_CHECKING:
@@ -117,12 +116,12 @@ def compare(
     densities = {name: family.density_for(prepared[name].schema) for name, family in families.items()}
     densities = {name: f"{kind}: ais" if kind == "implicit" else kind for name, kind in densities.items()}
     frame = rank(pointwise, weights, densities, {name: engine for name, (_, engine) in found.items()})
-    how = _how(named, folds, test, f"{len(pointwise):,}", data.unit)
+    how = how_held_out(named, folds, test, f"{len(pointwise):,}", data.unit)
     if forward:
         how = f"{len(pointwise):,} time steps, predicted one ahead by fits to what came before, {folds} windows"
     warnings = cautions(frame, prepared, len(pointwise), dropped, unit)
     if test is None:
-        warnings += tuple(filter(None, (_weak_loo(name, model) for name, model in named.items())))
+        warnings += tuple(filter(None, (weak_loo(name, model) for name, model in named.items())))
     return Comparison(frame, pointwise, how, warnings, unit)
 
 
@@ -137,8 +136,9 @@ def _of_table(
         raise SettingError("compare needs a table to fit the families to.")
     chosen = None
     if models is not None:
-        families = _named(models)
-        if any(isinstance(model, Fit) for model in families.values()):
+        everything = _named(models)
+        families = {name: model for name, model in everything.items() if isinstance(model, Family)}
+        if len(families) < len(everything):
             raise SettingError("budget, n_jobs, memory and folder are for families, which are fitted here: of fits "
                                "leave them out.")  # fmt: skip
         check_surrogate(list(families.values()), [], job["surrogate"])
@@ -256,6 +256,8 @@ def _held_out_rows(
     if test is not None:
         return _score(refit(data), test, job["surrogate"]), engine.name
     if data.lengths is not None and len(data) < folds:
+        from ppl_gen.one_step_ahead import forward_scores
+
         return forward_scores(data, folds, refit), engine.name
     result = np.empty(len(data))
     for rows in np.array_split(np.random.default_rng(job["seed"]).permutation(len(data)), folds):
@@ -263,24 +265,6 @@ def _held_out_rows(
         held_out = data.take(np.sort(rows))
         result[np.sort(rows)] = _log_predictive(refit(data.take(rest)), held_out, job["surrogate"])
     return result, engine.name
-
-
-def forward_scores(data: Data, folds: int, refit: Callable[[Data], Fit]) -> np.ndarray:
-    """(steps,) one-step-ahead log density of the second half of each sequence, window by window."""
-    from ppl_gen.one_step_ahead import beginnings
-    from ppl_gen.timeseries import score_steps
-
-    assert data.lengths is not None
-    half = np.maximum(data.lengths // 2, 1)
-    ends = [half + (data.lengths - half) * i // folds for i in range(folds + 1)]
-    result = []
-    for before, after in itertools.pairwise(ends):
-        if (after == before).all():
-            continue
-        scored = score_steps(refit(beginnings(data, before)), beginnings(data, after), 0.9).log_predictive
-        new = np.concatenate([np.arange(a) >= b for b, a in zip(before, after, strict=True)])
-        result.append(scored[new])
-    return np.concatenate(result)
 
 
 def _score(fit: Fit, test: Any, surrogate: Any) -> np.ndarray:
@@ -307,26 +291,3 @@ def _ticker(monitor: Monitor, total: int) -> Callable[[], None]:
         monitor.update(done, total)
 
     return tick
-
-
-def _how(models: Mapping[str, Family | Fit], folds: int, test: Any, number: str, unit: str) -> str:
-    if test is not None:
-        return f"{number} test {unit}s"
-    fits = sum(isinstance(model, Fit) for model in models.values())
-    ways = [f"{folds} folds refitted"] if fits < len(models) else []
-    ways += [f"each fit's own held-out {unit}s"] if fits else []
-    return f"{number} {unit}s, {' and '.join(ways)}"
-
-
-def _weak_loo(name: str, model: Family | Fit) -> str:
-    """A warning where a fit's held-out densities are PSIS estimates of which many can't be trusted."""
-    from ppl_gen.checks import KHAT_SHARE
-    from ppl_gen.evidence import posterior_khat
-
-    if not isinstance(model, Fit):
-        return ""
-    khat = posterior_khat(model)
-    if khat is None or khat.above <= KHAT_SHARE * khat.rows:
-        return ""
-    share = f"{khat.above} of {khat.rows} {model.train.unit}s"
-    return f"PSIS-LOO of {name} is unreliable (k-hat above {khat.limit:.2g} in {share}): compare its family by folds."

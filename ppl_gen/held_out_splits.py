@@ -165,15 +165,17 @@ class Split:
         held.fit = fit if not whole else None
 
     def _forward(self, job: Job, clock: Clock, held: Held) -> None:
-        from ppl_gen.compare import forward_scores
+        from ppl_gen.one_step_ahead import forward_scores
         from ppl_gen.trials import train
 
         left = self.windows
 
         def refit(data: Data) -> Fit:
-            nonlocal left
+            nonlocal left, job
             fit, family = train(job, data, clock.training(left + 1))
             left -= 1
+            # The size that the first beginnings chose is kept: it knows nothing of what comes after them.
+            job = dataclasses.replace(job, candidate=dataclasses.replace(job.candidate, ladder=(family,)))
             held.families.append(family)
             held.stopped |= fit.draws.interrupted
             return fit
@@ -203,8 +205,9 @@ def _score(fit: Fit, data: Data, surrogate: Any) -> Score:
 def _some(scored: Score, rows: np.ndarray) -> Score:
     """The scores of some rows."""
     names = ("log_predictive", "sd", "hdi", "error", "elbo", "elbo_error", "k_hat")
-    values = {name: getattr(scored, name) for name in names}
-    return dataclasses.replace(scored, **{name: None if v is None else v[rows] for name, v in values.items()})
+    whole = {name: getattr(scored, name) for name in names}
+    values: dict[str, Any] = {name: None if value is None else value[rows] for name, value in whole.items()}
+    return dataclasses.replace(scored, **values)
 
 
 def region(fit: Fit, data: Data, log_prob: np.ndarray, job: Job) -> tuple[np.ndarray | None, int]:

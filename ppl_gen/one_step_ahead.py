@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,3 +76,20 @@ def pseudo_residuals(fit: Fit, data: Data) -> tuple[np.ndarray, np.ndarray] | No
         return None
     filtered = over_draws(fit, "filtered", data, draws, fit.family.num_labels)
     return fit.family.one_step_cdf(draws, filtered, data)
+
+
+def forward_scores(data: Data, folds: int, refit: Callable[[Data], Fit]) -> np.ndarray:
+    """(steps,) one-step-ahead log density of the second half of each sequence, window by window."""
+    from ppl_gen.timeseries import score_steps
+
+    assert data.lengths is not None
+    half = np.maximum(data.lengths // 2, 1)
+    ends = [half + (data.lengths - half) * i // folds for i in range(folds + 1)]
+    result = []
+    for before, after in itertools.pairwise(ends):
+        if (after == before).all():
+            continue
+        scored = score_steps(refit(beginnings(data, before)), beginnings(data, after), 0.9).log_predictive
+        new = np.concatenate([np.arange(a) >= b for b, a in zip(before, after, strict=True)])
+        result.append(scored[new])
+    return np.concatenate(result)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ppl_gen.data import Data
+    from ppl_gen.family import Family
+    from ppl_gen.result import Fit
 
 NOT_TOLD_APART = 2.0  # standard errors of the difference
 FEW_ROWS = 100  # below which a standard error of a difference tends to be too small (Sivula et al. 2020)
@@ -125,6 +127,33 @@ def cautions(
     if dropped:
         found.append(f"{dropped} {unit}s without a held-out density under every model are left out.")
     return tuple(found)
+
+
+def how_held_out(models: Mapping[str, Family | Fit], folds: int, test: Any, number: str, unit: str) -> str:
+    """How rows were held out, in words."""
+    from ppl_gen.result import Fit
+
+    if test is not None:
+        return f"{number} test {unit}s"
+    fits = sum(isinstance(model, Fit) for model in models.values())
+    ways = [f"{folds} folds refitted"] if fits < len(models) else []
+    ways += [f"each fit's own held-out {unit}s"] if fits else []
+    return f"{number} {unit}s, {' and '.join(ways)}"
+
+
+def weak_loo(name: str, model: Family | Fit) -> str:
+    """A warning where a fit's held-out densities are PSIS estimates of which many can't be trusted."""
+    from ppl_gen.checks import KHAT_SHARE
+    from ppl_gen.evidence import posterior_khat
+    from ppl_gen.result import Fit
+
+    if not isinstance(model, Fit):
+        return ""
+    khat = posterior_khat(model)
+    if khat is None or khat.above <= KHAT_SHARE * khat.rows:
+        return ""
+    share = f"{khat.above} of {khat.rows} {model.train.unit}s"
+    return f"PSIS-LOO of {name} is unreliable (k-hat above {khat.limit:.2g} in {share}): compare its family by folds."
 
 
 def _plain(value: Any) -> Any:

@@ -190,8 +190,11 @@ def _fit_once(job: Job, family: Family, data: Data, seconds: float) -> Fit:
 
 
 def bic(fit: Fit) -> float:
-    """BIC of a maximum likelihood fit in model space; infinite where it is degenerate or can't be had."""
+    """BIC of a point estimate in model space; infinite where it is degenerate or can't be had."""
     free, objective = fit.family.num_free(fit.schema), fit.draws.figures.get("objective")
+    if getattr(fit.engine, "objective", "ml") != "ml":  # the objective has the prior in it (Fraley & Raftery 2007)
+        scored = fit.score(p_values=False, keep_draws=False).log_predictive - fit.train.log_jacobian()
+        objective = float(scored.sum() if fit.train.weights is None else fit.train.weights @ scored)
     if free is None or objective is None or fit.draws.figures.get("degenerate") or not np.isfinite(objective):
         return float("inf")
     weights = fit.train.weights
@@ -241,7 +244,11 @@ def write(path: Path, document: dict[str, Any]) -> None:
     from ppl_gen.report import to_json
 
     text = json.dumps(to_json(document), ensure_ascii=False, allow_nan=False)
-    write_file(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"), overwrite=True)
+    write_file(path, lambda temporary: _put(temporary, text + "\n"), overwrite=True)
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _in_short(error: BaseException) -> str:

@@ -135,9 +135,9 @@ class TableComparison(Comparison):
         return as_text(self)
 
     def __rich__(self) -> Any:
-        from ppl_gen.verdicts_table import as_rich
+        from ppl_gen.verdicts_table import AsRich
 
-        return as_rich(self)
+        return AsRich(self)
 
 
 def _shown(folder: Path) -> Path:
@@ -167,16 +167,22 @@ def _frame(
         _compare_with(frame, pointwise, weights, best)
         frame = frame.loc[[*(n for n in frame.index if sure[n]), *(n for n in frame.index if not sure[n])]]
     errors = {name: _error(state) for name, state in states.items()}
-    frame["error_kind"] = [errors[name][0] for name in frame.index]
-    frame["error"] = [errors[name][1] for name in frame.index]
+    frame["error_kind"] = _as_they_are(frame, [errors[name][0] for name in frame.index])
+    frame["error"] = _as_they_are(frame, [errors[name][1] for name in frame.index])
     frame["is_bound"] = [densities[name] == "bound" for name in frame.index]
     for key in ("calibration", "calibration_se", "seconds", "checks", "checks_failed"):
-        frame[key] = [states[name].get(key) for name in frame.index]
-        frame[key] = frame[key].astype(object).where(frame[key].notna(), None)
+        frame[key] = _as_they_are(frame, [states[name].get(key) for name in frame.index])
     frame["verdict"] = [
         verdict(place, row, states[name], sure[name]) for place, (name, row) in enumerate(frame.iterrows())
     ]
     return frame
+
+
+def _as_they_are(frame: pd.DataFrame, values: Sequence[Any]) -> pd.Series:
+    """A column in which None stays None."""
+    import pandas as pd
+
+    return pd.Series(values, index=frame.index, dtype=object)
 
 
 def _compare_with(frame: pd.DataFrame, pointwise: pd.DataFrame, weights: np.ndarray | None, best: str) -> None:

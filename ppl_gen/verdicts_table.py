@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ppl_gen.scores import MAX_KHAT
@@ -11,11 +11,14 @@ if TYPE_CHECKING:
     from ppl_gen.verdicts import TableComparison
 
 TITLES = ("model", "ELPD ± se", "difference ± se", "density", "error", "in 90 %", "s", "verdict")
+RIGHT = (1, 2, 4, 5, 6)  # which of them are numbers
+WIDE = 100  # columns of a terminal from which on the verdicts have one of the table's
 
 
 def cells(comparison: TableComparison) -> list[tuple[str, ...]]:
     """A row of texts for each model."""
-    number, found = len(comparison.pointwise), []
+    number = len(comparison.pointwise)
+    found: list[tuple[str, ...]] = []
     for place, (name, row) in enumerate(comparison.frame.iterrows()):
         scale = lambda key, row=row: row[key] / number  # noqa: E731
         elpd = f"{'≥ ' if row['is_bound'] else ''}{scale('elpd'):,.3f} ± {scale('se'):.3f}"
@@ -54,39 +57,69 @@ def legend(comparison: TableComparison) -> str:
     return "; ".join([*parts, "s: seconds to fit and score"]) + "."
 
 
+def left_out(comparison: TableComparison) -> list[tuple[str, str]]:
+    """Names and the reason that they share."""
+    found: dict[str, list[str]] = {}
+    for each in comparison.left_out:
+        found.setdefault(each.why, []).append(each.model)
+    return [(", ".join(names), why) for why, names in found.items()]
+
+
 def as_text(comparison: TableComparison) -> str:
     rows = [TITLES, *cells(comparison)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(TITLES))]
-    right = (1, 2, 4, 5, 6)
     lines = [
-        "  ".join(cell.rjust(width) if i in right else cell.ljust(width)
+        "  ".join(cell.rjust(width) if i in RIGHT else cell.ljust(width)
                   for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
         for row in rows
     ]  # fmt: skip
-    out = [f"Left out: {each.model}: {each.why}" for each in comparison.left_out]
+    out = [f"Left out: {names}: {why}" for names, why in left_out(comparison)]
     return "\n".join([title(comparison), *lines, legend(comparison), *out, *comparison.warnings])
 
 
-def as_rich(comparison: TableComparison) -> Any:
-    from rich.console import Group
+class AsRich:
+    """For rich: the verdicts in the last column, or below the table where it is narrow."""
+
+    def __init__(self, comparison: TableComparison) -> None:
+        self.comparison = comparison
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from rich.text import Text
+
+        wide = options.max_width >= WIDE
+        yield _table(self.comparison, wide)
+        if not wide:
+            yield from _pairs("Verdicts", [(row[0], row[-1]) for row in cells(self.comparison)])
+        yield Text(legend(self.comparison), style="dim")
+        if self.comparison.left_out:
+            yield from _pairs("Left out", left_out(self.comparison))
+        if self.comparison.warnings:
+            yield Text()
+        yield from (Text(warning, style="yellow") for warning in self.comparison.warnings)
+
+
+def _table(comparison: TableComparison, wide: bool) -> Any:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title(comparison), title_justify="left", title_style="bold", header_style="dim", box=None,
                   pad_edge=False)  # fmt: skip
-    for i, name in enumerate(TITLES):
-        table.add_column(name, justify="right" if i in (1, 2, 4, 5, 6) else "left", overflow="fold",
-                         no_wrap=i in (1, 2, 5, 6), ratio=1 if name == "verdict" else None,
-                         style="dim" if name == "density" else "")  # fmt: skip
+    for i, name in enumerate(TITLES[: None if wide else -1]):
+        last = i == len(TITLES) - 1
+        table.add_column(name, justify="right" if i in RIGHT else "left", no_wrap=i in RIGHT or not (last or i == 0),
+                         overflow="fold", ratio=1 if last else None)  # fmt: skip
     for place, row in enumerate(cells(comparison)):
-        table.add_row(*map(Text, row), style="bold green" if place == 0 else "")
-    parts: list[Any] = [table, Text(legend(comparison), style="dim")]
-    if comparison.left_out:
-        out = Table.grid(padding=(0, 2))
-        out.add_column()
-        out.add_column(ratio=1)
-        for each in comparison.left_out:
-            out.add_row(Text(f"  {each.model}"), Text(each.why, style="dim"))
-        parts += [Text(), Text("Left out", style="bold"), out]
-    return Group(*parts, *([Text()] if comparison.warnings else []),
-                 *[Text(warning, style="yellow") for warning in comparison.warnings])  # fmt: skip
+        table.add_row(*map(Text, row[: len(table.columns)]), style="bold green" if place == 0 else "")
+    return table
+
+
+def _pairs(heading: str, rows: Sequence[tuple[str, str]]) -> Iterator[Any]:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(ratio=2, overflow="fold")
+    grid.add_column(ratio=5)
+    for names, words in rows:
+        grid.add_row(Text(names), Text(words, style="dim"))
+    yield from (Text(), Text(heading, style="bold"), grid)

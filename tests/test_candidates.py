@@ -71,6 +71,7 @@ def test_sequences_are_for_the_families_that_model_them():
     found, why = tried(visits(), sequence="who", order="day")
     assert found == {"hmm", "autoregressive"}
     assert "models rows" in why["gmm"]
+    assert "models rows" in why["gan"]
 
 
 def test_an_implicit_family_is_tried_where_its_surrogate_is_asked_for():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -95,18 +96,31 @@ def compare(
         _refuse_without_specs(engine, engine_settings, backend)
         job["folder"] = output or str(Path("runs") / f"{Path(table).stem}-compare")
         found = _go_on(run, table, job)
+    found = _in_options(found)
     if as_json:
         report.emit_json(found.to_dict())
         return
     report.show(found)
-    if getattr(found, "next", None):
+    if job["folder"] is not None:
         report.say()
         report.say(f"Kept in {job['folder']}", style="bold")
-        report.try_next(found.next)
+    if following := getattr(found, "next", None):
+        report.try_next(following)
     elif parsed:
         words = _words(columns, drop, kind, weights, sequence, order, no_standardize)
         best = _as_options(found.best, engine, engine_settings, backend)
         report.try_next([(shlex.join(["ppl-gen", "fit", table, *best, *words]), "fit the best one")])
+
+
+def _in_options(found: Any) -> Any:
+    """The comparison with its advice in options of the command line."""
+    from ppl_gen.cli.wording import in_options
+
+    changes: dict[str, Any] = {"warnings": tuple(map(in_options, found.warnings))}
+    if hasattr(found, "left_out"):
+        out = [dataclasses.replace(each, why=in_options(each.why)) for each in found.left_out]
+        changes["left_out"] = tuple(out)
+    return dataclasses.replace(found, **changes)
 
 
 def _go_on(run: Any, table: str, job: dict[str, Any]) -> Any:
