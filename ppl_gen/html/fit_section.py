@@ -93,7 +93,7 @@ def pictures(run: Run, fit: Fit, number: int) -> Markup:
     """The pictures that tell most, and how to have the others."""
     shown, others = chosen(fit, number)
     parts: list[Any] = [attempt(f"The picture {kind}", partial(of_kind, fit, kind)) for kind in shown]
-    if not shown:
+    if not shown and not others:
         parts.append(tag("p", "This fit has no picture."))
     if others:
         kinds = " ".join(f"--kind {kind}" for kind in others)
