@@ -52,7 +52,7 @@ def relations(pair: Pair, view: View) -> list[Site]:
         children = tuple(name for name, used in found["sample_param"].items() if array in used)
         if children:
             groups.setdefault(children, []).append(array)
-    sites = []
+    sites: list[Site] = []
     for children, arrays in groups.items():
         name = arrays[0] if len(arrays) == 1 else _group_name(arrays, [site.name for site in sites])
         sites.append(Site(name, "parameters", holds=tuple(arrays)))

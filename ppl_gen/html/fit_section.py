@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ppl_gen.html.densities import densities
@@ -91,8 +92,8 @@ def checks(fit: Fit, diagnosis: Diagnosis | None) -> Markup:
 def pictures(run: Run, fit: Fit, number: int) -> Markup:
     """The pictures that tell most, and how to have the others."""
     shown, others = chosen(fit, number)
-    parts: list[Any] = [attempt(f"The picture {kind}", lambda kind=kind: of_kind(fit, kind)) for kind in shown]
-    if not shown:
+    parts: list[Any] = [attempt(f"The picture {kind}", partial(of_kind, fit, kind)) for kind in shown]
+    if not shown and not others:
         parts.append(tag("p", "This fit has no picture."))
     if others:
         kinds = " ".join(f"--kind {kind}" for kind in others)
