@@ -138,7 +138,7 @@ def main() -> None:
         print(f"anomaly: no sets in {root / 'anomaly'} (set PPL_GEN_DATA to the folder that holds anomaly/): left out.")
         return
     for name in given.sets.split(","):
-        title = f"{name}: mean over {given.seeds} splits (sd), fitted to rows with their anomalies"
+        title = f"{name}: mean of {given.seeds} splits (sd)"
         report(title, measure(name, given.models.split(","), given.seeds, root))
 
 

@@ -52,9 +52,9 @@ def draw(told: pd.DataFrame, is_sick) -> Figure:
         ax.errorbar(some, rows["diagnosis=malignant"], rows["diagnosis=malignant_sd"], fmt="o", markersize=3,
                     linewidth=0.8, color=colour, label=name)  # fmt: skip
     ax.axhline(0.5, color="black", linewidth=0.6)
-    ax.set(xlabel="test rows in order", ylabel="p(malignant given x)",
+    ax.set(xlabel="test rows in order", ylabel="p(malignant given x)", ylim=(-0.03, 1.03),
            title="What the model says of rows, with the standard deviation over its members")  # fmt: skip
-    ax.legend()
+    ax.legend(loc="center left", bbox_to_anchor=(0.02, 0.75))
     return figure
 
 

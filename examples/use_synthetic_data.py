@@ -37,13 +37,15 @@ def draw(made: pd.DataFrame, holdout: pd.DataFrame, good, bad) -> Figure:
     left.set(xlabel="mean radius", ylabel="mean texture", title="Two of eleven columns")
     left.legend()
     names = [check.name for check in good.checks if "95 %" in check.name]
-    for shift, report, colour, name in ((-0.17, good, PALETTE[1], "of the fit"), (0.17, bad, PALETTE[3], "copies")):
+    both = ((-0.17, good, PALETTE[1], "drawn from the fit"), (0.17, bad, PALETTE[3], "copies with noise"))
+    for shift, report, colour, name in both:
         figures = [report[each].figure for each in names]
         right.barh(np.arange(len(names)) + shift, figures, 0.32, color=colour, label=name)
+    places = np.arange(len(names))
     limits = [good[each].threshold for each in names]
-    right.scatter(limits, np.arange(len(names)), marker="|", s=900, color="black", label="limit", zorder=3)
+    right.vlines(limits, places - 0.36, places + 0.36, color="black", label="limit", zorder=3)
     short = [each.removeprefix("privacy: ").removesuffix(", 95 % bound").replace(" than", "\nthan") for each in names]
-    right.set(yticks=np.arange(len(names)), yticklabels=short, xlabel="upper end of the interval",
+    right.set(yticks=places, yticklabels=short, xlabel="upper end of the interval",
               title="What samples give away")  # fmt: skip
     right.invert_yaxis()
     right.legend(loc="lower right")

@@ -91,6 +91,10 @@ def closeness(train: np.ndarray, held_out: np.ndarray, samples: np.ndarray, seed
     # Samples that are near the same row fare alike: the second term is at least what simulated normals in 2 to 10
     # columns have.
     error = 0.5 * np.sqrt(1 / len(samples) + 1 / (4 * number))
-    quantiles = [tuple(float(q) for q in np.quantile(each, (0.05, 0.5))) for each in (own, fresh)]
-    return Closeness(*quantiles, float((own <= COPY).mean()), float((fresh <= COPY).mean()), float(np.mean(shares)),
-                     float(error))  # type: ignore[arg-type]  # fmt: skip
+    return Closeness(_quantiles(own), _quantiles(fresh), float((own <= COPY).mean()), float((fresh <= COPY).mean()),
+                     float(np.mean(shares)), float(error))  # fmt: skip
+
+
+def _quantiles(distances: np.ndarray) -> tuple[float, float]:
+    low, middle = np.quantile(distances, (0.05, 0.5))
+    return float(low), float(middle)

@@ -104,7 +104,8 @@ def position(fit: Fit, column: str | int) -> int:
     if not schema.columns[j].levels:
         from ppl_gen import registry
 
-        able = ", ".join(each for each, kind in registry.families().items() if "categorical" in kind.kinds
+        kinds = {each: registry.family(each) for each in registry.families()}
+        able = ", ".join(each for each, kind in kinds.items() if "categorical" in kind.kinds
                          and kind.density != "implicit" and not kind.sequences)  # fmt: skip
         raise UnsupportedError(f"Column {name!r} was read as {schema.columns[j].kind}, so it has no labels to choose "
                                f"from: fit it as a category, with one of the families {able}.")  # fmt: skip

@@ -34,6 +34,8 @@ MAX_ADVANTAGE = 0.1  # of an attack, at the upper end of its interval
 MAX_NEARER = (1 + MAX_ADVANTAGE) / 2  # the share of samples that lie nearer to training rows than to others
 MAX_LOST = 0.05  # of AUROC, accuracy or R squared
 MIN_P = 0.01
+BOUND = ", 95 % bound"
+LEAK = "the model has learned training rows by heart: fit a simpler one, or train it for less long"
 ONE_SIDED, CLEAR = 1.645, 2.326  # standard errors of a 95 % bound, and of a leak that chance makes once in a hundred
 MAX_ROWS = 2_000  # of members and of others that an attack is tried on
 MIN_ROWS = 20
@@ -48,10 +50,12 @@ CLEAN = "No leak found by {} tests, which is no guarantee: the rows are not priv
 class SyntheticReport(Diagnosis):
     """What was found of synthetic rows: checks, as of a :class:`~ppl_gen.diagnostics.Diagnosis`.
 
-    ``privacy`` is ``"untested"``, ``"leak"``, ``"not shown"`` (too few rows to tell) or ``"no leak found"``.
+    ``privacy`` is ``"untested"``, ``"leak"``, ``"not shown"`` (too few rows to tell) or ``"no leak found"``; ``leaks``
+    names the checks that found one beyond chance.
     """
 
     privacy: str = "untested"
+    leaks: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -61,10 +65,10 @@ class SyntheticReport(Diagnosis):
     @property
     def verdict(self) -> str:
         """Of privacy first, then what else failed."""
-        names = [check.name for check in self.checks if check.name in self._private and check.passed is False]
+        unsure = [_short(check.name) for check in self.failed if check.name in self._private]
         said = {
-            "untested": UNTESTED, "leak": f"LEAKS TRAINING ROWS: {'; '.join(names)}.",
-            "not shown": f"NOT SHOWN TO BE PRIVATE: {'; '.join(names)}.",
+            "untested": UNTESTED, "leak": f"LEAKS TRAINING ROWS: {'; '.join(map(_short, self.leaks))}.",
+            "not shown": f"NOT SHOWN TO BE PRIVATE: too few rows to exclude a leak ({'; '.join(unsure)}).",
             "no leak found": CLEAN.format(len(self._private)),
         }[self.privacy]  # fmt: skip
         others = [check.name for check in self.failed if check.name not in self._private]
@@ -76,7 +80,11 @@ class SyntheticReport(Diagnosis):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return super().to_dict() | {"privacy": self.privacy}
+        return super().to_dict() | {"privacy": self.privacy, "leaks": list(self.leaks)}
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("privacy: ").removesuffix(BOUND)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,8 +135,10 @@ def evaluate_synthetic(
         missing = "need a holdout, rows that the fit has not seen"
         return SyntheticReport(title, (*checks, Check("utility and privacy", info=missing)))
     utility = [] if name is None else _utility(train, made, held, name, seed)
-    private, state = _privacy(fit, train, made, held, seed)
-    return SyntheticReport(title, (*utility, *checks, *private), privacy=state)
+    private, leaks = _privacy(fit, train, made, held, seed)
+    passed = all(check.passed for check in private)
+    state = "leak" if leaks else "no leak found" if passed else "not shown"
+    return SyntheticReport(title, (*utility, *checks, *private), privacy=state, leaks=leaks)
 
 
 def _refuse(fit: Fit) -> None:
@@ -171,8 +181,8 @@ def _utility(train: pd.DataFrame, made: pd.DataFrame, held: pd.DataFrame, name: 
 
 def _privacy(
     fit: Fit, train: pd.DataFrame, made: pd.DataFrame, held: pd.DataFrame, seed: int
-) -> tuple[list[Check], str]:
-    """The checks, and what they amount to."""
+) -> tuple[list[Check], tuple[str, ...]]:
+    """The checks, and the names of those that found a leak beyond chance."""
     import pandas as pd
 
     rest = pd.concat([made, held], ignore_index=True)
@@ -187,33 +197,31 @@ def _privacy(
         one, other = (fit.score(rows, keep_draws=False, p_values=False).log_predictive for rows in data)
         attacks["density"] = (one, other)
     how = {"distance": "the distance to the closest sample", "density": "log p(x)"}
-    checks, leaks = [_copies(near, len(made), len(held)), _nearer(near)], []
+    limit = MAX_NEARER - 0.5
+    bounded = [("nearer to training than to other rows", near.nearer - 0.5, near.error, 0.5, _nearer(near))]
     for name, values in attacks.items():
         found = membership.advantage(*values, seed)
         info = f"{found.value:.3f} ± {found.error:.3f}, told of {2 * number:,} rows by {how[name]}"
-        checks.append(_bounded(f"privacy: advantage by {name}", found.value, found.error, MAX_ADVANTAGE, info))
-        leaks.append(not checks[-1].passed and found.value > CLEAR * found.error)
-    leaks += [not checks[0].passed, not checks[1].passed and near.nearer - 0.5 > CLEAR * near.error]
-    state = "leak" if any(leaks) else "no leak found" if all(check.passed for check in checks) else "not shown"
-    return checks, state
-
-
-def _bounded(name: str, value: float, error: float, limit: float, info: str) -> Check:
-    """The check that the upper end of a one-sided 95 % interval is at most the limit."""
-    return Check.of(f"{name}, 95 % bound", value + ONE_SIDED * error, "at most", limit, info=info,
-                    advice="the model tells training rows from others, or there are too few rows to exclude it: fit a "
-                           "simpler model, or hold out more rows")  # fmt: skip
+        bounded.append((f"advantage by {name}", found.value, found.error, 0.0, info))
+    checks = [_copies(near, len(made), len(held))]
+    leaks = [] if checks[0].passed else [checks[0].name]
+    for name, value, error, chance, info in bounded:
+        most = limit if chance else MAX_ADVANTAGE
+        is_clear = value > CLEAR * error and value + ONE_SIDED * error > most
+        advice = LEAK if is_clear else "too few rows to exclude a leak: hold out more, and draw more"
+        checks.append(Check.of(f"privacy: {name}{BOUND}", chance + value + ONE_SIDED * error, "at most", chance + most,
+                               info=info, advice=advice))  # fmt: skip
+        leaks += [checks[-1].name] * is_clear
+    return checks, tuple(leaks)
 
 
 def _copies(near: membership.Closeness, num_samples: int, num_held_out: int) -> Check:
     share = near.chance_copies
     error = np.sqrt(share * (1 - share) * (1 / num_samples + 1 / num_held_out))
     return Check.of("privacy: copies of training rows", near.copies, "at most", share + 3 * float(error),
-                    info=f"share of samples; of held-out rows {share:.2g}",
-                    advice="the model gives training rows back: fit a simpler one")  # fmt: skip
+                    info=f"share of samples; of held-out rows {share:.2g}", advice=LEAK)  # fmt: skip
 
 
-def _nearer(near: membership.Closeness) -> Check:
-    info = (f"{near.nearer:.3f} ± {near.error:.3f}; median distance {near.samples[1]:.3g} of samples to the closest "
+def _nearer(near: membership.Closeness) -> str:
+    return (f"{near.nearer:.3f} ± {near.error:.3f}; median distance {near.samples[1]:.3g} of samples to the closest "
             f"training row, of held-out rows {near.held_out[1]:.3g}")  # fmt: skip
-    return _bounded("privacy: nearer to training than to other rows", near.nearer, near.error, MAX_NEARER, info)

@@ -42,13 +42,13 @@ def train_on_each(train: pd.DataFrame, made: pd.DataFrame, held: pd.DataFrame, n
     told = [_told(rows, target, test, labels, seed) for rows, target in ((x, y), (own, y_own))]
     classes = np.unique(y) if labels else None
     measure = "R squared" if classes is None else "AUROC" if len(classes) == 2 else "accuracy"
-    scores = [_judged(truth, each, classes, np.arange(len(truth))) for each in told]
+    real, synthetic = (_judged(truth, each, classes, np.arange(len(truth))) for each in told)
     rng, gaps = np.random.default_rng(seed), []
     for _ in range(RESAMPLES):
         rows = rng.integers(len(truth), size=len(truth))
         one, other = (_judged(truth, each, classes, rows) for each in told)
         gaps.append(one - other)
-    return Usefulness(measure, *scores, float(np.nanstd(gaps)))
+    return Usefulness(measure, real, synthetic, float(np.nanstd(gaps)))
 
 
 def are_labels(target: pd.Series) -> bool:
