@@ -27,7 +27,7 @@ def main(max_steps: int = 3000, ratio_steps: int = 500) -> float:
     for name, source in (("real", train), ("synthetic", rows)):
         forest = RandomForestClassifier(random_state=0).fit(source[columns], source["cultivar"])
         right[name] = forest.score(test[columns], test["cultivar"])
-    print(f"\nCultivars of {len(test)} real wines, told by a forest that was trained on real rows: {right['real']:.0%}, "
+    print(f"\nCultivars of {len(test)} real wines, by a forest trained on real rows: {right['real']:.0%}, "
           f"on synthetic ones: {right['synthetic']:.0%}")  # fmt: skip
     print("A GAN has no density: fit.score names what stands for it, and fit.diagnose looks for modes that it misses.")
     return right["synthetic"]
