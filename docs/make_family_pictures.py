@@ -65,8 +65,8 @@ def rbm() -> Figure:
 
 
 def ebm() -> Figure:
-    return plots.plot_surface(
-        pg.fit(pg.EBM(hidden=(32, 32)), moons(), engine=pg.Contrastive(num_members=1, max_steps=800), seed=0)
+    return plots.plot_density(
+        pg.fit(pg.EBM(hidden=(32, 32)), moons(), engine=pg.Contrastive(num_members=1, max_steps=2000), seed=0)
     )
 
 
