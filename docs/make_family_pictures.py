@@ -20,11 +20,11 @@ import ppl_gen as pg
 from ppl_gen import plots
 
 HERE = Path(__file__).parent
-NETWORK = pg.SVI(num_members=2, max_steps=3000)
+NETWORK = pg.SVI(num_members=2, max_steps=1000, learning_rate=5e-3)
 
 
 def moons() -> pd.DataFrame:
-    return pd.DataFrame(make_moons(2000, noise=0.07, random_state=0)[0], columns=["east", "north"])
+    return pd.DataFrame(make_moons(800, noise=0.07, random_state=0)[0], columns=["east", "north"])
 
 
 def iris() -> pd.DataFrame:
@@ -47,7 +47,7 @@ def flow() -> Figure:
 
 
 def autoregressive() -> Figure:
-    return plots.plot_conditionals(pg.fit(pg.Autoregressive(hidden=(32,)), iris(), engine=NETWORK, seed=0))
+    return plots.plot_pairs(pg.fit(pg.Autoregressive(hidden=(32,)), iris(), engine=NETWORK, seed=0))
 
 
 def vae() -> Figure:
@@ -60,16 +60,18 @@ def dae() -> Figure:
 
 
 def rbm() -> Figure:
-    engine = pg.Contrastive(num_members=1, max_steps=4000)
+    engine = pg.Contrastive(num_members=1, max_steps=1500)
     return plots.plot_filters(pg.fit(pg.RBM(16), digits(), engine=engine, seed=0))
 
 
 def ebm() -> Figure:
-    return plots.plot_surface(pg.fit(pg.EBM(hidden=(64, 64)), moons(), engine=pg.Contrastive(num_members=1), seed=0))
+    return plots.plot_density(
+        pg.fit(pg.EBM(hidden=(32, 32)), moons(), engine=pg.Contrastive(num_members=1, max_steps=2000), seed=0)
+    )
 
 
 def gan() -> Figure:
-    engine = pg.Adversarial(num_members=1, max_steps=4000, ratio_steps=200)
+    engine = pg.Adversarial(num_members=1, max_steps=1500, ratio_steps=100)
     return plots.plot_pairs(pg.fit(pg.GAN(latent_dim=2), moons(), engine=engine, seed=0))
 
 

@@ -144,8 +144,8 @@ def simulation_based_calibration(
     """
     rng = np.random.default_rng(seed)
     shape = (num_obs, num_steps, num_columns) if family.sequences else (num_obs, num_columns)
-    options = {"as_sequence": True} if family.sequences else {}
-    template = family.prepare(Data.from_table(rng.normal(size=shape), standardize=False, **options))
+    plain = Data.from_table(rng.normal(size=shape), standardize=False, as_sequence=family.sequences)
+    template = family.prepare(plain)
     pair, ops = family.build(backend, template.schema, num_obs), backends.ops(backend)
     truths = ops.sample_prior(pair, num_replications + num_probes, seed)
     steps = {"num_steps": num_steps} if family.sequences else {}
