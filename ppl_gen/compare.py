@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,12 +79,13 @@ def compare(
     :raises SettingError: no models, a model that is neither family nor fit, or too many folds; a budget that is none.
     :raises StorageError: the folder holds something else, or can't be written.
     """
+    started = time.time()
     if table is None and models is not None and not isinstance(models, Mapping | list | tuple):
         models, table = None, models  # a table alone
     limits = {"budget": budget, "n_jobs": n_jobs, "memory": memory}
     if models is None or folder is not None or any(limit is not None for limit in limits.values()):
         job = {"folds": folds, "test": test, "seed": seed, "surrogate": surrogate, "progress": progress,
-               "folder": folder, "overwrite": overwrite, "data_options": data_options}  # fmt: skip
+               "folder": folder, "overwrite": overwrite, "data_options": data_options, "started": started}  # fmt: skip
         return _of_table(models, table, engine, backend, limits, job)
     folds = 5 if folds is None else folds
     named = _named(models)

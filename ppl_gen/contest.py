@@ -11,9 +11,12 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +27,7 @@ from ppl_gen.errors import ProcessDiedError, SettingError, StorageError
 from ppl_gen.files import OVERWRITE, check_writable, resolve
 from ppl_gen.held_out_splits import Split
 from ppl_gen.progress import Monitor
-from ppl_gen.trials import Job, work, write
+from ppl_gen.trials import NO_TIME, Job, work, write
 
 if TYPE_CHECKING:
     from ppl_gen.candidates import Candidate, LeftOut
@@ -33,8 +36,9 @@ if TYPE_CHECKING:
 
 BUDGET = "5m"
 LEAST_BUDGET = 10.0  # seconds: a process that imports JAX and compiles one program takes about so long
-ENDING = (0.04, 1.0, 10.0)  # share of the budget, and its bounds in seconds, for what follows the last candidate
+ENDING = (0.04, 2.0, 10.0)  # share of the budget, and its bounds in seconds, for what follows the last candidate
 WORKER = 1_600 * 2**20  # bytes that a process takes once it has fitted a few families (measured: 0.5 to 1.5 GiB)
+GRACE = 1.0  # seconds after the end in which a process may still say what it has
 COPIES = 20  # of the table, in its model's arrays
 MEMORY = 0.7  # of what is available
 FILES = {"comparison.json", "held_out.csv", "fits", "jobs", "report.html"}
@@ -73,12 +77,12 @@ class Limits:
 def run(
     table: Any, chosen: Sequence[Candidate] | None = None, *, folds: int | None = None, test: Any = None, seed: int = 0,
     surrogate: Any = None, limits: Limits, folder: str | Path | None = None, overwrite: bool = False,
-    progress: bool = False, shown: str = "", data_options: dict[str, Any],
+    progress: bool = False, shown: str = "", started: float | None = None, data_options: dict[str, Any],
 ) -> TableComparison:  # fmt: skip
     """Fit and score the candidates, by default those that suit the table; see :func:`ppl_gen.compare`."""
     from ppl_gen.verdicts import TableComparison
 
-    start = time.time()
+    start = time.time() if started is None else started
     data, notes = candidates.read(table, data_options)
     chosen, without = candidates.choose(data, surrogate) if chosen is None else (list(chosen), [])
     split = Split.of(data, folds, test, seed)
@@ -174,19 +178,43 @@ def _side_by_side(waiting: list[Job], workers: int, tick: Callable[[], None]) ->
     """Do the jobs. Where a process dies, joblib ends all of them: those that it may have been are then done one by one,
     so that it is known which it was."""
     try:
-        parallel.run(work, [(job,) for job in shared_out(waiting, workers)], n_jobs=workers, done=tick)
+        with ended_at_last(waiting):
+            parallel.run(work, [(job,) for job in shared_out(waiting, workers)], n_jobs=workers, done=tick)
     except ProcessDiedError:
+        if not waiting or time.time() >= waiting[0].end:
+            return
         suspects = [job for job in waiting if job.state.with_suffix(".started").exists()]
         for job in suspects:
             job.state.with_suffix(".started").unlink(missing_ok=True)
             if len(suspects) > 1 and time.time() < job.end:
-                with contextlib.suppress(ProcessDiedError):
+                with contextlib.suppress(ProcessDiedError), ended_at_last([job]):
                     parallel.run(work, [(job,)], n_jobs=2, done=tick)
                     continue
             job.state.with_suffix(".why").write_text(DIED, encoding="utf-8")
         rest = [job for job in waiting if job not in suspects and not _came_to_an_end(job)]
         if rest and suspects:
             _side_by_side(rest, workers, tick)
+
+
+@contextlib.contextmanager
+def ended_at_last(jobs: Sequence[Job]) -> Iterator[None]:
+    """Within, processes on this machine that have not heard the end of the time, as they are inside one long call of
+    compiled code, are killed a little after it."""
+
+    def kill() -> None:
+        for job in jobs:
+            with contextlib.suppress(OSError, ValueError):
+                process, host = job.state.with_suffix(".started").read_text(encoding="utf-8").split(" ", 1)
+                if host == platform.node() and int(process) != os.getpid():
+                    os.kill(int(process), signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+
+    timer = threading.Timer(max(jobs[0].end + GRACE - time.time(), 0.0) if jobs else 0.0, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 DIED = "failed: its process died; most likely the machine ran out of memory (--memory and --jobs say how many run)."
@@ -218,10 +246,10 @@ def processes(own: bool) -> Iterator[None]:
         added = f"{given} {value}" if name == "XLA_FLAGS" and value not in given else given
         os.environ[name] = added if given else value
     try:
-        get_reusable_executor().shutdown(wait=True)  # those that there are have another environment
+        get_reusable_executor(reuse=True).shutdown(wait=True)  # those that there are have another environment
         yield
     finally:
-        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+        get_reusable_executor(reuse=True, kill_workers=True).shutdown(wait=True, kill_workers=True)
         for name, old in before.items():
             if old is None:
                 os.environ.pop(name, None)
@@ -233,7 +261,10 @@ def _outcome(job: Job) -> dict[str, Any]:
     state, why = _read(job.state), job.state.with_suffix(".why")
     if "pointwise" in state:
         return state
-    return {"why": why.read_text(encoding="utf-8") if why.exists() else "it did not come to an end."}
+    if why.exists():
+        return {"why": why.read_text(encoding="utf-8")}
+    begun = job.state.with_suffix(".started").exists()
+    return {"why": "it was not done by the end of the budget" if begun else NO_TIME}
 
 
 def _read(path: Path) -> dict[str, Any]:

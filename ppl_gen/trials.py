@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import platform
 import signal
 import threading
 import time
@@ -84,7 +86,7 @@ def _work(job: Job) -> str:
     if mine < least or left <= 0:
         return NO_TIME
     started = job.state.with_suffix(".started")
-    started.touch()
+    started.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
     outcome: dict[str, Any] = {"name": job.candidate.name, "config": job.candidate.to_config()}
     clock = Clock(time.time(), mine)
     # A candidate may take twice its share, from those that come after it, the first half of all; none goes on after

@@ -175,12 +175,18 @@ class TestBudget:
         jobs = [self.job(quick(str(share), [GMM(1)], share=share), tmp_path, 60) for share in (1.0, 2.0, 1.0)]
         assert [job.share for job in contest.shared_out(jobs, 1)] == pytest.approx([0.25, 2 / 3, 1.0])
 
-    def test_the_whole_ends_in_time_and_ranks_what_it_has(self, monkeypatch):
+    def test_the_whole_ends_in_time_and_ranks_what_it_has(self, found, folder, tmp_path, monkeypatch):
+        """One candidate is done before, so that no speed is tested; the other never is."""
+        import shutil
+
+        shutil.copytree(folder, tmp_path / "late")
+        tag = json.loads((folder / "jobs" / "job.json").read_text())["tag"]
+        monkeypatch.setattr(contest, "_tag", lambda *_: tag)
         monkeypatch.setattr(candidates, "choose", lambda *_: ([CHOSEN[0], quick("sleepy", [Sleepy(1)])], []))
         monkeypatch.setattr(contest, "LEAST_BUDGET", 1.0)
         start = time.time()
-        result = pg.compare(None, TABLE, n_jobs=1, budget=8)
-        assert time.time() - start < 10
+        result = pg.compare(None, TABLE, n_jobs=1, budget=4, folder=tmp_path / "late")
+        assert time.time() - start < 6
         assert list(result.frame.index) == ["one"]
         assert result.left_out[0].model == "sleepy"
 
@@ -212,12 +218,27 @@ class TestBudget:
 
 
 class TestDeadProcesses:
+    def test_one_that_does_not_hear_the_end_is_killed(self, monkeypatch, tmp_path):
+        import platform
+        import subprocess
+        import sys
+
+        data, _ = candidates.read(TABLE, {})
+        job = trials.Job(CHOSEN[0], "it", data, Split.of(data, None, None, 0), 0, None, time.time(), 1.0, str(tmp_path))
+        (tmp_path / "jobs").mkdir()
+        monkeypatch.setattr(contest, "GRACE", 0.1)
+        with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+            job.state.with_suffix(".started").write_text(f"{process.pid} {platform.node()}")
+            with contest.ended_at_last([job]):
+                assert process.wait(30) == -signal.SIGKILL
+        assert contest._outcome(job)["why"] == "it was not done by the end of the budget"
+
     def test_the_one_that_died_is_told_and_the_others_go_on(self, monkeypatch, tmp_path):
         """By a stand-in for joblib: of three jobs side by side the second kills its process, and all die."""
 
         def run(function, jobs, *, n_jobs, done):
             for (job,) in jobs:
-                job.state.with_suffix(".started").touch()
+                job.state.with_suffix(".started").write_text("")
                 if job.candidate.name == "deadly":
                     raise ProcessDiedError("a process died")
                 if len(jobs) == 1 or job is not jobs[0][0]:
