@@ -131,7 +131,8 @@ def asked(subject: Subject) -> Markup:
                  ("took", duration(_seconds(document_.get("seconds"))))]  # fmt: skip
     else:
         told += [("table", "; ".join(dict.fromkeys(fit.train.describe() for fit in fits.values())))]
-        told += [("columns", ", ".join(_columns(subject)))]
+        if not all(fit.schema.image for fit in fits.values()):  # pixels have no names
+            told += [("columns", ", ".join(_columns(subject)))]
         told += [("seed", ", ".join(dict.fromkeys(str(fit.seed) for fit in fits.values())))]
     families = dict.fromkeys(f"{fit.family.name} ({fit.family.title})" for fit in fits.values())
     told += [("families", ", ".join(families) or "none")]
