@@ -37,7 +37,7 @@ def expected_failures(estimator: Any) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the checks provoke some
-@parametrize_with_checks([TWO, FLOW, CLASSIFIER], expected_failed_checks=expected_failures)
+@parametrize_with_checks([TWO, CLASSIFIER], expected_failed_checks=expected_failures)
 def test_the_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
 
