@@ -35,7 +35,7 @@ NO_TIME = "no time left in the budget"
 TRAINING = 0.55  # of a candidate's time; the rest is for scores, checks and the file
 CLIMBING = 0.5  # of the time of a fit, in which a ladder is climbed
 LEAST_TRAINING = 2.0  # seconds
-CHECKED = (300, 60_000)  # training rows that checks look at, and rows of all replicates
+CHECKED = (200, 20_000)  # training rows that checks look at, and rows of all replicates
 
 
 class OutOfTime(BaseException):
