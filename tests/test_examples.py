@@ -32,7 +32,7 @@ EXAMPLES = {
     "dae_way_to_the_data": {"max_steps": 200, "num_states": 32},
     "diffusion_rows_on_demand": {"max_steps": 200, "num_samples": 20, "num_members": 1},
     "rbm_binary_digits": {"num_hidden": 8, "max_steps": 200, "num_rows": 600},
-    "ebm_energy_and_chains": {"max_steps": 200, "num_samples": 50, "num_particles": 256},
+    "ebm_energy_and_normalizer": {"max_steps": 200, "num_particles": 256},
     "gan_synthetic_rows": {"max_steps": 200, "ratio_steps": 50},
     "dask_cluster": {"num_components": (1, 2), "folds": 2},
 }
