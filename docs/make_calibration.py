@@ -41,8 +41,8 @@ MEANING = {
 WHY = {  # of what is not calibrated
     "svi, mean field": "Independent normals leave out how parameters go together, and skew.",
     "svi, multivariate": "A normal in unconstrained space has no skew and a single mode.",
-    "sgld": "Each step is too long for some direction and too short for another, and no test rejects.",
-    "sghmc": "Its step is chosen for the stiffest direction, and no test rejects.",
+    "sgld": "No test rejects, and chains of this length move slowly.",
+    "sghmc": "No test rejects, and chains of this length move slowly.",
     "nuts": "Chains of this length do not visit all of the posterior.",
     "hmc": "Chains of this length do not visit all of the posterior.",
 }
