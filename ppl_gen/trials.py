@@ -123,6 +123,8 @@ class Clock:
 
 
 def _try(job: Job, clock: Clock, outcome: dict[str, Any]) -> None:
+    from ppl_gen.evidence import Evidence
+
     found = job.split.run(job, clock)
     outcome.update(found.to_dict())
     write(job.state, outcome)
@@ -132,6 +134,7 @@ def _try(job: Job, clock: Clock, outcome: dict[str, Any]) -> None:
         outcome["seconds"] += time.perf_counter() - start
     if not _wants_intervals(job):  # else it is but the intervals that are of fewer refits
         outcome["stopped"] = bool(outcome["stopped"] or fit.draws.interrupted)
+    Evidence.limit(fit, *CHECKED)  # the tables drawn from a fit that are kept with it can take longer than the fit
     fit.save(job.run, overwrite=True)
     outcome["run"] = f"fits/{job.slug}"
     write(job.state, outcome)

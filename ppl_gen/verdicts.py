@@ -110,12 +110,17 @@ class TableComparison(Comparison):
     def next(self) -> list[tuple[str, str]]:
         """Commands that go on from here, each with what it gives."""
         run = self.models[0]["run"]
-        if self.folder is None or run is None:
+        if self.folder is None:
             return []
+        whole = _shown(self.folder)
+        words = ["ppl-gen", "report", str(whole), "-o", f"{whole.name}.html"]
+        page = (shlex.join(words), "one page on all of it, to read or to send")
+        if run is None:
+            return [page]
         place = shlex.quote(str(_shown(self.folder) / run))
         verb = (f"ppl-gen forecast {place} -n 24", "how the sequences go on") if "order" in self.how else (
             f"ppl-gen sample {place} -n 1000 -o samples.csv", "new rows from the best model")  # fmt: skip
-        return [(f"ppl-gen diagnose {place}", "every check of the best model, and what to do"),
+        return [page, (f"ppl-gen diagnose {place}", "every check of the best model, and what to do"),
                 (f"ppl-gen plot {place}", "pictures of it"), verb]  # fmt: skip
 
     def write(self, folder: Path) -> None:
