@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
 NO_TIME = "no time left in the budget"
+LATE = "it was not done"  # so begins what is told of a candidate that took too long
 TRAINING = 0.55  # of a candidate's time; the rest is for scores, checks and the file
 CLIMBING = 0.5  # of the time of a fit, in which a ladder is climbed
 LEAST_TRAINING = 2.0  # seconds
@@ -98,7 +99,7 @@ def _work(job: Job) -> str:
             _try(job, clock, outcome)
     except OutOfTime:
         if "pointwise" not in outcome:
-            return f"it was not done within its share of the budget ({max(mine, 1):.0f} s)"
+            return f"{LATE} within its share of the budget ({max(mine, 1):.0f} s)"
     except (PPLGenError, ArithmeticError, ValueError, RuntimeError, MemoryError) as error:
         if "pointwise" not in outcome:
             return f"failed: {_in_short(error)}"
