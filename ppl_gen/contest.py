@@ -151,7 +151,7 @@ def _jobs(
     end = start + limits.seconds - min(max(share * limits.seconds, low), high)
     slugs = [re.sub(r"[^\w.=-]+", "-", each.name).strip("-.") or "model" for each in chosen]
     slugs = [slug if slugs.count(slug) == 1 else f"{slug}-{place + 1}" for place, slug in enumerate(slugs)]
-    return [Job(each, slug, data, split, seed, surrogate, end, 1.0, str(folder))
+    return [Job(each, slug, data, split, seed, surrogate, end, 1.0, str(folder), owner=os.getpid())
             for each, slug in zip(chosen, slugs, strict=True)]  # fmt: skip
 
 
