@@ -95,6 +95,7 @@ def section(ranking: Ranking, links: Mapping[str, str]) -> Markup:
                          "difference is usually smaller than those of the two means."))  # fmt: skip
         parts.append(_table(ranking, links))
         parts.append(_legend(ranking))
+        parts.append(_verdicts(ranking))
         if len(ranking.models) > 1:
             parts.append(attempt("The picture of the differences", lambda: _picture(ranking)))
     if ranking.warnings:
@@ -113,6 +114,15 @@ def _by_reason(left_out: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(", ".join(names), why) for why, names in found.items()]
 
 
+def _verdicts(ranking: Ranking) -> Markup:
+    """Below the table, as sentences are cut off in one that is wider than its window."""
+    told = [(shortened(model["model"]), shortened(model["verdict"], 200)) for model in ranking.models
+            if model.get("verdict")]  # fmt: skip
+    if not told:
+        return Markup("")
+    return Markup(tag("h3", "Verdicts") + bullets([tag("strong", name), f": {words}"] for name, words in told))
+
+
 def _legend(ranking: Ranking) -> Markup:
     """What the columns are."""
     parts = []
@@ -124,14 +134,14 @@ def _legend(ranking: Ranking) -> Markup:
                      "holds 90 % of the model; far fewer, and the model is too sure of itself.")  # fmt: skip
     if any(model.get("weight") is not None for model in ranking.models):
         parts.append("Weight: of the model in the mixture of all that predicts best (stacking).")
-    return tag("p", " ".join(parts), class_="legend") if parts else Markup("")
+    return tag("p", " ".join(parts), class_="note") if parts else Markup("")
 
 
 def _table(ranking: Ranking, links: Mapping[str, str]) -> Markup:
-    told = [name for name in ("density", "error", "calibration", "weight", "seconds", "verdict")
+    told = [name for name in ("density", "error", "calibration", "weight", "seconds")
             if any(model.get(name) is not None for model in ranking.models)]  # fmt: skip
     header = {"density": "density", "error": "its error", "calibration": "in 90 % region", "weight": "weight",
-              "seconds": "fitted in", "verdict": "verdict"}  # fmt: skip
+              "seconds": "fitted in"}  # fmt: skip
     rows = []
     for place, model in enumerate(ranking.models):
         name = str(model["model"])
@@ -141,10 +151,9 @@ def _table(ranking: Ranking, links: Mapping[str, str]) -> Markup:
         rows.append([shown, ["at least " if model.get("is_bound") else "", elpd], gap if place else "best",
                      *(_cell(model, name) for name in told)])  # fmt: skip
     caption = f"Models ranked by held-out log density (nats per {ranking.unit} ± standard error)"
-    numbers = [1, 2, *(3 + j for j, name in enumerate(told) if name not in ("density", "verdict"))]
-    words = [3 + j for j, name in enumerate(told) if name == "verdict"]
+    numbers = [1, 2, *(3 + j for j, name in enumerate(told) if name != "density")]
     return table(("model", "ELPD", "difference to best", *(header[name] for name in told)), rows, caption,
-                 numbers=numbers, words=words)  # fmt: skip
+                 numbers=numbers)  # fmt: skip
 
 
 def _number(value: Any) -> float:
@@ -156,14 +165,14 @@ def _number(value: Any) -> float:
 
 def _cell(model: Mapping[str, Any], name: str) -> Any:
     value = model.get(name)
-    if name in ("density", "verdict"):
+    if name == "density":
         text = shortened(value or "not known", 80)
         return f"{text} (a bound)" if name == "density" and model.get("is_bound") and value != "bound" else text
     if name == "error":
-        words = {"k-hat": "k-hat", "mcse": "± Monte Carlo"}.get(str(model.get("error_kind")), "")
-        if value is not None and words == "k-hat":
+        kind = None if value is None else model.get("error_kind")
+        if kind == "k-hat":
             return f"k-hat {share(_number(value), 1.0)}"
-        return "exact" if value is None else f"{words} {figure(_number(value))}".strip()
+        return "exact" if value is None else f"± {_number(value):.2g}"
     if name == "calibration":
         error = model.get("calibration_se")
         told = "not known" if value is None else share(_number(value), 1.0)
