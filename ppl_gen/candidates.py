@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ppl_gen.errors import PPLGenError, SettingError
+from ppl_gen.errors import DataError, PPLGenError, SettingError
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 QUICK, LATER, LAST = 0, 1, 2  # when a candidate has its turn
 FEW = 1_500  # rows below which networks are small
 WORSE = 2  # rungs in a row with no lower BIC at which the climb of a ladder ends
+MANY_LABELS = 0.5  # of the rows: a column of more different labels tells rows apart, and can't be learnt
+FEW_LABELS = 10  # that a column of few rows may have in any case
 MANY_VALUES = 50  # whole numbers of more different values than this are read as real by all models
 
 
@@ -151,6 +153,7 @@ def read(table: Any, options: Mapping[str, Any]) -> tuple[Data, tuple[str, ...]]
     is_sequence = any(options.get(name) is not None for name in ("sequence", "order")) or options.get("as_sequence")
     data = Data.from_table(table, **options)
     given = dict(options.get("kinds") or {})
+    _refuse_identifiers(data, given)
     many = [
         column.name for j, column in enumerate(data.schema.columns)
         if column.kind == "count" and column.name not in given and _distinct(data, j) > MANY_VALUES
@@ -161,6 +164,22 @@ def read(table: Any, options: Mapping[str, Any]) -> tuple[Data, tuple[str, ...]]
     names, verb = ", ".join(map(repr, many[:5])) + (", ..." if len(many) > 5 else ""), "s" * (len(many) > 1)
     return data, (f"Column{verb} {names} hold{'s' * (len(many) == 1)} whole numbers of more than {MANY_VALUES} values: "
                   f"read as real by all models (kinds={{{many[0]!r}: 'count'}} keeps counts).",)  # fmt: skip
+
+
+def _refuse_identifiers(data: Data, given: Mapping[str, Any]) -> None:
+    """Raise of labels that hardly ever come twice, unless their kind is given: held-out rows have others."""
+    for column in data.schema.columns:
+        labels = len(column.categories or ())
+        if (
+            column.kind == "categorical"
+            and column.name not in given
+            and labels > max(MANY_LABELS * data.num_steps, FEW_LABELS)
+        ):
+            raise DataError(
+                f"Column {column.name!r} has {labels:,} different labels in {data.num_steps:,} rows, as names, "
+                f"identifiers and dates have: no model can foresee those of others. Drop it (drop=[{column.name!r}]), "
+                f"or turn it into numbers; kinds={{{column.name!r}: 'categorical'}} keeps it as it is."
+            )
 
 
 def _distinct(data: Data, column: int) -> int:

@@ -27,7 +27,7 @@ from ppl_gen.errors import ProcessDiedError, SettingError, StorageError
 from ppl_gen.files import OVERWRITE, check_writable, resolve
 from ppl_gen.held_out_splits import Split
 from ppl_gen.progress import Monitor
-from ppl_gen.trials import NO_TIME, Job, work, write
+from ppl_gen.trials import LATE, NO_TIME, Job, work, write
 
 if TYPE_CHECKING:
     from ppl_gen.candidates import Candidate, LeftOut
@@ -115,10 +115,11 @@ def open_folder(folder: str | Path, tag: str, overwrite: bool) -> Path:
     if path.is_dir() and any(path.iterdir()):
         foreign = sorted(p.name for p in path.iterdir() if p.name not in FILES)
         known = path / "jobs" / "job.json"
-        if foreign or not known.exists():
+        same = _read(known).get("tag") == tag  # files beside those of its own, a report say, are no harm then
+        if not known.exists() or (foreign and (overwrite or not same)):
             what = f"holds files that are no part of a comparison ({', '.join(foreign[:3])})" if foreign else "is none"
             raise StorageError(f"{path} exists and {what}, so it is never replaced: choose another name.")
-        if _read(known).get("tag") != tag:
+        if not same:
             if not overwrite:
                 raise StorageError(
                     f"{path} holds another comparison (its table, seed, models or version of ppl_gen differ): choose "
@@ -150,7 +151,7 @@ def _jobs(
     end = start + limits.seconds - min(max(share * limits.seconds, low), high)
     slugs = [re.sub(r"[^\w.=-]+", "-", each.name).strip("-.") or "model" for each in chosen]
     slugs = [slug if slugs.count(slug) == 1 else f"{slug}-{place + 1}" for place, slug in enumerate(slugs)]
-    return [Job(each, slug, data, split, seed, surrogate, end, 1.0, str(folder))
+    return [Job(each, slug, data, split, seed, surrogate, end, 1.0, str(folder), owner=os.getpid())
             for each, slug in zip(chosen, slugs, strict=True)]  # fmt: skip
 
 
@@ -264,7 +265,7 @@ def _outcome(job: Job) -> dict[str, Any]:
     if why.exists():
         return {"why": why.read_text(encoding="utf-8")}
     begun = job.state.with_suffix(".started").exists()
-    return {"why": "it was not done by the end of the budget" if begun else NO_TIME}
+    return {"why": f"{LATE} by the end of the budget" if begun else NO_TIME}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from ppl_gen.result import Fit
 
 NO_TIME = "no time left in the budget"
+LATE = "it was not done"  # so begins what is told of a candidate that took too long
 TRAINING = 0.55  # of a candidate's time; the rest is for scores, checks and the file
 CLIMBING = 0.5  # of the time of a fit, in which a ladder is climbed
+WATCH = 1.0  # seconds between looks at whether the process that started this one is there
+_WATCHED: set[int] = set()
 LEAST_TRAINING = 2.0  # seconds
 CHECKED = (200, 20_000)  # training rows that checks look at, and rows of all replicates
 
@@ -50,6 +53,7 @@ class Job:
     ``share``   of the time left, times the number of processes, that is this candidate's when it begins
     ``folder``  where the comparison is kept
     ``first``   whether it is the first of all
+    ``owner``   the process that asked for it
     """
 
     candidate: Candidate
@@ -62,6 +66,7 @@ class Job:
     share: float
     folder: str
     first: bool = False
+    owner: int = 0
 
     @property
     def state(self) -> Path:
@@ -74,9 +79,25 @@ class Job:
 
 def work(job: Job) -> None:
     """Do the job, and write what came of it to its file: its scores and checks, or why there are none."""
+    end_with(job.owner)
     why = _work(job)
     if why:
         job.state.with_suffix(".why").write_text(why, encoding="utf-8")
+
+
+def end_with(owner: int) -> None:
+    """Let this process end soon after the one that started it, so that none works on, beside those of the same command
+    begun anew, once that was killed. Of no effect in a process that another one started."""
+    if owner in _WATCHED or os.getppid() != owner:
+        return
+    _WATCHED.add(owner)
+
+    def watch() -> None:
+        while os.getppid() == owner:
+            time.sleep(WATCH)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(job: Job) -> str:
@@ -98,7 +119,7 @@ def _work(job: Job) -> str:
             _try(job, clock, outcome)
     except OutOfTime:
         if "pointwise" not in outcome:
-            return f"it was not done within its share of the budget ({max(mine, 1):.0f} s)"
+            return f"{LATE} within its share of the budget ({max(mine, 1):.0f} s)"
     except (PPLGenError, ArithmeticError, ValueError, RuntimeError, MemoryError) as error:
         if "pointwise" not in outcome:
             return f"failed: {_in_short(error)}"

@@ -75,8 +75,7 @@ class TableComparison(Comparison):
             else:
                 good.append((job, state, values))
         if not good:
-            why = "; ".join(f"{each.model}: {each.why}" for each in out)
-            raise SettingError(f"No model came to an end: raise the budget, or name models. {why}")
+            raise SettingError("No model came to an end: raise the budget, or name models.\n" + "\n".join(reasons(out)))
         pointwise = pd.DataFrame({job.candidate.name: values for job, _, values in good})
         pointwise = pointwise.rename_axis(index=split.unit, columns="model")
         states_of = {job.candidate.name: state for job, state, _ in good}
@@ -86,7 +85,7 @@ class TableComparison(Comparison):
             "budget_seconds": budget, "seconds": time.time() - started,
         }  # fmt: skip
         models = tuple(_model(name, states_of[name]) for name in frame.index)
-        warnings = (*notes, *_warnings(frame, len(pointwise), split.unit))
+        warnings = (*notes, *_warnings(frame, len(pointwise), split.unit), *_unfinished(out, folder))
         return cls(frame, pointwise, split.how, warnings, split.unit, models, tuple(out), facts, folder, split.rows)
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,6 +142,26 @@ class TableComparison(Comparison):
         from ppl_gen.verdicts_table import AsRich
 
         return AsRich(self)
+
+
+def reasons(left_out: Sequence[LeftOut]) -> list[str]:
+    """What was left out, a line of a list for each reason."""
+    found: dict[str, list[str]] = {}
+    for each in left_out:
+        found.setdefault(each.why, []).append(each.model)
+    return [f"- {', '.join(names)}: {why}" for why, names in found.items()]
+
+
+def _unfinished(left_out: Sequence[LeftOut], folder: Path | None) -> list[str]:
+    """Which candidates wait for more time, and how they get it."""
+    from ppl_gen.trials import LATE, NO_TIME
+
+    names = [each.model for each in left_out if each.why == NO_TIME or each.why.startswith(LATE)]
+    if not names:
+        return []
+    how = "a larger budget has time for them." if folder is None else (
+        "the same command with a larger budget goes on with them, and keeps those that are done.")  # fmt: skip
+    return [f"Not done in time: {', '.join(names)}; {how}"]
 
 
 def _shown(folder: Path) -> Path:
@@ -242,7 +261,7 @@ def verdict(place: int, row: Mapping[str, Any], state: Mapping[str, Any], sure: 
     elif failed:
         words.append(f"{len(failed)} check{'s' * (len(failed) > 1)} failed: {', '.join(failed)}")
     else:
-        words.append("ok")
+        words.append("checks passed" if state.get("checks") else "ok")
     return "; ".join(words)
 
 

@@ -9,7 +9,7 @@ from zoo import clusters, columns_of, visits
 
 from ppl_gen import amounts, registry
 from ppl_gen.candidates import choose, read
-from ppl_gen.errors import SettingError
+from ppl_gen.errors import DataError, SettingError
 
 RNG = np.random.default_rng(0)
 
@@ -93,6 +93,14 @@ def test_whole_numbers_of_many_values_are_read_as_real_by_all_and_that_is_told()
     assert "'age'" in notes[0]
     kept, notes = read(table, {"kinds": {"age": "count"}})
     assert (kept.schema.kinds[0], notes) == ("count", ())
+
+
+def test_labels_of_which_each_row_has_its_own_are_refused_unless_wanted():
+    table = pd.DataFrame({"when": [f"2020-{n}" for n in range(40)], "x": RNG.normal(size=40)})
+    with pytest.raises(DataError, match=r"'when' has 40 different labels in 40 rows.*drop"):
+        read(table, {})
+    assert read(table, {"kinds": {"when": "categorical"}})[0].schema.columns[0].kind == "categorical"
+    assert len(read(table.assign(when=np.arange(40) % 5).astype({"when": str}), {})[0]) == 40
 
 
 def test_a_ladder_has_no_more_parameters_than_the_table_bears():

@@ -114,6 +114,15 @@ class TestResuming:
         assert chosen == []
         pd.testing.assert_frame_equal(again.pointwise, found.pointwise)
 
+    def test_a_report_in_the_folder_is_no_harm_but_is_never_deleted(self, found, folder, chosen):
+        mine = folder / "for-my-colleague.html"
+        mine.write_text("mine")
+        pg.compare(None, TABLE, n_jobs=1, folder=folder)
+        with pytest.raises(StorageError, match="colleague"):
+            pg.compare(None, TABLE, n_jobs=1, folder=folder, overwrite=True)
+        assert chosen == []
+        mine.unlink()
+
     def test_what_was_cut_short_is_done_and_no_more(self, found, folder, chosen, tmp_path):
         import shutil
 

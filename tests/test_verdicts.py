@@ -11,10 +11,12 @@ import pytest
 from rich.console import Console
 from zoo import clusters
 
-from ppl_gen import candidates
+from ppl_gen import candidates, trials
 from ppl_gen.candidates import Candidate, LeftOut
 from ppl_gen.errors import SettingError
 from ppl_gen.held_out_splits import Split
+from ppl_gen.html.ranking import ranking_of, section
+from ppl_gen.html.sources import Subject
 from ppl_gen.models.gmm import GMM
 from ppl_gen.trials import Job
 from ppl_gen.verdicts import TableComparison
@@ -81,7 +83,7 @@ def test_verdicts_say_how_it_ranks_and_whether_to_believe_it():
         unknown=state(4, -3.0, failed=None, checks=None, checks_failed=None),
     )  # fmt: skip
     assert list(found.frame["verdict"]) == [
-        "best; ok", "not told apart from best; stopped by the budget; ok",
+        "best; checks passed", "not told apart from best; stopped by the budget; checks passed",
         "worse; 2 checks failed: R-hat, PIT p", "worse; no time to diagnose it",
     ]  # fmt: skip
     assert any("Can't be told apart from best" in warning and "near" in warning for warning in found.warnings)
@@ -101,7 +103,7 @@ def test_a_model_without_a_density_of_some_row_is_left_out_alone():
 
 
 def test_where_nothing_came_to_an_end_the_reasons_are_told():
-    with pytest.raises(SettingError, match=r"raise the budget.*one: no time left"):
+    with pytest.raises(SettingError, match=r"raise the budget.*\n- one: no time left"):
         compared(one={"why": "no time left in the budget"})
 
 
@@ -124,3 +126,30 @@ def test_no_number_is_cut_and_no_line_is_too_long(width):
     assert max(map(len, text.splitlines())) <= width
     for part in ("-1,234.500 ± ", "-1,233.500 ± ", "importance", "k-hat 100%", "88 ± 3"):
         assert part in text
+
+
+def test_what_waits_for_more_time_is_told_with_how_it_gets_it():
+    late = {"why": trials.NO_TIME}
+    found = compared(exact=state(1, -1.0), vae=late, dae={"why": f"{trials.LATE} within its share of the budget (3 s)"})
+    assert found.warnings[-1].startswith("Not done in time: vae, dae; a larger budget")
+    assert not any("Not done" in each for each in compared(exact=state(1, -1.0)).warnings)
+
+
+def test_reasons_of_nothing_have_a_line_each():
+    late = {"why": trials.NO_TIME}
+    with pytest.raises(SettingError, match=rf"raise the budget.*\n- a, b: {trials.NO_TIME}\n- c: failed"):
+        compared(a=late, b=late, c={"why": "failed: so."})
+
+
+def test_a_report_ranks_what_a_comparison_wrote():
+    """Of models without a diagnosis, with k-hats, bounds; and reasons that several share stand once."""
+    bad = state(2, -2.0, "importance", error=[0.04] * ROWS, k_hat=[0.9] * 30 + [0.3] * (ROWS - 30))
+    unknown = state(3, -3.0, failed=None, checks=None, checks_failed=None)
+    late = {"why": trials.NO_TIME}
+    found = compared(exact=state(1, -1.0), bad=bad, unknown=unknown, vae=late, dae=late)
+    ranked = ranking_of(Subject((), found.to_dict()))
+    text = str(section(ranked, {}))
+    assert "None" not in text
+    assert "k-hat 25 %" in text
+    assert "88 ± 3 %" in text
+    assert text.count(trials.NO_TIME) == 1

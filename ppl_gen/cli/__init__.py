@@ -108,8 +108,15 @@ def _run(arguments: list[str]) -> int:
 
 def _fail(message: str) -> int:
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
-    sys.stderr.write("ppl-gen: " + "\n  ".join([*lines[:1], " ".join(lines[1:])] if lines[1:] else lines) + "\n")
+    sys.stderr.write("ppl-gen: " + "\n  ".join(_folded(lines)) + "\n")
     return USER_ERROR
+
+
+def _folded(lines: list[str]) -> list[str]:
+    """At most two lines, and those of a list, which begin with a dash."""
+    points = [line for line in lines[1:] if line.startswith("- ")]
+    rest = " ".join(line for line in lines[1:] if not line.startswith("- "))
+    return [*lines[:1], *([rest] if rest else []), *points]
 
 
 def _describe(error: Exception) -> str:

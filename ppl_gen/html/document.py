@@ -126,7 +126,7 @@ def asked(subject: Subject) -> Markup:
         rows, columns = document_.get("rows"), document_.get("columns") or ()
         size = f"{rows:,} rows x {several(len(columns), 'column')}" if isinstance(rows, int) else "not known"
         told += [("table", shortened(document_.get("table") or "not known", 200)), ("size", size),
-                 ("held out", f"{several(subject.num_held_out, 'row')}: {document_.get('how')}"),
+                 ("held out", document_.get("how") or several(subject.num_held_out, "row")),
                  ("seed", document_.get("seed")), ("budget", _budget(document_.get("budget_seconds"))),
                  ("took", duration(_seconds(document_.get("seconds"))))]  # fmt: skip
     else:

@@ -94,21 +94,54 @@ def section(ranking: Ranking, links: Mapping[str, str]) -> Markup:
                          "Look at the differences: the same rows are hard for every model, so the error of a "
                          "difference is usually smaller than those of the two means."))  # fmt: skip
         parts.append(_table(ranking, links))
+        parts.append(_legend(ranking))
+        parts.append(_verdicts(ranking))
         if len(ranking.models) > 1:
             parts.append(attempt("The picture of the differences", lambda: _picture(ranking)))
     if ranking.warnings:
         parts.append(tag("div", tag("p", tag("strong", "Keep in mind")), bullets(ranking.warnings), class_="caution"))
     if ranking.left_out:
         parts.append(tag("h3", "Left out"))
-        parts.append(bullets([tag("strong", name), f": {why}"] for name, why in ranking.left_out))
+        parts.append(bullets([tag("strong", names), f": {why}"] for names, why in _by_reason(ranking.left_out)))
     return Markup("".join(parts))
 
 
+def _by_reason(left_out: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Names that share a reason, and the reason."""
+    found: dict[str, list[str]] = {}
+    for name, why in left_out:
+        found.setdefault(why, []).append(shortened(name))
+    return [(", ".join(names), why) for why, names in found.items()]
+
+
+def _verdicts(ranking: Ranking) -> Markup:
+    """Below the table, as sentences are cut off in one that is wider than its window."""
+    told = [(shortened(model["model"]), shortened(model["verdict"], 200)) for model in ranking.models
+            if model.get("verdict")]  # fmt: skip
+    if not told:
+        return Markup("")
+    return Markup(tag("h3", "Verdicts") + bullets([tag("strong", name), f": {words}"] for name, words in told))
+
+
+def _legend(ranking: Ranking) -> Markup:
+    """What the columns are."""
+    parts = []
+    if any(model.get("error") is not None for model in ranking.models):
+        parts.append("Its error: the Monte Carlo standard error of the number in nats, or the share of "
+                     f"{ranking.unit}s whose k-hat is above 0.7 and whose number is too low.")  # fmt: skip
+    if any(model.get("calibration") is not None for model in ranking.models):
+        parts.append(f"In 90 % region: the share of held-out {ranking.unit}s in the region of highest density that "
+                     "holds 90 % of the model; far fewer, and the model is too sure of itself.")  # fmt: skip
+    if any(model.get("weight") is not None for model in ranking.models):
+        parts.append("Weight: of the model in the mixture of all that predicts best (stacking).")
+    return tag("p", " ".join(parts), class_="note") if parts else Markup("")
+
+
 def _table(ranking: Ranking, links: Mapping[str, str]) -> Markup:
-    told = [name for name in ("density", "error", "calibration", "weight", "seconds", "checks", "verdict")
+    told = [name for name in ("density", "error", "calibration", "weight", "seconds")
             if any(model.get(name) is not None for model in ranking.models)]  # fmt: skip
-    header = {"density": "density", "error": "its error", "calibration": "within 90 % region", "weight": "weight",
-              "seconds": "fitted in", "checks": "checks failed", "verdict": "verdict"}  # fmt: skip
+    header = {"density": "density", "error": "its error", "calibration": "in 90 % region", "weight": "weight",
+              "seconds": "fitted in"}  # fmt: skip
     rows = []
     for place, model in enumerate(ranking.models):
         name = str(model["model"])
@@ -118,10 +151,9 @@ def _table(ranking: Ranking, links: Mapping[str, str]) -> Markup:
         rows.append([shown, ["at least " if model.get("is_bound") else "", elpd], gap if place else "best",
                      *(_cell(model, name) for name in told)])  # fmt: skip
     caption = f"Models ranked by held-out log density (nats per {ranking.unit} ± standard error)"
-    numbers = [1, 2, *(3 + j for j, name in enumerate(told) if name not in ("density", "verdict"))]
-    words = [3 + j for j, name in enumerate(told) if name == "verdict"]
+    numbers = [1, 2, *(3 + j for j, name in enumerate(told) if name != "density")]
     return table(("model", "ELPD", "difference to best", *(header[name] for name in told)), rows, caption,
-                 numbers=numbers, words=words)  # fmt: skip
+                 numbers=numbers)  # fmt: skip
 
 
 def _number(value: Any) -> float:
@@ -133,18 +165,20 @@ def _number(value: Any) -> float:
 
 def _cell(model: Mapping[str, Any], name: str) -> Any:
     value = model.get(name)
-    if name in ("density", "verdict"):
+    if name == "density":
         text = shortened(value or "not known", 80)
         return f"{text} (a bound)" if name == "density" and model.get("is_bound") and value != "bound" else text
     if name == "error":
-        words = {"k-hat": "k-hat", "mcse": "± Monte Carlo"}.get(str(model.get("error_kind")), "")
-        return "exact" if value is None else f"{words} {figure(_number(value))}".strip()
+        kind = None if value is None else model.get("error_kind")
+        if kind == "k-hat":
+            return f"k-hat {share(_number(value), 1.0)}"
+        return "exact" if value is None else f"± {_number(value):.2g}"
     if name == "calibration":
-        return "not known" if value is None else share(_number(value), 1.0)
+        error = model.get("calibration_se")
+        told = "not known" if value is None else share(_number(value), 1.0)
+        return told if value is None or error is None else f"{told.removesuffix(' %')} ± {100 * _number(error):.0f} %"
     if name == "seconds":
         return duration(_number(value))
-    if name == "checks":
-        return f"{model.get('checks_failed', 0)} of {value}"
     return figure(_number(value), 2)
 
 
