@@ -26,6 +26,7 @@ import numpy as np
 from ppl_gen.anomaly import MIN_PEERS, calibrated_p_values
 from ppl_gen.errors import DataError, SettingError, UnsupportedError, warn
 from ppl_gen.scoring import encode
+from ppl_gen.two_tables import refuse_training_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,8 +52,7 @@ def anomalies(fit: Fit, table: Any, rate: float, calibration: Any) -> pd.DataFra
         p_value, number = score.p_value, int(np.isfinite(fit.held_out).sum()) if len(fit.train) >= MIN_PEERS else 0
     else:
         known = encode(fit, calibration)
-        if known.fingerprint == fit.train.fingerprint:
-            raise DataError("The calibration table holds the training rows: pass rows that the fit has not seen.")
+        refuse_training_rows(known, fit.train, "calibration table")
         theirs = fit.score(known, keep_draws=False, p_values=False).log_predictive
         p_value, each = calibrated_p_values(known, theirs, data, score.log_predictive)
         number = int(each.max(initial=0))

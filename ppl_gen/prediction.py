@@ -106,7 +106,7 @@ def position(fit: Fit, column: str | int) -> int:
 
         kinds = {each: registry.family(each) for each in registry.families()}
         able = ", ".join(each for each, kind in kinds.items() if "categorical" in kind.kinds
-                         and kind.density != "implicit" and not kind.sequences)  # fmt: skip
+                         and kind.density != "implicit" and kind.sequences is not True)  # fmt: skip
         raise UnsupportedError(f"Column {name!r} was read as {schema.columns[j].kind}, so it has no labels to choose "
                                f"from: fit it as a category, with one of the families {able}.")  # fmt: skip
     if implicit.is_implicit(fit):

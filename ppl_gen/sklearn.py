@@ -67,19 +67,18 @@ class _Estimator(BaseEstimator):
         super().set_params(**plain)
         for name, options in nested.items():
             if options:
-                chosen = self._family() if name == "family" else self._engine()
-                if chosen is None:
+                if (chosen := self._family() if name == "family" else self._engine()) is None:
                     raise SettingError("Options of an engine need its name as well: set engine='em', say.")
                 setattr(self, name, chosen.with_options(options))
         return self
 
     def _family(self) -> Family:
-        return self.family if isinstance(self.family, Family) else registry.family(str(self.family))()
+        return self.family if isinstance(self.family, Family) else registry.family(_name("family", self.family))()
 
     def _engine(self) -> Engine | None:
         if self.engine is None or isinstance(self.engine, Engine):
             return self.engine
-        return registry.engine(str(self.engine))()
+        return registry.engine(_name("engine", self.engine))()
 
     def _rows(self, X: Any, reset: bool) -> Any:
         """The table as the fit takes it, once scikit-learn has checked it: columns have the names, or the number, of
@@ -90,6 +89,8 @@ class _Estimator(BaseEstimator):
         if family.sequences:
             raise UnsupportedError(f"{family.name} models sequences, an estimator is of rows: use pg.fit.")
         if isinstance(X, pd.DataFrame) and all(isinstance(name, str) for name in X.columns):
+            for name in X.columns[X.columns.duplicated()]:
+                raise DataError(f"Two columns are named {name!r}: rename one.")
             validate_data(self, X, skip_check_array=True, reset=reset)
             return X if hasattr(self, "feature_names_in_") else X.to_numpy()
         finite: Any = "allow-nan" if family.allows_missing else True
@@ -107,6 +108,13 @@ class _Estimator(BaseEstimator):
         with contextlib.suppress(SettingError):
             tags.input_tags.allow_nan = self._family().allows_missing
         return tags
+
+
+def _name(what: str, value: Any) -> str:
+    if not isinstance(value, str):
+        called = f"{value.__name__}()" if isinstance(value, type) else "its name"
+        raise SettingError(f"{what} must be an instance or a name, not {value!r}: give {called}.")
+    return value
 
 
 def _is_mixture(estimator: Any) -> bool:

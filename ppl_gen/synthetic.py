@@ -23,7 +23,7 @@ from ppl_gen import implicit, membership, two_samples
 from ppl_gen.diagnostics import Check, Diagnosis
 from ppl_gen.errors import DataError, UnsupportedError, did_you_mean
 from ppl_gen.scoring import check_seed, encode
-from ppl_gen.two_tables import check_count, points
+from ppl_gen.two_tables import check_count, points, refuse_training_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,8 +112,8 @@ def evaluate_synthetic(
     :param synthetic: the rows, whoever drew them: a table with the columns of the training table.
     :param holdout: real rows that the fit has not seen. None: nothing is said of utility and privacy.
     :param target: the column to be told from the others.
-    :raises DataError: a table has other columns, or fewer than 20 rows, or misses an entry; the holdout is the
-        training table; there is no such target.
+    :raises DataError: a table has other columns, or fewer than 20 rows, or misses an entry; the holdout has
+        training rows; there is no such target.
     :raises UnsupportedError: the fit is of sequences or images.
     """
     check_seed(seed)
@@ -121,8 +121,8 @@ def evaluate_synthetic(
     train = fit.train.to_frame().reset_index(drop=True)
     made = encode(fit, synthetic).to_frame().reset_index(drop=True)
     known = None if holdout is None else encode(fit, holdout)
-    if known is not None and known.fingerprint == fit.train.fingerprint:
-        raise DataError("The holdout holds the training rows: pass rows that the fit has not seen.")
+    if known is not None:
+        refuse_training_rows(known, fit.train, "holdout")
     held = None if known is None else known.to_frame().reset_index(drop=True)
     name = None if target is None else _target(train, target)
     for what, table in (("synthetic table", made), ("holdout", held)):

@@ -13,6 +13,8 @@ from ppl_gen.readers import Source, read_source
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ppl_gen.data import Data
+
 
 def points(
     first: Any, second: Any, *, standardize: bool = True, min_rows: int = 2, max_rows: int | None = None, seed: int = 0
@@ -126,3 +128,38 @@ def check_count(name: str, value: Any, low: int = 1) -> None:
     """Raise a :class:`SettingError` unless the value is a whole number of at least ``low``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
         raise SettingError(f"{name} must be a whole number of at least {low}, not {value!r}.")
+
+
+def refuse_training_rows(known: Data, train: Data, what: str) -> None:
+    """Refuse rows that must be new to a fit but are, beyond chance, among those that it was fitted to.
+
+    Rows of labels or of rounded numbers coincide by chance: of new rows as large a share as of training rows that are
+    another training row. More than that by 3 standard errors and 5 % of the rows is an overlap.
+
+    :param known: encoded as the training rows are; ``what`` they are, for the message.
+    :raises DataError: the tables overlap.
+    """
+    if known.fingerprint == train.fingerprint:
+        raise DataError(f"The {what} holds the training rows: pass rows that the fit has not seen.")
+    if train.lengths is not None or not len(known):
+        return
+    ours, theirs = _hashes(train), _hashes(known)
+    values, counts = np.unique(ours, return_counts=True)
+    seen = np.isin(theirs, values)
+    expected = float(counts[counts > 1].sum()) / len(ours)
+    chance = (expected * len(ours) + seen.sum()) / (len(ours) + len(theirs))
+    error = np.sqrt(chance * (1 - chance) * (1 / len(ours) + 1 / len(theirs)))
+    if seen.mean() > expected + 3 * error + 0.05:
+        raise DataError(
+            f"{seen.sum():,} of the {len(seen):,} rows of the {what} are training rows: pass rows that the fit has not "
+            "seen."
+        )
+
+
+def _hashes(data: Data) -> np.ndarray:
+    """(n,) a number for each row, alike for rows that are."""
+    import pandas as pd
+
+    mask = np.ones(data.x.shape) if data.mask is None else data.mask
+    rows = pd.DataFrame(np.column_stack([np.where(mask, data.x, 0) + 0.0, mask]))  # + 0.0: minus zero is zero
+    return np.asarray(pd.util.hash_pandas_object(rows, index=False))

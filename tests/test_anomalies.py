@@ -116,6 +116,8 @@ def test_what_is_refused(fit: Fit) -> None:
         fit.anomalies(train)
     with pytest.raises(pg.DataError, match="calibration table holds the training rows"):
         fit.anomalies(normal_rows(9, 1), calibration=train)
+    with pytest.raises(pg.DataError, match="200 of the 200 rows of the calibration table are training rows"):
+        fit.anomalies(normal_rows(9, 1), calibration=train.head(200))
     with pytest.raises(pg.DataError, match="No row has a p-value: each needs 20"):
         fit.anomalies(normal_rows(9, 1), calibration=normal_rows(10, 2))
     with pytest.raises(pg.SettingError, match="false_discovery_rate must be between 0 and 1, not 2"):

@@ -102,6 +102,10 @@ def test_options_are_parameters() -> None:
         estimator.set_params(family__num_component=3)
     with pytest.raises(pg.SettingError, match="set engine='em'"):
         DensityEstimator().set_params(engine__num_starts=3)
+    with pytest.raises(pg.SettingError, match=r"family must be an instance or a name, .* give GMM\(\)"):
+        DensityEstimator(pg.GMM).fit(np.zeros((3, 2)))
+    with pytest.raises(pg.DataError, match="Two columns are named 'a'"):
+        DensityEstimator().fit(pd.DataFrame(np.eye(3), columns=["a", "b", "a"]))
 
 
 def test_new_rows_are_like_those_that_came_in(clusters: pd.DataFrame, fitted: DensityEstimator) -> None:

@@ -15,6 +15,7 @@ from ppl_gen import membership
 from ppl_gen.cli import main
 from ppl_gen.result import Fit
 from ppl_gen.synthetic import evaluate_synthetic
+from ppl_gen.two_tables import refuse_training_rows
 from ppl_gen.usefulness import train_on_each
 
 PRIVATE = ("copies of training rows", "nearer to training than to other rows, 95 % bound",
@@ -128,6 +129,8 @@ def test_labels_are_told_by_their_own_measure() -> None:
 def test_what_is_refused(fit: Fit) -> None:
     with pytest.raises(pg.DataError, match="holdout holds the training rows"):
         fit.synthesize(100, holdout=rows(1500, 0))
+    with pytest.raises(pg.DataError, match="60 of the 300 rows of the holdout are training rows"):
+        fit.synthesize(100, holdout=pd.concat([rows(1500, 0).tail(60), rows(240, 1)]))
     with pytest.raises(pg.DataError, match="no column 'd'"):
         fit.synthesize(100, holdout=rows(50, 1), target="d")
     with pytest.raises(pg.DataError, match="The holdout has 5 rows, and at least 20"):
@@ -147,3 +150,14 @@ def test_on_the_command_line(fit: Fit, tmp_path: Path, capsys: pytest.CaptureFix
     assert len(pd.read_csv(out)) == 100
     assert main([*given, "--overwrite", "--holdout", str(tmp_path / "test.csv"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["privacy"] in ("not shown", "no leak found")
+
+
+def test_rows_that_coincide_by_chance_are_no_overlap() -> None:
+    """New rows of a few labels are among the training rows as often as those are among each other."""
+    rng = np.random.default_rng(0)
+    found = [pg.Data.from_table(pd.DataFrame(rng.integers(0, 4, (300, 3)), columns=list("abc"))) for _ in range(2)]
+    known = found[0].schema.encode(found[1].to_frame())
+    refuse_training_rows(known, found[0], "holdout")
+    wide = pg.Data.from_table(pd.DataFrame(rng.integers(0, 40, (300, 3)), columns=list("abc")))
+    with pytest.raises(pg.DataError, match="40 of the 40 rows of the holdout are training rows"):
+        refuse_training_rows(wide.take(slice(0, 40)), wide, "holdout")
