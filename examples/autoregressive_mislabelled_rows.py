@@ -18,10 +18,10 @@ def wines(num_wrong: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     return wine.data[columns].assign(cultivar=np.array(["A", "B", "C"])[cultivar]), np.sort(wrong)
 
 
-def main(max_steps: int = 3000) -> float:
+def main(max_steps: int = 3000, num_members: int = 4) -> float:
     table, wrong = wines(num_wrong=8, seed=0)
     family = pg.Autoregressive(hidden=(32,), num_mixture_components=2)
-    fit = pg.fit(family, table, engine=pg.SVI(max_steps=max_steps), seed=0)
+    fit = pg.fit(family, table, engine=pg.SVI(max_steps=max_steps, num_members=num_members), seed=0)
     print(fit.diagnose())
 
     # log p(label | numbers) = log p(numbers, label) - log sum over labels of the same: all of it exact.

@@ -6,10 +6,10 @@ from sklearn.datasets import load_breast_cancer
 import ppl_gen as pg
 
 
-def main(max_steps: int = 3000, num_states: int = 128) -> pd.DataFrame:
+def main(max_steps: int = 3000, num_states: int = 128, num_members: int = 4) -> pd.DataFrame:
     table = load_breast_cancer(as_frame=True).data[["mean radius", "mean area", "mean texture"]]
     family = pg.DenoisingAutoencoder(hidden=(32,), num_states=num_states)
-    fit = pg.fit(family, table, engine=pg.SVI(max_steps=max_steps), seed=0)
+    fit = pg.fit(family, table, engine=pg.SVI(max_steps=max_steps, num_members=num_members), seed=0)
     print(fit.diagnose())
 
     # An area of 1,500 has a radius of about 22; a radius of 12 an area of about 450.

@@ -7,13 +7,14 @@ from sklearn.datasets import load_wine
 import ppl_gen as pg
 
 
-def main(max_steps: int = 3000, num_draws: int = 50) -> float:
+def main(max_steps: int = 3000, num_draws: int = 50, num_members: int = 4) -> float:
     whole = load_wine(as_frame=True).data[["alcohol", "flavanoids", "total_phenols", "color_intensity", "hue"]]
     lost = np.random.default_rng(0).random(whole.shape) < 0.15
     lost[lost.all(1)] = False
     table = whole.mask(lost)
 
-    fit = pg.fit(pg.VAE(latent_dim=2, hidden=(32,)), table, engine=pg.SVI(max_steps=max_steps), seed=0)
+    engine = pg.SVI(max_steps=max_steps, num_members=num_members)
+    fit = pg.fit(pg.VAE(latent_dim=2, hidden=(32,)), table, engine=engine, seed=0)
     print(fit.diagnose())
 
     print("\nA wine with its gaps filled three times:")

@@ -11,6 +11,8 @@ from ppl_gen.arviz_bridge import ecdf_difference
 from ppl_gen.calibration import PROBS, Calibration, simulation_based_calibration, thinned
 from ppl_gen.plots_calibration import plot_ranks
 
+BOOTSTRAP = pg.EM(num_starts=1, num_bootstraps=8)
+
 
 def of_ranks(ranks: np.ndarray) -> Calibration:
     """The calibration of these ranks (R, Q) of the truth among very many draws."""
@@ -79,8 +81,8 @@ def test_correlated_draws_are_thinned_to_about_as_many_as_they_are_worth() -> No
 @pytest.mark.parametrize(
     ("family", "engine", "backend", "options"),
     [
-        (pg.GMM(1), pg.EM(num_starts=1), "pyro", {}),
-        (pg.HMM(2), pg.EM(num_starts=1), "numpyro", {"num_obs": 3, "num_steps": 8}),
+        (pg.GMM(1), BOOTSTRAP, "pyro", {}),
+        (pg.HMM(2), BOOTSTRAP, "numpyro", {"num_obs": 3, "num_steps": 8}),
         (
             pg.VAE(latent_dim=1, hidden=(2,), bayesian=True),
             pg.SGLD(num_samples=5, num_warmup=5, num_chains=1, thinning=1, num_pilot=5),

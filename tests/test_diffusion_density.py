@@ -245,7 +245,8 @@ def test_a_score_has_the_bound_beside_the_density(real: pg.Fit) -> None:
     assert bound.p_value is None  # densities of rows held out are no bounds
     assert score.error.max() < 0.01
     assert (abs(score.elbo - bound.log_predictive) < 5 * np.hypot(score.elbo_error, bound.error)).all()
-    np.testing.assert_allclose(score.log_predictive[:5], real.score(new.head(5)).log_predictive, atol=1e-4)
+    backwards = real.score(new[::-1], p_values=False)  # of as many rows, whose program there is
+    np.testing.assert_allclose(score.log_predictive[::-1], backwards.log_predictive, atol=1e-4)
 
 
 def test_a_bound_is_asked_for_of_diffusion_models_alone(real: pg.Fit) -> None:
@@ -283,29 +284,32 @@ def test_mixed_columns_are_scored_by_importance_and_sum_to_one(of_kinds: pg.Fit)
     count's mass is, all over its cell. Of 2,400 points some stand for all."""
     at = np.linspace(-12, 24, 25)
     grid = pd.MultiIndex.from_product([at, range(16), list("abc"), [False, True]], names=["y", "k", "c", "b"])
-    table = grid.to_frame(index=False).sample(600, random_state=0)
-    found, other = (of_kinds.score(table, p_values=False, keep_draws=False, seed=seed) for seed in (0, 1))
+    table = grid.to_frame(index=False).sample(400, random_state=0)
+    found = of_kinds.score(table, p_values=False, keep_draws=False)
+    other = of_kinds.score(table[:100], p_values=False, keep_draws=False, seed=1)
     assert found.kind == "importance"
     assert found.k_hat is None  # of 16 particles
     assert importance.has_tail(64)
-    away = (found.log_predictive - other.log_predictive) / np.hypot(found.error, other.error)
+    away = (found.log_predictive[:100] - other.log_predictive) / np.hypot(found.error[:100], other.error)
     assert (abs(away) < 5).mean() > 0.98  # errors of eight sets
-    for score in (found, other):
-        density = np.exp(score.log_predictive) * len(grid) * (at[1] - at[0])
-        error = density.std() / np.sqrt(len(table))
-        assert error < 0.3
-        assert abs(density.mean() - 1) < 4 * error
+    density = np.exp(found.log_predictive) * len(grid) * (at[1] - at[0])
+    error = density.std() / np.sqrt(len(table))
+    assert error < 0.3
+    assert abs(density.mean() - 1) < 4 * error
 
 
 def test_both_backends_score_the_same_fit_alike(of_kinds: pg.Fit, real: pg.Fit, x64: None, tmp_path: Any) -> None:
+    """Densities of mixed columns, whose particles' densities are those of the flow, and codes of real ones: each is a
+    program in double precision that no other test has compiled."""
     pytest.importorskip("torch")
-    for fit, table in ((of_kinds, mixed().head(5)), (real, pd.DataFrame(10 + rows(5), columns=["p", "q"]))):
-        path = fit.save(tmp_path / fit.schema.names[0])
-        ours, theirs = (pg.load(path, backend=backend) for backend in ("numpyro", "pyro"))
-        one, other = (each.score(table, p_values=False) for each in (ours, theirs))
-        for name in ("log_predictive", "error", "elbo", "elbo_error"):
-            np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-8, atol=1e-9)
-        np.testing.assert_allclose(ours.latents(table), theirs.latents(table), atol=1e-9)
+    one, other = (pg.load(of_kinds.save(tmp_path / backend), backend=backend).score(mixed().head(3), p_values=False)
+                  for backend in ("numpyro", "pyro"))  # fmt: skip
+    for name in ("log_predictive", "error", "elbo", "elbo_error"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-8, atol=1e-9)
+    table = pd.DataFrame(10 + rows(5), columns=["p", "q"])
+    codes = [pg.load(real.save(tmp_path / f"real-{backend}"), backend=backend).latents(table)
+             for backend in ("numpyro", "pyro")]  # fmt: skip
+    np.testing.assert_allclose(*codes, atol=1e-9)
 
 
 def table_of(kinds: dict[str, str], number: int = 60) -> pd.DataFrame:
@@ -352,4 +356,4 @@ def test_bounds_told_as_densities_rank_rows_among_bounds(backend: str) -> None:
     assert held_out.any()
     assert score.p_value is not None
     assert 0 < np.nanmin(score.p_value) < 0.5 < np.nanmax(score.p_value) <= 1
-    assert fit.score(table.head(2), method="flow").kind == "importance"
+    assert fit.score(table.head(2), method="flow", p_values=False).kind == "importance"

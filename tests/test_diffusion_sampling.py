@@ -20,7 +20,7 @@ BACKENDS = ("numpyro", "pyro")
 SHARES, MEANS = np.array([0.3, 0.7]), np.array([[-1.2, 0.5], [0.6, -0.4]])
 SDS = np.array([[0.25, 0.3], [0.5, 0.15]])
 MEMBERS = {"none": np.zeros((2, 1))}  # parameters that nothing reads
-NUMBER = 4000
+NUMBER = 2000
 
 
 def pair_of(backend: str, *args: Any, **options: Any) -> Pair:
