@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import platform
@@ -108,6 +109,7 @@ def _work(job: Job) -> str:
         return NO_TIME
     started = job.state.with_suffix(".started")
     started.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
+    _load(job.candidate.backend or "numpyro")
     outcome: dict[str, Any] = {"name": job.candidate.name, "config": job.candidate.to_config()}
     clock = Clock(time.time(), mine)
     # A candidate may take twice its share, from those that come after it, the first half of all; none goes on after
@@ -120,9 +122,9 @@ def _work(job: Job) -> str:
     except OutOfTime:
         if "pointwise" not in outcome:
             return f"{LATE} within its share of the budget ({max(mine, 1):.0f} s)"
-    except (PPLGenError, ArithmeticError, ValueError, RuntimeError, MemoryError) as error:
+    except Exception as error:  # of whatever library: the others go on
         if "pointwise" not in outcome:
-            return f"failed: {_in_short(error)}"
+            return f"failed: {_described(error)}"
         outcome["warnings"] = [*outcome.get("warnings", []), f"not diagnosed: {_in_short(error)}"]
         write(job.state, outcome)
     finally:
@@ -275,6 +277,23 @@ def write(path: Path, document: dict[str, Any]) -> None:
 
 def _put(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def _load(backend: str) -> None:
+    """Import the libraries of a backend: an import that the alarm cuts short leaves a library that never works again
+    in this process."""
+    from ppl_gen import registry
+    from ppl_gen.view import backend_arrays
+
+    backend_arrays(backend)
+    importlib.import_module(backend)
+    registry.families()
+
+
+def _described(error: BaseException) -> str:
+    """The error in short; of one that is no expected kind with the name of its kind."""
+    expected = isinstance(error, (PPLGenError, ArithmeticError, ValueError, RuntimeError, MemoryError))
+    return _in_short(error) if expected else f"{type(error).__name__}: {_in_short(error)}"
 
 
 def _in_short(error: BaseException) -> str:

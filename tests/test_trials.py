@@ -8,6 +8,12 @@ import sys
 import time
 
 import pytest
+from zoo import clusters
+
+from ppl_gen import candidates, trials
+from ppl_gen.candidates import Candidate
+from ppl_gen.held_out_splits import Split
+from ppl_gen.models.gmm import GMM
 
 CHILD = """
 import os, time
@@ -28,3 +34,30 @@ def test_no_process_works_on_once_the_command_is_killed():
         owner.kill()
         assert not owner.stdout.read()  # which ends when the child has ended, too: by itself after 60 s
         assert time.monotonic() - start < 30
+
+
+def test_an_error_of_a_library_is_the_failure_of_its_candidate_alone(tmp_path, monkeypatch):
+    def broken(*_):
+        raise AttributeError("partially initialized module")
+
+    monkeypatch.setattr(trials, "_try", broken)
+    data = candidates.read(clusters(60), {})[0]
+    job = trials.Job(Candidate("one", (GMM(1),), "em", least=0.0), "one", data, Split.of(data, None, None, 0), 0, None,
+                     time.time() + 60, 1.0, str(tmp_path))  # fmt: skip
+    (tmp_path / "jobs").mkdir()
+    trials.work(job)
+    assert job.state.with_suffix(".why").read_text() == "failed: AttributeError: partially initialized module"
+
+
+def test_the_alarm_is_set_when_libraries_are_imported(tmp_path, monkeypatch):
+    """One that rings within an import would leave a library that no later candidate of the process can use."""
+    done = []
+    monkeypatch.setattr(trials, "_load", done.append)
+    monkeypatch.setattr(trials, "alarm", lambda seconds: done.append("alarm") or pytest.fail("stop"))
+    data = candidates.read(clusters(60), {})[0]
+    job = trials.Job(Candidate("one", (GMM(1),), "em", least=0.0), "one", data, Split.of(data, None, None, 0), 0, None,
+                     time.time() + 60, 1.0, str(tmp_path))  # fmt: skip
+    (tmp_path / "jobs").mkdir()
+    with pytest.raises(pytest.fail.Exception):
+        trials.work(job)
+    assert done == ["numpyro", "alarm"]
