@@ -100,7 +100,7 @@ def test_the_label_of_a_semi_supervised_family() -> None:
 def test_what_is_refused(fit: Fit) -> None:
     with pytest.raises(pg.DataError, match="no column 'z': choose one of x, y"):
         fit.predict_proba(grid(), "z")
-    with pytest.raises(pg.UnsupportedError, match="was read as real, so it has no labels .* autoregressive, dae"):
+    with pytest.raises(pg.UnsupportedError, match=r"was read as real, so it has no labels .* autoregressive, dae"):
         fit.predict_proba(grid(), "x")
     with pytest.raises(pg.DataError, match="missing values"):
         fit.predict_proba(pd.DataFrame({"x": [0.0, None]}), "y")
