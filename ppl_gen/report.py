@@ -120,13 +120,14 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    hidden = frame.shape[1] - MAX_COLUMNS
-    shown = frame.head(limit).iloc[:, :MAX_COLUMNS]
+    fits = _columns_that_fit(frame.head(limit), console().width)
+    hidden, shown = frame.shape[1] - fits, frame.head(limit).iloc[:, :fits]
     shown = shown.reset_index() if index else shown
     result = Table(header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in shown.columns:
         is_number = np.issubdtype(np.asarray(shown[name]).dtype, np.number) if len(shown) else True
-        result.add_column(Text(str(name)), justify="right" if is_number else "left", overflow="fold")
+        least = max(map(len, column_text(shown[name])), default=0) if is_number else None  # numbers stay whole
+        result.add_column(Text(str(name)), justify="right" if is_number else "left", overflow="fold", min_width=least)
     cells = zip(*(column_text(shown[name]) for name in shown.columns), strict=True)
     for position, row in enumerate(cells):
         result.add_row(*(Text(text) for text in row), style=styles[position] if styles else None)
@@ -138,6 +139,17 @@ def table(
         say(f"... and {len(frame) - limit:,} more rows", style="dim")
     if hidden > 0:
         say(f"... and {hidden:,} more columns: write them to a file with -o", style="dim")
+
+
+def _columns_that_fit(frame: pd.DataFrame, width: int) -> int:
+    """How many columns there is room for with no number broken over two lines; their names may be."""
+    used = 0
+    for position, name in enumerate(frame.columns[:MAX_COLUMNS]):
+        longest = max(map(len, column_text(frame.iloc[:, position])), default=0)
+        used += max(min(longest, 12), min(len(str(name)), 8)) + 3
+        if used > width and position >= 2:
+            return position
+    return min(frame.shape[1], MAX_COLUMNS)
 
 
 def pairs(items: Sequence[tuple[str, str]], *, title: str = "") -> None:
