@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ppl_gen.implicit import check_surrogate
 from ppl_gen.normalizer import is_normalized
 from ppl_gen.progress import Monitor
 from ppl_gen.ranking import Comparison, as_table, cautions, how_held_out, rank, weak_loo
+from ppl_gen.refits import held_out_rows
 from ppl_gen.result import Fit
 
 if TYPE_CHECKING:
@@ -107,9 +108,9 @@ def compare(
         raise SettingError(f"The number of folds must be from 2 to {number}, not {folds!r}.")
     refits = sum(isinstance(model, Family) for model in named.values()) * (folds if test is None else 1)
     with Monitor(show=progress, label="compare") as monitor:
-        tick = _ticker(monitor, refits)
+        tick = monitor.counter(refits)
         found = {
-            name: _held_out_rows(model, prepared[name], test, folds, _job_of(name, job), tick)
+            name: held_out_rows(model, prepared[name], test, folds, _job_of(name, job), tick)
             for name, model in named.items()
         }
     unit = "time step" if forward else data.unit
@@ -234,62 +235,3 @@ def _same_values(first: np.ndarray, second: np.ndarray) -> bool:
     if first.dtype.kind in "fiub" and second.dtype.kind in "fiub":
         return np.allclose(first.astype(float), second.astype(float), rtol=1e-6, equal_nan=True)
     return pd.Series(first).equals(pd.Series(second))
-
-
-def _held_out_rows(
-    model: Family | Fit, data: Data, test: Any, folds: int, job: Mapping[str, Any], tick: Callable[[], None]
-) -> tuple[np.ndarray, str]:
-    """(obs,) log density of rows that the model has not seen, and the engine's name."""
-    from ppl_gen.fit import choose, fit
-
-    if isinstance(model, Fit):
-        if test is None:
-            return model.held_out, model.engine.name
-        return _score(model, test, job["surrogate"]), model.engine.name
-    engine, backend, _ = choose(model, data, job["engine"], job["backend"])
-    if "num_bootstraps" in engine.to_config():
-        engine = engine.replace(num_bootstraps=0)  # intervals are not asked for here
-
-    def refit(train: Data) -> Fit:
-        result = fit(model, train, engine=engine, backend=backend, seed=job["seed"])
-        tick()
-        return result
-
-    if test is not None:
-        return _score(refit(data), test, job["surrogate"]), engine.name
-    if data.lengths is not None and len(data) < folds:
-        from ppl_gen.one_step_ahead import forward_scores
-
-        return forward_scores(data, folds, refit), engine.name
-    result = np.empty(len(data))
-    for rows in np.array_split(np.random.default_rng(job["seed"]).permutation(len(data)), folds):
-        rest = np.setdiff1d(np.arange(len(data)), rows)
-        held_out = data.take(np.sort(rows))
-        result[np.sort(rows)] = _log_predictive(refit(data.take(rest)), held_out, job["surrogate"])
-    return result, engine.name
-
-
-def _score(fit: Fit, test: Any, surrogate: Any) -> np.ndarray:
-    from ppl_gen.scoring import encode
-
-    rows = encode(fit, test)
-    if rows.fingerprint == fit.train.fingerprint:
-        unit = rows.unit
-        raise DataError(f"The test {unit}s are those that the model was fitted to: give {unit}s that it has not seen.")
-    return _log_predictive(fit, rows, surrogate)
-
-
-def _log_predictive(fit: Fit, rows: Data, surrogate: Any) -> np.ndarray:
-    chosen = surrogate if fit.family.density == "implicit" else None
-    return fit.score(rows, p_values=False, keep_draws=False, surrogate=chosen).log_predictive
-
-
-def _ticker(monitor: Monitor, total: int) -> Callable[[], None]:
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        monitor.update(done, total)
-
-    return tick
