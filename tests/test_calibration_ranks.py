@@ -90,7 +90,7 @@ def test_correlated_draws_are_thinned_to_about_as_many_as_they_are_worth() -> No
             {"num_columns": 2},
         ),
     ],
-    ids=["rows", "sequences", "an encoder without a prior"],
+    ids=["rows in pyro", "sequences", "an encoder without a prior in pyro"],
 )
 def test_each_shape_of_family_has_ranks(family: pg.Family, engine: pg.Engine, backend: str, options: dict) -> None:
     done: list[None] = []
