@@ -10,11 +10,10 @@ import numpy as np
 
 from ppl_gen import parallel
 from ppl_gen.data import Data
-from ppl_gen.scoring import log_prob_rows, score
+from ppl_gen.scoring import log_prob_rows
 
 if TYPE_CHECKING:
     from ppl_gen.engine import Engine
-    from ppl_gen.family import Family
     from ppl_gen.result import Fit
 
 MIN_SEQUENCES = 10  # below which none is left out: the future of each is predicted instead
@@ -23,6 +22,8 @@ MAX_LOO_ROWS = 10_000  # rows whose leave-one-out density is found; a random sub
 
 def held_out(fit: Fit) -> np.ndarray:
     """See :attr:`ppl_gen.result.Fit.held_out`."""
+    from ppl_gen.refits import score_of_fold
+
     if fit.pair.generate is not None:  # an implicit density: a surrogate of each row takes long, and a refit longer
         return np.full(len(fit.train), np.nan)
     jacobian = fit.train.log_jacobian()
@@ -34,19 +35,11 @@ def held_out(fit: Fit) -> np.ndarray:
         return np.full(len(fit.train), np.nan)
     folds = [fold for fold in _folds(fit) if len(fold[0]) >= fit.family.min_rows or fit.train.lengths is not None]
     job = (fit.family, _without_bootstrap(fit.engine), fit.backend, fit.seed)
-    found = parallel.run(log_density_of_fold, [(*job, train, test) for train, test, _ in folds])
+    found = parallel.run(score_of_fold, [(*job, train, test, None) for train, test, _ in folds])
     result = np.full(len(fit.train), np.nan)  # where too few rows are left to fit the family to
     for (_, _, rows), values in zip(folds, found, strict=True):
         result[rows] = values
     return result
-
-
-def log_density_of_fold(family: Family, engine: Engine, backend: str, seed: int, train: Data, test: Data) -> np.ndarray:
-    """(obs,) log predictive density of the ``test`` rows under a fit to the others."""
-    from ppl_gen.fit import fit
-
-    refit = fit(family, train, engine=engine, backend=backend, seed=seed)
-    return score(refit, test, hdi_prob=0.9, keep_draws=False, p_values=False).log_predictive
 
 
 def leave_one_out(fit: Fit) -> tuple[np.ndarray, np.ndarray]:

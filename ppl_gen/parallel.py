@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -26,6 +27,8 @@ Result = TypeVar("Result")
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 _PROCESS = uuid4().hex  # with the process's number, which a fork changes and another machine may share: this process
 _ONE_AT_A_TIME = threading.Lock()
+WATCH = 1.0  # seconds between looks at whether the process that started this one is there
+_WATCHED: set[int] = set()
 
 
 class _Done(NamedTuple):
@@ -129,3 +132,18 @@ def _closing(stream: Any) -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             stream.close()
+
+
+def end_with(owner: int) -> None:
+    """Let this process end soon after the one that started it, so that none works on, beside those of the same command
+    begun anew, once that was killed. Of no effect in a process that another one started."""
+    if owner in _WATCHED or os.getppid() != owner:
+        return
+    _WATCHED.add(owner)
+
+    def watch() -> None:
+        while os.getppid() == owner:
+            time.sleep(WATCH)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

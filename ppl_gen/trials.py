@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppl_gen import parallel
 from ppl_gen.candidates import WORSE
 from ppl_gen.errors import PPLGenError
 
@@ -36,8 +37,6 @@ NO_TIME = "no time left in the budget"
 LATE = "it was not done"  # so begins what is told of a candidate that took too long
 TRAINING = 0.55  # of a candidate's time; the rest is for scores, checks and the file
 CLIMBING = 0.5  # of the time of a fit, in which a ladder is climbed
-WATCH = 1.0  # seconds between looks at whether the process that started this one is there
-_WATCHED: set[int] = set()
 LEAST_TRAINING = 2.0  # seconds
 CHECKED = (200, 20_000)  # training rows that checks look at, and rows of all replicates
 
@@ -80,25 +79,10 @@ class Job:
 
 def work(job: Job) -> None:
     """Do the job, and write what came of it to its file: its scores and checks, or why there are none."""
-    end_with(job.owner)
+    parallel.end_with(job.owner)
     why = _work(job)
     if why:
         job.state.with_suffix(".why").write_text(why, encoding="utf-8")
-
-
-def end_with(owner: int) -> None:
-    """Let this process end soon after the one that started it, so that none works on, beside those of the same command
-    begun anew, once that was killed. Of no effect in a process that another one started."""
-    if owner in _WATCHED or os.getppid() != owner:
-        return
-    _WATCHED.add(owner)
-
-    def watch() -> None:
-        while os.getppid() == owner:
-            time.sleep(WATCH)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(job: Job) -> str:

@@ -17,10 +17,10 @@ from ppl_gen.models.gmm import GMM
 
 CHILD = """
 import os, time
-from ppl_gen import trials
+from ppl_gen import parallel
 owner = os.getpid()
 if not os.fork():
-    trials.end_with(owner)
+    parallel.end_with(owner)
     print("begun", flush=True)
 time.sleep(60)
 """
