@@ -61,3 +61,20 @@ def test_the_alarm_is_set_when_libraries_are_imported(tmp_path, monkeypatch):
     with pytest.raises(pytest.fail.Exception):
         trials.work(job)
     assert done == ["numpyro", "alarm"]
+
+
+def test_an_alarm_within_a_finalizer_rings_again():
+    """Python prints and loses what is raised within a finalizer or a callback of the garbage collector."""
+
+    class Slow:
+        def __del__(self):
+            end = time.time() + 0.4
+            while time.time() < end:
+                pass
+
+    begun = time.time()
+    with pytest.raises(trials.OutOfTime), trials.alarm(0.1):  # pytest fails on what is printed and lost
+        Slow()
+        while time.time() < begun + 60:
+            pass
+    assert time.time() < begun + 30
