@@ -100,11 +100,13 @@ class Flow(NetworkFamily):
 
     @classmethod
     def candidates(cls, data: Data) -> Sequence[Candidate]:
-        """Splines and affine coupling; autoregressive splines of a single column. Small networks for few rows."""
+        """Autoregressive layers, affine and of splines, which held-out rows had above coupling layers on every table that
+        was tried (docs/decisions.md); splines alone of a single column. Small networks for few rows."""
         from ppl_gen.candidates import FEW, LATER, Candidate
 
         few = len(data) < FEW
-        transforms = {"nsf": 2 if few else 4, "realnvp": 4 if few else 8} if data.num_columns > 1 else {"nsf_ar": 1}
+        affine = {"maf": 3 if few else 5} if data.num_columns > 1 else {}
+        transforms = {"nsf_ar": 1 if few or not affine else 2, **affine}
         hidden, settings = (32, 32) if few else (64, 64), {"num_members": 3, "max_steps": 20_000}
         return [
             Candidate(f"{cls.name} {name}", (cls(name, num_layers=layers, hidden=hidden),), "svi", settings,

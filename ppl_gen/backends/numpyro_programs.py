@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ppl_gen.family import Pair
     from ppl_gen.view import View
 
-# Compiling costs more than running a small job once, and the compiler's own optimizations are half of it.
-QUICK = {"xla_backend_optimization_level": 0}
+# Compiling costs more than running a small job once, and the compiler's own optimizations are most of it.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 PIECE = 8192  # rows that are worth a thread
 
 
