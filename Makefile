@@ -17,7 +17,7 @@ demo: $(VENV)/.base ## the main job on an embedded table, with the base package 
 	@$(BIN)/ppl-gen demo $(ARGS)
 
 test: $(VENV)/.test ## the whole suite; then the base suite on a newer Python where there is one
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 	@bash scripts/test_newer_python.sh $(ARGS)
 
 lint: $(VENV)/.test ## style, and types of the built package

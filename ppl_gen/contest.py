@@ -42,7 +42,6 @@ GRACE = 1.0  # seconds after the end in which a process may still say what it ha
 COPIES = 20  # of the table, in its model's arrays
 MEMORY = 0.7  # of what is available
 FILES = {"comparison.json", "held_out.csv", "fits", "jobs", "report.html"}
-ENVIRONMENT = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +64,9 @@ class Limits:
         if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, int) or n_jobs == 0):
             raise SettingError(f"n_jobs must be a whole number of processes, or -1 for one a core, not {n_jobs!r}.")
         most = int(MEMORY * amounts.available_memory()) if memory is None else amounts.memory(memory)
+        if memory is not None and most < WORKER:
+            raise SettingError(f"A process of a comparison takes up to {WORKER / 2**30:.1f} GiB, more than the "
+                               f"{memory} that it may: allow as much, or leave memory out.")  # fmt: skip
         return cls(seconds, n_jobs, most)
 
     def workers(self, data: Data) -> int:
@@ -234,28 +236,18 @@ def shared_out(jobs: Sequence[Job], workers: int) -> list[Job]:
 
 @contextlib.contextmanager
 def processes(own: bool) -> Iterator[None]:
-    """Within, processes that joblib starts on this machine keep to one core each. They end with it, at once if it is
-    left by an error."""
+    """Within, processes that joblib starts on this machine are new, and they end with it, at once if it is left by an
+    error."""
     if not own:
         yield
         return
     from joblib.externals.loky import get_reusable_executor
 
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    for name, value in ENVIRONMENT.items():
-        given = os.environ.get(name, "")
-        added = f"{given} {value}" if name == "XLA_FLAGS" and value not in given else given
-        os.environ[name] = added if given else value
+    get_reusable_executor(reuse=True).shutdown(wait=True)
     try:
-        get_reusable_executor(reuse=True).shutdown(wait=True)  # those that there are have another environment
         yield
     finally:
         get_reusable_executor(reuse=True, kill_workers=True).shutdown(wait=True, kill_workers=True)
-        for name, old in before.items():
-            if old is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = old
 
 
 def _outcome(job: Job) -> dict[str, Any]:

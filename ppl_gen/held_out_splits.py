@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppl_gen.candidates import Candidate
-from ppl_gen.errors import DataError, SettingError
+from ppl_gen.errors import SettingError
+from ppl_gen.two_tables import refuse_training_rows
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data
@@ -86,12 +87,12 @@ class Split:
         """How the rows of these data are held out.
 
         :raises SettingError: too many folds, or too few rows.
+        :raises DataError: test rows are, beyond chance, among those of the table.
         """
         number, unit = len(data), data.unit
         if test is not None:
             held = data.schema.encode(test)
-            if held.fingerprint == data.fingerprint:
-                raise DataError(f"The test {unit}s are those of the table: give {unit}s that no fit has seen.")
+            refuse_training_rows(held, data, "test table")
             every = np.arange(number)
             rows = np.arange(len(held))
             return cls(((every, rows),), rows, f"{len(held):,} test {unit}s", unit, held)

@@ -108,11 +108,13 @@ def _job(origin: str, function: Callable[..., Any], job: tuple[Any, ...]) -> _Do
 
 
 def _keep_to_one_thread() -> None:
-    """As many processes as cores work already. XLA and torch read these before their first computation."""
+    """As many processes as cores work already, and each is content with the part of a GPU's memory that it needs. XLA
+    and torch read these before their first computation."""
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {ONE_THREAD}".strip()
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 @contextlib.contextmanager

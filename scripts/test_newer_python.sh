@@ -47,4 +47,4 @@ if ! up_to_date "$venv/.test"; then
   fi
 fi
 echo "The base suite on $("$venv/bin/python" --version)"
-"$venv/bin/python" -m pytest -n 2 -m "not pyro and not slow" -p no:cacheprovider "$@"
+"$venv/bin/python" -m pytest -n 2 --dist loadfile -m "not pyro and not slow" -p no:cacheprovider "$@"

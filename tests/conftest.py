@@ -16,9 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 # Before jax or torch is imported: pytest-xdist runs one process per core, and more threads would only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+# Compiling is most of the work here. Without fusion emitters, and with few optimizations, it takes half of the time,
+# and the programs run little longer. A user's programs are compiled in full: XLA_FLAGS="" pytest does so here.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_multi_thread_eigen=false --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1",
+)
 os.environ.setdefault("MPLBACKEND", "agg")
-# Compiling is half of the work: the second process, the newer Python and the next run find most of it done.
+# The second process, the newer Python and the next run find most of it done.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # some versions log each program that they load from it

@@ -76,6 +76,8 @@ class TestFolds:
         assert result.best == "gmm num_components=2 covariance=diag"
         assert len(result.pointwise) == 40
         assert "40 test rows" in result.how
+        with pytest.raises(DataError, match="20 of the 60 rows of the test table are training rows"):
+            compare(families, train, test=two_clusters.iloc[60:], engine=EM(num_starts=2))
 
     def test_the_same_seed_gives_the_same_numbers(self, ranked, two_clusters):
         again = compare({"k=2": GMM(2, covariance="diag")}, two_clusters, folds=3, engine=EM(num_starts=4), seed=1)

@@ -200,7 +200,7 @@ class TestBudget:
         assert result.left_out[0].model == "sleepy"
 
     def test_too_small_or_strange_limits_are_refused(self):
-        for options in ({"budget": "1s"}, {"budget": "soon"}, {"n_jobs": 0}, {"memory": "lots"}):
+        for options in ({"budget": "1s"}, {"budget": "soon"}, {"n_jobs": 0}, {"memory": "lots"}, {"memory": "1M"}):
             with pytest.raises(SettingError):
                 pg.compare(None, TABLE, **options)
 

@@ -100,8 +100,8 @@ class Flow(NetworkFamily):
 
     @classmethod
     def candidates(cls, data: Data) -> Sequence[Candidate]:
-        """Autoregressive layers, affine and of splines, which held-out rows had above coupling layers on every table that
-        was tried (docs/decisions.md); splines alone of a single column. Small networks for few rows."""
+        """Autoregressive layers, affine and of splines, whose held-out densities were above those of coupling layers on
+        every table that was tried (docs/decisions.md); splines alone of one column. Small networks for few rows."""
         from ppl_gen.candidates import FEW, LATER, Candidate
 
         few = len(data) < FEW

@@ -128,7 +128,7 @@ class VAE(NetworkFamily):
     @classmethod
     def candidates(cls, data: Data) -> Sequence[Candidate]:
         """Half as many latent dimensions as columns; small networks for few rows. The bound of eight particles, and
-        patience, which held-out rows had above those of the ELBO (docs/decisions.md)."""
+        patience, as held-out densities were higher than by the ELBO (docs/decisions.md)."""
         from ppl_gen.candidates import FEW, LATER, Candidate
 
         family = cls(latent_dim=min(max(1, (data.num_columns + 1) // 2), 8), hidden=(32, 32) if len(data) < FEW else
