@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppl_gen import parallel
-from ppl_gen.errors import DataError
 from ppl_gen.result import Fit
+from ppl_gen.two_tables import refuse_training_rows
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data
@@ -67,14 +67,12 @@ def score_of_fold(
 def score_of(fit: Fit, test: Any, surrogate: Any) -> np.ndarray:
     """(obs,) log predictive density of test rows.
 
-    :raises DataError: they are the training rows.
+    :raises DataError: they are, beyond chance, among the training rows.
     """
     from ppl_gen.scoring import encode
 
     rows = encode(fit, test)
-    if rows.fingerprint == fit.train.fingerprint:
-        unit = rows.unit
-        raise DataError(f"The test {unit}s are those that the model was fitted to: give {unit}s that it has not seen.")
+    refuse_training_rows(rows, fit.train, "test table")
     return log_predictive(fit, rows, surrogate)
 
 

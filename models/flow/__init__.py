@@ -101,18 +101,18 @@ class Flow(NetworkFamily):
     @classmethod
     def candidates(cls, data: Data) -> Sequence[Candidate]:
         """Autoregressive layers, affine and of splines, whose held-out densities were above those of coupling layers on
-        every table that was tried (docs/decisions.md); splines alone of one column. Small networks for few rows."""
+        every table that was tried (docs/decisions.md), with heavy tails, without which a stray row can cost a table its
+        place; splines alone of one column. Small networks for few rows."""
         from ppl_gen.candidates import FEW, LATER, Candidate
 
         few = len(data) < FEW
         affine = {"maf": 3 if few else 5} if data.num_columns > 1 else {}
-        transforms = {"nsf_ar": 1 if few or not affine else 2, **affine}
-        hidden, settings = (32, 32) if few else (64, 64), {"num_members": 3, "max_steps": 20_000}
-        return [
-            Candidate(f"{cls.name} {name}", (cls(name, num_layers=layers, hidden=hidden),), "svi", settings,
-                      turn=LATER, share=3.0)
-            for name, layers in transforms.items()
-        ]  # fmt: skip
+        transforms = {"nsf_ar": 1 if few or not affine else 3, **affine}
+        hidden, settings = (32, 32) if few else (64, 64), {"num_members": 6, "max_steps": 20_000}
+        families = {name: cls(name, num_layers=layers, hidden=hidden, base="student_t")
+                    for name, layers in transforms.items()}  # fmt: skip
+        return [Candidate(f"{cls.name} {name}", (family,), "svi", settings, turn=LATER, share=3.0)
+                for name, family in families.items()]  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
