@@ -32,8 +32,8 @@ def test_samples_come_back_as_the_table_went_in_and_score_as_the_table_does(name
     kept = [column for column in table if column != "who"]  # the samples' names are numbers
     assert (sample[kept].dtypes == table[kept].dtypes).all()
     pd.testing.assert_frame_equal(sample, fit.sample(60, seed=3))
-    ours = fit.score(sample, per_step=True).log_predictive
-    theirs = fit.score(per_step=True).log_predictive
+    ours = fit.score(sample, per_step=True, p_values=False).log_predictive
+    theirs = fit.score(per_step=True, p_values=False).log_predictive
     error = np.hypot(ours.std() / len(ours) ** 0.5, theirs.std() / len(theirs) ** 0.5)
     # Steps of a sequence are correlated, so 8 standard errors of independent ones; and the fit's optimism on its own
     # rows, about a nat per parameter over all 120 of them.
@@ -47,8 +47,12 @@ def test_rescaling_a_real_column_shifts_each_step_by_log_1000(name: str) -> None
     if "height" not in table:
         pytest.skip("counts and labels have no units")
     scaled = table.assign(height=table["height"] * 1000)
-    one = fitted(name, "numpyro").score(per_step=True).log_predictive
-    other = pg.fit(case.family, scaled, engine=case.engine, seed=1, **COLUMNS).score(per_step=True).log_predictive
+    one = fitted(name, "numpyro").score(per_step=True, p_values=False).log_predictive
+    other = (
+        pg.fit(case.family, scaled, engine=case.engine, seed=1, **COLUMNS)
+        .score(per_step=True, p_values=False)
+        .log_predictive
+    )
     # The standardized tables differ by the rounding of the multiplication only, the engine's stopping by as little.
     np.testing.assert_allclose(other, one - np.log(1000), atol=0.02)
 
@@ -59,9 +63,11 @@ def test_a_fit_of_one_backend_scores_the_same_in_the_other(name: str, tmp_path: 
     for here, there in (("numpyro", "pyro"), ("pyro", "numpyro")):
         fit = fitted(name, here)
         loaded = pg.load(fit.save(tmp_path / here), backend=there)
-        steps, others = (f.score(per_step=True).log_predictive for f in (fit, loaded))
+        steps, others = (f.score(per_step=True, p_values=False).log_predictive for f in (fit, loaded))
         np.testing.assert_allclose(others, steps, atol=2e-4)
-        np.testing.assert_allclose(loaded.score().log_predictive, fit.score().log_predictive, rtol=2e-6, atol=1e-3)
+        np.testing.assert_allclose(
+            loaded.score(p_values=False).log_predictive, fit.score(p_values=False).log_predictive, rtol=2e-6, atol=1e-3
+        )
         if not fit.family.num_labels:
             continue
         smoothed = [f.latents().filter(regex=r"^z=\d+$").to_numpy() for f in (fit, loaded)]
@@ -89,11 +95,13 @@ def test_missing_entries_count_for_nothing(name: str, backend: str) -> None:
     gap.loc[20, columns] = None
     if not fit.family.allows_missing:
         with pytest.raises(pg.DataError, match="missing values"):
-            fit.score(gap)
+            fit.score(gap, p_values=False)
         return
-    assert abs(fit.score(gap, per_step=True).log_predictive[20]) < 1e-4
-    before = fit.score(table, per_step=True).log_predictive
-    np.testing.assert_allclose(fit.score(gap, per_step=True).log_predictive[:20], before[:20], atol=1e-4)
+    assert abs(fit.score(gap, per_step=True, p_values=False).log_predictive[20]) < 1e-4
+    before = fit.score(table, per_step=True, p_values=False).log_predictive
+    np.testing.assert_allclose(
+        fit.score(gap, per_step=True, p_values=False).log_predictive[:20], before[:20], atol=1e-4
+    )
 
 
 @each

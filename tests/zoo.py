@@ -49,11 +49,6 @@ class Case:
     table: Callable[[], pd.DataFrame]
     engine: pg.Engine
 
-    @property
-    def refit_engine(self) -> pg.Engine:
-        """The engine without a bootstrap, where it has one."""
-        return self.engine.replace(num_bootstraps=0) if hasattr(self.engine, "num_bootstraps") else self.engine
-
 
 NETWORKS = pg.SVI(num_members=2, max_steps=300, learning_rate=1e-2)
 
