@@ -13,6 +13,7 @@ import pytest
 import ppl_gen as pg
 from ppl_gen.errors import FitError, SettingError, UnsupportedError
 from ppl_gen.family import BACKENDS
+from ppl_gen.inference.sgld import walking
 from ppl_gen.inference.sgld.walking import INFLATION, Plan, choose_step
 from ppl_gen.progress import Monitor
 
@@ -214,3 +215,33 @@ def test_chains_that_run_away_say_what_to_change(table: pd.DataFrame) -> None:
         pg.fit(pg.GMM(1), table, engine=QUICK.replace(step_size=1e6))
     with pytest.raises(FitError, match="not a number"):
         choose_step(pg.SGLD(), np.array([1.0, np.nan]), 100)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("engine", [pg.SGLD, pg.SGHMC])
+def test_chains_that_run_away_begin_anew_with_half_the_step(
+    table: pd.DataFrame, backend: str, engine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A step far beyond what the curvature bears is halved until it is borne; a run that is resumed goes on with it."""
+    walk = engine(num_samples=10, num_warmup=100, thinning=10, num_chains=2, num_starts=1)
+    bearable = pg.fit(pg.GMM(1), table, engine=walk, backend=backend).draws.figures["step_size"]
+    largest = engine.largest_step
+    monkeypatch.setattr(engine, "largest_step", lambda self, num_obs: 40 * largest(self, num_obs))
+    monkeypatch.setattr(walking, "CHUNK", 50)
+    whole = pg.fit(pg.GMM(1), table, engine=walk, backend=backend).draws
+    halvings = np.log2(40 * bearable / whole.figures["step_size"])
+    assert halvings == pytest.approx(round(halvings))
+    assert 1 <= halvings <= walking.HALVINGS
+    assert np.isfinite(whole.posterior["locs"]).all()
+
+    class Stop(Monitor):
+        def update(self, done: int, total: int, **figures: float) -> None:
+            if done >= 150:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["ppl_gen.fit"], "Monitor", Stop)
+        with pytest.raises(KeyboardInterrupt):
+            pg.fit(pg.GMM(1), table, engine=walk, backend=backend, checkpoint=tmp_path / "state")
+    resumed = pg.fit(pg.GMM(1), table, engine=walk, backend=backend, checkpoint=tmp_path / "state").draws
+    np.testing.assert_array_equal(resumed.posterior["locs"], whole.posterior["locs"])

@@ -39,7 +39,7 @@ class SGHMC(Walking):
     :param friction: :math:`\alpha`, the share of the velocity that a step loses; 1 is sgld.
     :param precondition: walk in units of the Fisher information's diagonal (tables of 20 rows or more).
     :param step_size: :math:`\epsilon` of the first step in these units; None: such that the variance in the stiffest
-        direction is overstated by 5 %.
+        direction is overstated by 5 %; half of it, up to six times, where chains run away at that.
     :param decay: the exponent with which steps shrink, from 0 (they do not) to 1.
     :param decay_start: the number of steps after which they begin to.
     :param num_pilot: steps of Adam that each chain climbs first, where the pair has no EM.

@@ -64,7 +64,7 @@ class SGLD(Walking):
     :param batch_size: rows per step; None: all rows up to 1,000, else 500.
     :param precondition: walk in units of the Fisher information's diagonal (tables of 20 rows or more).
     :param step_size: the first step, the variance of its noise in these units; None: such that the variance in the
-        stiffest direction is overstated by 5 %.
+        stiffest direction is overstated by 5 %; half of it, up to six times, where chains run away at that.
     :param decay: the exponent with which steps shrink, from 0 (they do not) to 1.
     :param decay_start: the number of steps after which they begin to.
     :param num_pilot: steps of Adam that each chain climbs first, where the pair has no EM.

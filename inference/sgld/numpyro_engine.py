@@ -71,29 +71,32 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
         begun, guides, scale, curvatures = program.begin(list(positions), guides, keys, plan, view, monitor)
         states = [program.state(jnp.zeros((parts, one.size), one.dtype).at[0].set(one), own)
                   for one, own in zip(begun, guides, strict=True)]  # fmt: skip
-        looks, calls = [], 0
+        first, looks, calls, halvings = states, [], 0, 0
     else:
         empty = program.state(jnp.zeros((parts, positions.shape[1]), positions.dtype), guides[0])
-        leaves = [packed[f"state/{i}"] for i in range(len(jax.tree.leaves(empty)))]
-        states = [jax.tree.unflatten(jax.tree.structure(empty), [jnp.asarray(leaf[c]) for leaf in leaves])
-                  for c in range(settings.num_chains)]  # fmt: skip
-        calls = int(packed["calls"])
+        states, first = (_unpacked(packed, name, empty, settings.num_chains) for name in ("state", "first"))
+        calls, halvings = int(packed["calls"]), int(packed["halvings"])
         scale, curvatures = packed["scale"], packed["curvatures"]
         looks = [packed["looks"]] if calls else []
-    step, figures = sgld.choose_step(settings, curvatures, len(data))
-    sizes, interrupted = jnp.asarray(step * plan.sizes, positions.dtype), False
+    step, figures = sgld.choose_step(settings, curvatures, len(data), halvings)
+    interrupted = False
     try:
         while calls < len(plan.bounds):
+            sizes = jnp.asarray(step * plan.sizes, positions.dtype)
             states, output = over_chains(program.advance, states, keys, plan.bounds[calls], sizes, scale, view)
             done = int(plan.bounds[calls, -1])
-            sgld.check_finite(output, done, step, settings.name)
+            if sgld.ran_away(output, done, step, settings, halvings):
+                states, looks, calls, halvings = first, [], 0, halvings + 1
+                step, figures = sgld.choose_step(settings, curvatures, len(data), halvings)
+                monitor.worth_keeping = False
+                continue
             looks, calls = [np.concatenate([*looks, output], axis=1)], calls + 1
             monitor.worth_keeping = plan.kept(looks[0]).shape[1] > 0
             monitor.update(done, settings.total)
             if monitor.checkpoint_path is not None:
-                each = zip(*(jax.tree.leaves(state) for state in states), strict=True)
-                monitor.save({**{f"state/{i}": np.stack(leaf) for i, leaf in enumerate(each)}, "scale": scale,
-                              "curvatures": curvatures, "looks": looks[0], "calls": np.asarray(calls)})  # fmt: skip
+                monitor.save({**_packed("state", states), **_packed("first", first), "scale": scale,
+                              "curvatures": curvatures, "looks": looks[0], "calls": np.asarray(calls),
+                              "halvings": np.asarray(halvings)})  # fmt: skip
     except KeyboardInterrupt:
         if not monitor.worth_keeping:
             raise
@@ -101,6 +104,19 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
     posterior = constrain(pair, view, plan.kept(looks[0]) * scale, unravel)
     posterior = sgld.with_guide(posterior, [state[1] for state in states])
     return sgld.result(posterior, settings, plan, figures, len(data), interrupted)
+
+
+def _packed(name: str, states: list[Any]) -> dict[str, np.ndarray]:
+    """The states of the chains as plain arrays, (chain, ...), for a checkpoint."""
+    each = zip(*(jax.tree.leaves(state) for state in states), strict=True)
+    return {f"{name}/{i}": np.stack(leaf) for i, leaf in enumerate(each)}
+
+
+def _unpacked(packed: dict[str, np.ndarray], name: str, like: Any, num_chains: int) -> list[Any]:
+    """What :func:`_packed` packed, each state of the structure of ``like``."""
+    leaves = [packed[f"{name}/{i}"] for i in range(len(jax.tree.leaves(like)))]
+    return [jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(leaf[c]) for leaf in leaves])
+            for c in range(num_chains)]  # fmt: skip
 
 
 class _Program:

@@ -61,14 +61,16 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
             curvatures = chains.begin(plan, monitor)
             state = torch.zeros(parts, *chains.positions.shape)
             state[0] = chains.positions
-            looks, calls = [], 0
+            looks, calls, halvings = [], 0, 0
+            first = {"first": state.numpy(), **{f"first_{k}": v for k, v in chains.guides.packed.items()}}
         else:
             state, chains.scale = torch.as_tensor(packed["state"]), torch.as_tensor(packed["scale"])
             chains.guides.restore(packed)
-            curvatures, calls = packed["curvatures"], int(packed["calls"])
+            first = {name: value for name, value in packed.items() if name.startswith("first")}
+            curvatures, calls, halvings = packed["curvatures"], int(packed["calls"]), int(packed["halvings"])
             looks = [packed["looks"]] if calls else []
             torch.set_rng_state(torch.as_tensor(packed["random"]))
-        step, figures = sgld.choose_step(settings, curvatures, len(data))
+        step, figures = sgld.choose_step(settings, curvatures, len(data), halvings)
         try:
             while calls < len(plan.bounds):
                 found = []
@@ -79,14 +81,20 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
                     found.append(state[0].numpy())
                 output = np.stack(found, axis=1)
                 done = int(plan.bounds[calls, -1])
-                sgld.check_finite(output, done, step, settings.name)
+                if sgld.ran_away(output, done, step, settings, halvings):
+                    state, looks, calls, halvings = torch.as_tensor(first["first"]), [], 0, halvings + 1
+                    chains.guides.restore({k.removeprefix("first_"): v for k, v in first.items()})
+                    step, figures = sgld.choose_step(settings, curvatures, len(data), halvings)
+                    monitor.worth_keeping = False
+                    continue
                 looks, calls = [np.concatenate([*looks, output], axis=1)], calls + 1
                 monitor.worth_keeping = plan.kept(looks[0]).shape[1] > 0
                 monitor.update(done, settings.total)
                 if monitor.checkpoint_path is not None:
                     monitor.save({"state": state.numpy(), "scale": chains.scale.numpy(),
                                   "curvatures": curvatures, "looks": looks[0], "calls": np.asarray(calls),
-                                  "random": torch.get_rng_state().numpy(), **chains.guides.packed})  # fmt: skip
+                                  "halvings": np.asarray(halvings), "random": torch.get_rng_state().numpy(),
+                                  **first, **chains.guides.packed})  # fmt: skip
         except KeyboardInterrupt:
             if not monitor.worth_keeping:
                 raise

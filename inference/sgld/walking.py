@@ -27,6 +27,7 @@ DIFFERENCES = (
     0.01,
 )  # in a gradient: a tenth of a posterior sd, over the kinks of a network; and without its units
 FISHER_BATCHES = 100
+HALVINGS = 6  # of a step size that was chosen here, at which chains ran away, before it is given up
 SPREAD = 0.05  # noise on starts that EM found, so that chains that begin at the same mode do not begin at one point
 
 
@@ -190,25 +191,34 @@ def scales(variances: np.ndarray | None, settings: Walking, num_obs: int, size: 
     return 1 / np.sqrt(np.nan_to_num(variances).mean(0) * batch / num_obs + 1)
 
 
-def choose_step(settings: Walking, curvatures: np.ndarray, num_obs: int) -> tuple[float, dict[str, float]]:
+def choose_step(
+    settings: Walking, curvatures: np.ndarray, num_obs: int, halvings: int = 0
+) -> tuple[float, dict[str, float]]:
     """The first step size, and figures about it.
 
     :param curvatures: (chain,) the largest second derivative of minus the log joint at each start.
-    :raises FitError: one is not a finite number.
+    :param halvings: how often chains ran away; away from the start the density may be more curved than there.
+    :raises FitError: a curvature is not a finite number.
     """
     curvature = float(np.max(curvatures))
     if not np.isfinite(curvature) or curvature <= 0:
         raise FitError(f"{settings.name}: the gradient of the log density is not a number at the start; lower "
                        f"learning_rate (now {settings.learning_rate:g}), or look for outliers.")  # fmt: skip
-    step = settings.step_size or settings.largest_step(num_obs) / curvature
+    step = settings.step_size or settings.largest_step(num_obs) / curvature / 2**halvings
     inflation = settings.inflation(step * curvature, num_obs)
     return step, {"step_size": step, "curvature": curvature, "variance_inflation": inflation}
 
 
-def check_finite(positions: np.ndarray, done: int, step: float, name: str) -> None:
-    """Raise a :class:`FitError` where a chain has run away."""
-    if not np.isfinite(positions).all():
-        raise FitError(f"{name}: the dynamics ran away within {done} steps; lower step_size (now {step:.3g}).")
+def ran_away(positions: np.ndarray, done: int, step: float, settings: Walking, halvings: int) -> bool:
+    """Whether a chain has run away, and all are to begin anew with half the step.
+
+    :raises FitError: the step size is the user's, or was halved often enough.
+    """
+    if np.isfinite(positions).all():
+        return False
+    if settings.step_size is not None or halvings >= HALVINGS:
+        raise FitError(f"{settings.name}: the dynamics ran away within {done} steps; lower step_size (now {step:.3g}).")
+    return True
 
 
 def result(
