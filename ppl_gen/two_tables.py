@@ -140,7 +140,8 @@ def refuse_training_rows(known: Data, train: Data, what: str) -> None:
     :raises DataError: the tables overlap.
     """
     if known.fingerprint == train.fingerprint:
-        raise DataError(f"The {what} holds the training rows: pass rows that the fit has not seen.")
+        unit = train.unit
+        raise DataError(f"The {what} holds the training {unit}s: pass {unit}s that the fit has not seen.")
     if train.lengths is not None or not len(known):
         return
     ours, theirs = _hashes(train), _hashes(known)

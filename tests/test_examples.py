@@ -11,15 +11,15 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = {
-    "numpyro_svi": {"num_steps": 300},
-    "numpyro_mcmc": {"num_warmup": 100, "num_samples": 50},
+    "numpyro_svi": {"num_steps": 100},
+    "numpyro_mcmc": {"num_warmup": 30, "num_samples": 20},
     "pyro_svi": {"num_steps": 30},
     "density_with_intervals": {"num_samples": 200},
     "compare_models": {},
     "your_own_guide": {"max_steps": 1000},
-    "hmm_states_and_forecast": {"num_warmup": 100, "num_samples": 50},
+    "hmm_states_and_forecast": {"num_warmup": 50, "num_samples": 30},
     "flow_density_with_intervals": {"max_steps": 200},
-    "jem_semi_supervised": {"num_steps": 200},
+    "jem_semi_supervised": {"num_steps": 50},
     "use_anomalies": {},
     "use_synthetic_data": {"max_steps": 100},
     "use_features": {"max_steps": 100, "num_splits": 2},

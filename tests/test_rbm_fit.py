@@ -50,7 +50,7 @@ def test_digits_are_held_out_better_than_by_scikit_learn_at_equal_epochs() -> No
     score = fit.score(test, p_values=False)
     assert score.kind == "unnormalised"
     assert score.error is None
-    assert score.log_predictive.mean() == pytest.approx(found[0], abs=1e-6)
+    assert score.log_predictive.mean() == pytest.approx(found[0], abs=1e-5)  # in single precision
 
 
 @each_backend

@@ -9,6 +9,8 @@ from typing import Any
 
 import pyro
 import torch
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -62,7 +64,8 @@ def recorded(function: Callable[..., Any], example: tuple[torch.Tensor, ...]) ->
 
     # Recording calls the function; the next fit finds it recorded, and is to have the same random numbers.
     with suppress(RuntimeError), torch.random.fork_rng(devices=[]):
-        graph = make_fx(checked, {torch.ops.aten._linalg_check_errors.default: note})(*example)
+        with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):  # else torch makes one per operation
+            graph = make_fx(checked, {torch.ops.aten._linalg_check_errors.default: note})(*example)
         with torch.no_grad():
             return torch.jit.trace(graph, tuple(leaf.detach() for leaf in example), check_trace=False)
     return function
