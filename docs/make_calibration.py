@@ -74,6 +74,7 @@ def engines(backend: str, networks: bool) -> dict[str, tuple[pg.Engine, float]]:
     share, of_chains = (0.25, 0.1) if backend == "pyro" else (1.0, 1.0)
     if networks:
         walk |= {"num_warmup": 1000, "num_pilot": 500, "thinning": 40}
+        guide |= {"window": 500, "max_steps": 10_000}  # its standard deviations begin at 0.01, and grow slowly
     walk |= {"num_chains": 1} if backend == "pyro" else {}
     full = {**guide, "guide": "multivariate"}
     found: dict[str, tuple[pg.Engine, float]] = {
