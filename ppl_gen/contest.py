@@ -61,8 +61,7 @@ class Limits:
         if seconds < LEAST_BUDGET:
             raise SettingError(f"A budget of at least {LEAST_BUDGET:g} s is needed, not {seconds:g} s: so long it "
                                "takes to start a process and to fit the first model.")  # fmt: skip
-        if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, int) or n_jobs == 0):
-            raise SettingError(f"n_jobs must be a whole number of processes, or -1 for one a core, not {n_jobs!r}.")
+        parallel.check_n_jobs(n_jobs)
         most = int(MEMORY * amounts.available_memory()) if memory is None else amounts.memory(memory)
         if memory is not None and most < WORKER:
             raise SettingError(f"A process of a comparison takes up to {WORKER / 2**30:.1f} GiB, more than the "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -107,7 +107,7 @@ def test_an_interrupted_fit_keeps_what_was_drawn_when_asked(monkeypatch: pytest.
 def test_ctrl_c_after_the_last_draw_loses_nothing_when_asked(
     monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[], None], keep_partial: bool
 ) -> None:
-    module = sys.modules["ppl_gen.fit"]
+    module = importlib.import_module("ppl_gen.fit")
     align = module.align_labels
 
     def interrupt_and_align(*args: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -287,7 +288,7 @@ def test_what_was_drawn_is_saved_when_asked(
     def interrupted_fit(*_: Any, keep_partial: bool, **__: Any) -> pg.Fit | None:
         return partial if keep_partial else None
 
-    monkeypatch.setattr(sys.modules["ppl_gen.fit"], "fit", interrupted_fit)  # pg.fit is the function itself
+    monkeypatch.setattr(importlib.import_module("ppl_gen.fit"), "fit", interrupted_fit)  # pg.fit is the function itself
     folder = Path(shutil.copytree(run, tmp_path / "fit"))
     before = (folder / "fit.json").read_bytes()
     for name in ("fit-partial", "fit-partial-2"):
@@ -301,7 +302,7 @@ def test_what_was_drawn_is_saved_when_asked(
 def test_ctrl_c_while_saving_waits_for_the_fit_when_asked(
     run: Path, table: Path, tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[], None]
 ) -> None:
-    storage = sys.modules["ppl_gen.storage"]
+    storage = importlib.import_module("ppl_gen.storage")
     save = storage.save
 
     def save_and_interrupt(*args: Any, **options: Any) -> Any:
@@ -309,7 +310,7 @@ def test_ctrl_c_while_saving_waits_for_the_fit_when_asked(
         return save(*args, **options)
 
     fit = pg.load(run)
-    monkeypatch.setattr(sys.modules["ppl_gen.fit"], "fit", lambda *_, **__: fit)
+    monkeypatch.setattr(importlib.import_module("ppl_gen.fit"), "fit", lambda *_, **__: fit)
     monkeypatch.setattr(storage, "save", save_and_interrupt)
     status, _, err = cli("fit", table, "gmm", "-o", tmp_path / "fit", "--keep-partial")
     assert status == 130

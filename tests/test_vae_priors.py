@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -223,13 +223,29 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(
     engine = QUICK.replace(num_samples=4, num_warmup=60, num_pilot=10, num_particles=2, batch_size=10)
     whole = pg.fit(LINEAR, table, engine=engine, backend=backend)
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["ppl_gen.fit"], "Monitor", Stop)
+        patch.setattr(importlib.import_module("ppl_gen.fit"), "Monitor", Stop)
         with pytest.raises(KeyboardInterrupt):
             pg.fit(LINEAR, table, engine=engine, backend=backend, checkpoint=tmp_path / "state")
     assert (tmp_path / "state").exists()
     resumed = pg.fit(LINEAR, table, engine=engine, backend=backend, checkpoint=tmp_path / "state")
     for name, value in whole.draws.posterior.items():
         np.testing.assert_array_equal(resumed.draws.posterior[name], value)
+
+
+@each_backend
+def test_encoders_begin_anew_with_chains_that_ran_away(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes of it is, to the bit, what the step that is borne gives from the start."""
+    monkeypatch.setattr(walking, "CHUNK", 20)
+    table = rows(60)
+    engine = QUICK.replace(num_samples=4, num_warmup=60, num_pilot=10, num_particles=2, batch_size=10)
+    largest = type(engine).largest_step
+    monkeypatch.setattr(type(engine), "largest_step", lambda self, num_obs: 2000 * largest(self, num_obs))
+    found = pg.fit(LINEAR, table, engine=engine, backend=backend).draws
+    step = found.figures["step_size"]
+    assert step < engine.largest_step(60) / found.figures["curvature"]
+    borne = pg.fit(LINEAR, table, engine=engine.replace(step_size=step), backend=backend).draws
+    for name, value in borne.posterior.items():
+        np.testing.assert_array_equal(found.posterior[name], value)
 
 
 @pytest.mark.parametrize("engine", ["nuts", "hmc", "svi", "em"])

@@ -74,7 +74,7 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
         first, looks, calls, halvings = states, [], 0, 0
     else:
         empty = program.state(jnp.zeros((parts, positions.shape[1]), positions.dtype), guides[0])
-        states, first = (_unpacked(packed, name, empty, settings.num_chains) for name in ("state", "first"))
+        states, first = numpyro_programs.unpack_state(packed, ([empty] * settings.num_chains,) * 2)
         calls, halvings = int(packed["calls"]), int(packed["halvings"])
         scale, curvatures = packed["scale"], packed["curvatures"]
         looks = [packed["looks"]] if calls else []
@@ -94,8 +94,8 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
             monitor.worth_keeping = plan.kept(looks[0]).shape[1] > 0
             monitor.update(done, settings.total)
             if monitor.checkpoint_path is not None:
-                monitor.save({**_packed("state", states), **_packed("first", first), "scale": scale,
-                              "curvatures": curvatures, "looks": looks[0], "calls": np.asarray(calls),
+                monitor.save({**numpyro_programs.pack_state((states, first)), "scale": scale, "curvatures": curvatures,
+                              "looks": looks[0], "calls": np.asarray(calls),
                               "halvings": np.asarray(halvings)})  # fmt: skip
     except KeyboardInterrupt:
         if not monitor.worth_keeping:
@@ -104,19 +104,6 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
     posterior = constrain(pair, view, plan.kept(looks[0]) * scale, unravel)
     posterior = sgld.with_guide(posterior, [state[1] for state in states])
     return sgld.result(posterior, settings, plan, figures, len(data), interrupted)
-
-
-def _packed(name: str, states: list[Any]) -> dict[str, np.ndarray]:
-    """The states of the chains as plain arrays, (chain, ...), for a checkpoint."""
-    each = zip(*(jax.tree.leaves(state) for state in states), strict=True)
-    return {f"{name}/{i}": np.stack(leaf) for i, leaf in enumerate(each)}
-
-
-def _unpacked(packed: dict[str, np.ndarray], name: str, like: Any, num_chains: int) -> list[Any]:
-    """What :func:`_packed` packed, each state of the structure of ``like``."""
-    leaves = [packed[f"{name}/{i}"] for i in range(len(jax.tree.leaves(like)))]
-    return [jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(leaf[c]) for leaf in leaves])
-            for c in range(num_chains)]  # fmt: skip
 
 
 class _Program:

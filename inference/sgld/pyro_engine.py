@@ -62,11 +62,11 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
             state = torch.zeros(parts, *chains.positions.shape)
             state[0] = chains.positions
             looks, calls, halvings = [], 0, 0
-            first = {"first": state.numpy(), **{f"first_{k}": v for k, v in chains.guides.packed.items()}}
+            first = {"state": state.numpy(), "random": torch.get_rng_state().numpy(), **chains.guides.packed}
         else:
             state, chains.scale = torch.as_tensor(packed["state"]), torch.as_tensor(packed["scale"])
             chains.guides.restore(packed)
-            first = {name: value for name, value in packed.items() if name.startswith("first")}
+            first = {name: packed[f"first/{name}"] for name in ("state", "random", *chains.guides.packed)}
             curvatures, calls, halvings = packed["curvatures"], int(packed["calls"]), int(packed["halvings"])
             looks = [packed["looks"]] if calls else []
             torch.set_rng_state(torch.as_tensor(packed["random"]))
@@ -82,8 +82,9 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
                 output = np.stack(found, axis=1)
                 done = int(plan.bounds[calls, -1])
                 if sgld.ran_away(output, done, step, settings, halvings):
-                    state, looks, calls, halvings = torch.as_tensor(first["first"]), [], 0, halvings + 1
-                    chains.guides.restore({k.removeprefix("first_"): v for k, v in first.items()})
+                    state, looks, calls, halvings = torch.as_tensor(first["state"]), [], 0, halvings + 1
+                    chains.guides.restore(first)
+                    torch.set_rng_state(torch.as_tensor(first["random"]))
                     step, figures = sgld.choose_step(settings, curvatures, len(data), halvings)
                     monitor.worth_keeping = False
                     continue
@@ -94,7 +95,8 @@ def walk(pair: Pair, data: Data, settings: Any, seed: int, monitor: Monitor, par
                     monitor.save({"state": state.numpy(), "scale": chains.scale.numpy(),
                                   "curvatures": curvatures, "looks": looks[0], "calls": np.asarray(calls),
                                   "halvings": np.asarray(halvings), "random": torch.get_rng_state().numpy(),
-                                  **first, **chains.guides.packed})  # fmt: skip
+                                  **{f"first/{name}": value for name, value in first.items()},
+                                  **chains.guides.packed})  # fmt: skip
         except KeyboardInterrupt:
             if not monitor.worth_keeping:
                 raise
