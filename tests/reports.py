@@ -94,7 +94,8 @@ def write_comparison(folder: Path, fits: dict[str, pg.Fit], **changes: Any) -> P
     document = {
         "format": 1, "table": "tables/<b>cells</b>.csv", "rows": 150, "columns": ["height", "mass"], "unit": "row",
         "how": "30 rows held out", "seed": 0, "budget_seconds": 300.0, "seconds": 41.0, "best": next(iter(fits)),
-        "models": models, "left_out": [{"model": "hmm", "why": "the table has no column of times."}],
+        "models": models,
+        "left_out": [{"model": "hmm", "why": "name the column that orders them (order=, sequence=)."}],
         "warnings": ["With 30 rows the standard errors are themselves uncertain."],
         "next": [{"command": "ppl-gen diagnose fits/m0", "what": "the checks of the best"}],
     }  # fmt: skip

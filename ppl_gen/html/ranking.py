@@ -76,7 +76,10 @@ def _by_held_out(fits: Mapping[str, Fit], left_out: tuple[tuple[str, str], ...])
 
 
 def _of_document(document: Mapping[str, Any]) -> Ranking:
-    left = [(str(e.get("model")), str(e.get("why"))) for e in document.get("left_out") or () if isinstance(e, dict)]
+    from ppl_gen.cli.wording import in_options  # as all that a report says to do next
+
+    left = [(str(e.get("model")), in_options(str(e.get("why")))) for e in document.get("left_out") or ()
+            if isinstance(e, dict)]  # fmt: skip
     return Ranking(
         tuple(document["models"]), str(document.get("how") or ""), str(document.get("unit") or "row"), tuple(left),
         tuple(map(str, document.get("warnings") or ())),
