@@ -73,16 +73,16 @@ def train(x: jax.Array, rows: np.ndarray, y: np.ndarray, num_steps: int, share: 
     )[0]
 
 
-def main(num_steps: int = 1500) -> float:
-    x, y = make_moons(1500, noise=0.1, random_state=0)
+def main(num_steps: int = 1500, num_rows: int = 1500, num_particles: int = 512) -> float:
+    x, y = make_moons(num_rows, noise=0.1, random_state=0)
     x = x - x.mean(0)
     rows = np.concatenate([np.flatnonzero(y == label)[:3] for label in (0, 1)])  # 3 labels of each kind
     both, alone = (train(jnp.asarray(x), rows, y[rows], num_steps, share) for share in (1.0, 0.0))
-    for name, weights in (("6 labels alone", alone), ("6 labels and 1,500 rows", both)):
+    for name, weights in (("6 labels alone", alone), (f"6 labels and {num_rows:,} rows", both)):
         print(f"{name}: {np.mean(np.asarray(logits(weights, jnp.asarray(x))).argmax(1) == y):.1%} right")
 
     table = pd.DataFrame(x, columns=["x", "y"])
-    method = pg.SMC(num_particles=512, num_refined=5)
+    method = pg.SMC(num_particles=num_particles, num_refined=5)
     engine = pg.Contrastive(num_members=1, normalizer=method)  # nothing to train: it normalises and walks
     fit = pg.fit(pg.EBM(energy=lambda x: -log_density(both, x)), table, engine=engine, seed=0)
     log_z, error = (float(fit.posterior[name][0]) for name in ("log_normalizer", "log_normalizer_error"))

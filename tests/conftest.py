@@ -26,7 +26,7 @@ os.environ.setdefault(
 os.environ.setdefault("MPLBACKEND", "agg")
 # The second process, the newer Python and the next run find most of it done.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # some versions log each program that they load from it
 
 import pytest
@@ -145,7 +145,7 @@ def _one_figure_at_a_time() -> Iterator[None]:
         pyplot.close("all")
 
 
-MAX_MAPPINGS = 20_000  # of memory, of the 65,530 that Linux gives a process by default
+MAX_MAPPINGS = 35_000  # of memory, of the 65,530 that Linux gives a process by default
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -19,7 +19,7 @@ EXAMPLES = {
     "your_own_guide": {"max_steps": 1000},
     "hmm_states_and_forecast": {"num_warmup": 50, "num_samples": 30},
     "flow_density_with_intervals": {"max_steps": 200},
-    "jem_semi_supervised": {"num_steps": 50},
+    "jem_semi_supervised": {"num_steps": 50, "num_rows": 100, "num_particles": 128},
     "use_anomalies": {},
     "use_synthetic_data": {"max_steps": 100},
     "use_features": {"max_steps": 100, "num_splits": 2},

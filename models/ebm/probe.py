@@ -54,7 +54,7 @@ def _check_far(
     width = len(centre)
 
     def rise(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        inner, outer = (energy(centre + distance * scale * unit) for distance in FAR)
+        inner, outer = np.split(energy(np.concatenate([centre + distance * scale * unit for distance in FAR])), 2)
         with np.errstate(invalid="ignore"):
             found = np.where(np.isneginf(outer), -np.inf, outer - inner)
         return np.where(np.isnan(found), np.inf, found), np.stack([inner, outer], 1)
