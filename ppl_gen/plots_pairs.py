@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
@@ -22,6 +23,7 @@ WIDTHS = (0.6, 0.9, 1.3)
 DRAWN = plots_style.PALETTE[1]
 MIN_WEIGHT = 0.01  # lighter components are prior draws more than anything in the table
 MAX_LEGEND = 7
+CHARACTERS = 18  # of the labels below a panel, side by side
 
 
 class _Scene(NamedTuple):
@@ -120,7 +122,7 @@ def _label_axes(scene: _Scene, ax: Axes, i: int, j: int) -> None:
         if axis is ax.yaxis and i == j:
             continue
         if 0 < len(labels) <= 8:
-            axis.set_ticks(range(len(labels)), [label(text, 10) for text in labels])
+            _label_ticks(axis, [label(text, 10) for text in labels])
         else:
             axis.set_major_locator(MaxNLocator(4, integer=kind != "real"))
         axis.set_tick_params(labelleft=outer, labelbottom=outer)
@@ -131,6 +133,16 @@ def _label_axes(scene: _Scene, ax: Axes, i: int, j: int) -> None:
         ax.spines["left"].set_visible(False)
         if j == 0:
             ax.set_ylabel("density" if column[j].kind == "real" else "probability")
+
+
+def _label_ticks(axis: Axis, texts: list[str]) -> None:
+    """A tick for each label; below a panel those that would touch stand aslant."""
+    axis.set_ticks(range(len(texts)), texts)
+    if axis.axis_name == "x" and len(texts) * max(map(len, texts)) > CHARACTERS:
+        axis.set_tick_params(labelrotation=30)
+        for text in axis.get_ticklabels():
+            text.set_horizontalalignment("right")
+            text.set_rotation_mode("anchor")
 
 
 def draw_panel(scene: _Scene, ax: Axes, j: int, i: int) -> None:

@@ -261,6 +261,13 @@ def test_from_one_column_to_many(num_columns: int) -> None:
         check(plots.KINDS[kind](fit))
 
 
+@pytest.mark.parametrize(("texts", "angle"), [(["Köln", "Rome"], 0), (["Köln & Sö…", "Paris <b>", "Rome"], 30)])
+def test_labels_below_a_panel_do_not_touch(texts: list[str], angle: int) -> None:
+    ax = Figure(figsize=(2, 2)).add_subplot()
+    plots_pairs._label_ticks(ax.xaxis, texts)
+    assert [(tick.get_text(), tick.get_rotation()) for tick in ax.get_xticklabels()] == [(t, angle) for t in texts]
+
+
 def test_a_long_table_is_thinned_and_says_so() -> None:
     fit = hand_made("point", num_rows=5_000)
     figure = plots.plot_pairs(fit, grid=8)
