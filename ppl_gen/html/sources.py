@@ -13,6 +13,7 @@ import numpy as np
 
 from ppl_gen.errors import PPLGenError, SettingError, StorageError
 from ppl_gen.files import first_line, reason, resolve
+from ppl_gen.parsing import show
 from ppl_gen.storage import JSON, load
 
 if TYPE_CHECKING:
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 COMPARISON, HELD_OUT = "comparison.json", "held_out.csv"
 FORMAT = 1  # of comparison.json
+# What the parts of comparison.json are, where they are there: the type, that of what is in a list, and its words.
+PARTS: dict[str, tuple[Any, Any, str]] = {
+    **dict.fromkeys(("table", "unit", "how", "best"), (str, None, "text")),
+    **dict.fromkeys(("rows", "seed"), (int, None, "a whole number")),
+    **dict.fromkeys(("budget_seconds", "seconds"), (int | float, None, "a number")),
+    "columns": (list, str, "a list of names"), "warnings": (list, str, "a list of sentences"),
+    "left_out": (list, dict, "a list of models with their reasons"),
+    "next": (list, dict, "a list of commands with what they give"),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +40,7 @@ class Run:
     ``saved``     when it was, ISO 8601; empty where that is not known
     ``problem``   why there is no fit to show, where a comparison names one that can't be read
     ``held_out``  (obs,) held-out log densities that a comparison found, nats in original units; else None
+    ``unit``      what each of them is of
     ``entry``     what the comparison says of it
     """
 
@@ -39,6 +50,7 @@ class Run:
     saved: str = ""
     problem: str = ""
     held_out: np.ndarray | None = None
+    unit: str = "row"
     entry: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -122,24 +134,35 @@ def _comparison(folder: str) -> Subject:
         raise StorageError(f"{path / COMPARISON} is no comparison of ppl_gen: it has no list of models.")
     if document.get("format") != FORMAT:
         raise StorageError(f"{path / COMPARISON} has format {document.get('format')!r}; this ppl_gen reads {FORMAT}.")
+    _check_parts(path / COMPARISON, document)
     if not models:
         raise StorageError(f"{path} holds a comparison of no model: there is nothing to report on.")
     densities = _held_out(path / HELD_OUT)
-    runs = tuple(_member(folder, path, model, densities.get(str(model["model"]))) for model in models)
+    unit = document.get("unit") or "row"
+    runs = tuple(_member(folder, path, model, densities.get(str(model["model"])), unit) for model in models)
     return Subject(runs, document, max(map(len, densities.values()), default=0))
 
 
-def _member(folder: str, path: Path, entry: Mapping[str, Any], held_out: np.ndarray | None) -> Run:
+def _check_parts(file: Path, document: Mapping[str, Any]) -> None:
+    """Raise a :class:`StorageError` for a part of a comparison that is not what it should be."""
+    for name, (kind, each, words) in PARTS.items():
+        value = document.get(name)
+        wrong = not isinstance(value, kind) or (each is not None and not all(isinstance(v, each) for v in value))
+        if value is not None and wrong:
+            raise StorageError(f"{file} is damaged: {name} must be {words}, not {show(value)}.")
+
+
+def _member(folder: str, path: Path, entry: Mapping[str, Any], held_out: np.ndarray | None, unit: str) -> Run:
     """One model of a comparison; a fit that can't be read is a line of the report, not the end of it."""
     name, place = str(entry["model"]), str(entry.get("run") or "")
     if not place:
         return Run(name, None, problem="the comparison kept no fit of it", held_out=held_out, entry=entry)
-    inside = (path / place).resolve()
+    inside = resolve(path / place)
     if not inside.is_relative_to(path):
         return Run(name, None, problem="its fit is said to lie outside the comparison's folder", entry=entry)
     shown = str(Path(folder) / place)
     try:
-        return Run(name, load(inside), shown, _saved(inside), held_out=held_out, entry=entry)
+        return Run(name, load(inside), shown, _saved(inside), held_out=held_out, unit=unit, entry=entry)
     except PPLGenError as error:
         return Run(name, None, shown, problem=str(error), held_out=held_out, entry=entry)
 
