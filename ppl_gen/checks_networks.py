@@ -170,12 +170,12 @@ def _of_uniforms(fit: Fit) -> Found:
     """Calibration: whether held-out rows are uniform in each column, and whether the columns are independent there."""
     import pandas as pd
 
-    from ppl_gen import metrics
+    from ppl_gen import images, metrics
 
     numbers = uniforms(fit)
     if numbers is None:
         return [], {}
-    names = fit.schema.targets
+    names = [column.name for column in images.named(fit.schema)]
     tests = [metrics.uniformity(column) for column in numbers.values.T]
     low = int(np.argmin([test.p_value for test in tests]))
     richer = "use a richer family (more layers, wider hidden, another transform or base), or train it longer"
@@ -192,5 +192,5 @@ def _of_uniforms(fit: Fit) -> Found:
             info=f"lowest of {worst.number}: {first} and {second}",
             advice=f"How {second} depends on {first} is not captured: {richer}.",
         ))  # fmt: skip
-    table = pd.DataFrame(numbers.values, columns=list(names))
+    table = pd.DataFrame(numbers.values, columns=names)
     return found, {"calibration": table.set_axis(pd.Index(numbers.rows, name="row"), axis=0)}

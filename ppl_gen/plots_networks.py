@@ -45,7 +45,7 @@ def plot_calibration(fit: Fit, *, fig: Figure | SubFigure | None = None, max_col
     """
     from scipy.stats import binom
 
-    from ppl_gen import metrics
+    from ppl_gen import images, metrics
     from ppl_gen.checks_networks import P_VALUE, uniforms
 
     reason, numbers = no_calibration(fit), None
@@ -53,7 +53,7 @@ def plot_calibration(fit: Fit, *, fig: Figure | SubFigure | None = None, max_col
         numbers = uniforms(fit)
     if numbers is None:
         raise UnsupportedError(reason)
-    names, (rows, width) = fit.schema.targets, numbers.values.shape
+    names, (rows, width) = [column.name for column in images.named(fit.schema)], numbers.values.shape
     number = min(width, max_columns)
     across = {1: 1, 2: 2, 4: 2}.get(number, 3 if number <= 9 else 4)
     fig = plots_style.figure_of(fig, max(2.7 * across, 5.2), 2.2 * -(-number // across) + 1.0)

@@ -10,7 +10,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from ppl_gen import plots_data, plots_style, plots_times
+from ppl_gen import images, plots_data, plots_style, plots_times
 from ppl_gen.errors import UnsupportedError
 from ppl_gen.plots_style import ALARM, INK, LIGHT, MODEL, SHADE, colour, label, styled
 
@@ -207,7 +207,7 @@ def plot_posterior_predictive(
     from ppl_gen.evidence import Evidence
 
     evidence = Evidence.of(fit)
-    columns = fit.schema.target_columns
+    columns = images.named(fit.schema)
     observed = evidence.observed * [c.scale for c in columns] + [c.loc for c in columns]
     replicates = evidence.replicates.reshape(-1, *observed.shape)
     weights = None if evidence.entry_weights is None else np.asarray(evidence.entry_weights, np.float64)
