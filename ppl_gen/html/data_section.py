@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +23,10 @@ BARS, WIDTH, HEIGHT = 24, 120, 28  # of a histogram; its size in pixels
 def glance(data: Data) -> Markup:
     """A line per column of the rows that were fitted to."""
     schema = data.schema
-    notes = [f"The rows that were fitted to: {data.describe()}."]
+    notes = [f"The {data.unit}s that were fitted to: {data.describe()}."]
     if data.weights is not None:
-        notes.append(f"Rows have weights, from {figure(data.weights.min())} to {figure(data.weights.max())}.")
+        low, high = figure(data.weights.min()), figure(data.weights.max())
+        notes.append(f"{data.unit.capitalize()}s have weights, from {low} to {high}.")
     if schema.sequence or schema.order:
         of = " and ".join(filter(None, (schema.sequence and f"sequences are told apart by {schema.sequence}",
                                         schema.order and f"ordered by {schema.order}")))  # fmt: skip
@@ -82,7 +84,8 @@ def _pixels(data: Data) -> Markup:
     """All pixels of images as one column."""
     column = data.schema.columns[0]
     values = np.concatenate([_entries(data, j, c) for j, c in enumerate(data.schema.columns)])
-    line = _labels(column, values) if column.levels else _numbers("all pixels", values)
+    column = dataclasses.replace(column, name="all pixels")
+    line = _labels(column, values) if column.levels else _numbers(column.name, values)
     row = ("all pixels", column.kind, "none", *line)
     return table(
         ("column", "kind", "missing", "values", "histogram"), [row], "Pixels of the images", numbers=(2,), words=(3,)

@@ -36,9 +36,20 @@ def densities(run: Run, fit: Fit) -> Markup:
         return tag("p", f"No {fit.train.unit} has a density that is known.")
     rows, values = rows[finite], values[finite]
     order = np.argsort(values, kind="stable")
-    picked = order[[round(level * (len(order) - 1)) for level, _ in LEVELS]]
+    names, places = levels_of(len(order))
+    picked = order[places]
     found = _score(fit, rows[picked], ratio)
-    return Markup(_table(fit, rows[picked], values[picked], bool(len(known)), found) + _notes(run, fit, found))
+    return Markup(_table(fit, rows[picked], names, values[picked], bool(len(known)), found) + _notes(run, fit, found))
+
+
+def levels_of(number: int) -> tuple[list[str], list[int]]:
+    """The levels of so many rows and where in their order each is: a line for each row, whose name is an end or the
+    median rather than a share where few rows are several levels at once."""
+    found: dict[int, str] = {}
+    for level, name in LEVELS:
+        place = round(level * (number - 1))
+        found[place] = name if place not in found or not name.endswith("%") else found[place]
+    return ["the only one"] if number == 1 else list(found.values()), list(found)
 
 
 def _score(fit: Fit, rows: np.ndarray, ratio: bool) -> Any:
@@ -46,14 +57,14 @@ def _score(fit: Fit, rows: np.ndarray, ratio: bool) -> Any:
     return fit.score(fit.train.take(rows), hdi_prob=PROB, p_values=False, keep_draws=False, surrogate=surrogate)
 
 
-def _table(fit: Fit, rows: np.ndarray, values: np.ndarray, is_held_out: bool, found: Any) -> Markup:
+def _table(fit: Fit, rows: np.ndarray, names: list[str], values: np.ndarray, is_held_out: bool, found: Any) -> Markup:
     from ppl_gen.plots_data import names_of
 
     what = "log ratio" if not found.is_density else "log density"
     header = ["quantile", fit.train.unit] + ([f"held-out {what}"] if is_held_out else [])
     header += [f"{what} under the fit", f"{PROB:.0%} interval"]
     lines = []
-    for place, (_, name) in enumerate(LEVELS):
+    for place, name in enumerate(names):
         low, high = found.hdi[place]
         spread = np.isfinite([low, high]).all() and fit.uncertainty != "point" and high > low
         line = [name, shortened(names_of(fit.train, [rows[place]])[0], 24)]
@@ -82,8 +93,8 @@ def _notes(run: Run, fit: Fit, found: Any) -> Markup:
     if run.held_out is not None and np.isfinite(run.held_out).any():
         values = run.held_out[np.isfinite(run.held_out)]
         low, middle, high = (figure(v, 3) for v in np.quantile(values, [0.05, 0.5, 0.95]))
-        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
-        notes.append(f"Of {several(len(values), 'row')} that the comparison held out: mean {figure(values.mean(), 3)} "
-                     f"± {UNKNOWN if error is None else figure(error, 3)} nats a row, median {middle}, 90 % between "
-                     f"{low} and {high}.")  # fmt: skip
+        error = figure(values.std(ddof=1) / np.sqrt(len(values)), 3) if len(values) > 1 else UNKNOWN
+        held_out = several(len(values), run.unit)
+        notes.append(f"Of {held_out} that the comparison held out: mean {figure(values.mean(), 3)} ± {error} "
+                     f"nats per {run.unit}, median {middle}, 90 % between {low} and {high}.")  # fmt: skip
     return tag("p", " ".join(notes), class_="note")

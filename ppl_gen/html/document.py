@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from ppl_gen import images
 from ppl_gen.html import data_section, fit_section, ranking
 from ppl_gen.html.markup import Markup, commands, facts, table, tag
 from ppl_gen.html.pictures import attempt
@@ -14,6 +15,7 @@ from ppl_gen.html.wording import duration, mark, several, shortened
 if TYPE_CHECKING:
     from ppl_gen.diagnostics import Diagnosis
     from ppl_gen.html.sources import Run, Subject
+    from ppl_gen.result import Fit
 
 # Nothing may be fetched, run or sent: the styles and the pictures are in the file.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -93,8 +95,9 @@ def _sections(subject: Subject, diagnoses: Mapping[str, Diagnosis | None], ancho
 def title(subject: Subject) -> str:
     """The heading of the page."""
     if subject.comparison is not None:
-        table_ = subject.comparison.get("table")
-        return f"{several(len(subject.runs), 'model')} of {shortened(table_) if table_ else 'one table'} compared"
+        table_ = shortened(subject.comparison.get("table") or "one table")
+        number = len(subject.runs)
+        return f"{several(number, 'model')} of {table_} compared" if number > 1 else f"One model of {table_}"
     if len(subject.runs) > 1:
         return f"{several(len(subject.runs), 'fit')}: " + ", ".join(shortened(run.name, 30) for run in subject.runs)
     return f"{shortened(subject.runs[0].name)}: a report"
@@ -107,7 +110,10 @@ def lead(subject: Subject, diagnoses: Mapping[str, Diagnosis | None]) -> list[An
     parts: list[Any] = []
     if subject.comparison is not None:
         best = shortened(subject.comparison.get("best") or subject.runs[0].name)
-        parts.append(["The highest held-out log density is that of ", tag("strong", best), ". "])
+        if len(subject.runs) > 1:
+            parts.append(["The highest held-out log density is that of ", tag("strong", best), ". "])
+        else:
+            parts.append([tag("strong", best), " is the only model here: there is nothing to compare it with. "])
     if len(known) == 1:
         (found,) = known.values()
         parts.append([mark(found.passed), " ", found.verdict.partition(": ")[2]])
@@ -123,10 +129,9 @@ def asked(subject: Subject) -> Markup:
     document_ = subject.comparison or {}
     fits = subject.fits
     if document_:
-        rows, columns = document_.get("rows"), document_.get("columns") or ()
-        size = f"{rows:,} rows x {several(len(columns), 'column')}" if isinstance(rows, int) else "not known"
-        told += [("table", shortened(document_.get("table") or "not known", 200)), ("size", size),
-                 ("held out", document_.get("how") or several(subject.num_held_out, "row")),
+        unit = document_.get("unit") or "row"
+        told += [("table", shortened(document_.get("table") or "not known", 200)), ("size", _size(document_, fits)),
+                 ("held out", document_.get("how") or several(subject.num_held_out, unit)),
                  ("seed", document_.get("seed")), ("budget", _budget(document_.get("budget_seconds"))),
                  ("took", duration(_seconds(document_.get("seconds"))))]  # fmt: skip
     else:
@@ -142,6 +147,23 @@ def asked(subject: Subject) -> Markup:
     told += [("versions", "; ".join(versions))] if versions else []
     text = facts(told)
     return Markup(text + _fits_table(subject)) if len(subject.runs) > 1 else text
+
+
+def _size(document_: Mapping[str, Any], fits: Mapping[str, Fit]) -> str:
+    """Of the table that was compared on. The document counts rows, images or sequences; a fit knows the rest, of a
+    model that was fitted to them all also how many time steps there are."""
+    number, columns = document_.get("rows"), document_.get("columns") or ()
+    if number is None:
+        return "not known"
+    width, fit = several(len(columns), "column"), next(iter(fits.values()), None)
+    if fit is None:
+        unit = str(document_.get("unit") or "row").replace("time step", "sequence")
+        return f"{several(number, unit)} x {width if unit != 'image' else several(len(columns), 'pixel')}"
+    if len(fit.train) == number and (fit.schema.is_sequence or fit.schema.image):
+        return fit.train.describe()
+    if fit.schema.image:
+        return f"{several(number, 'image')} of {images.describe(fit.schema.image)}"
+    return f"{several(number, 'sequence' if fit.schema.is_sequence else 'row')} x {width}"
 
 
 def _columns(subject: Subject, limit: int = 30) -> list[str]:

@@ -39,7 +39,7 @@ def section(run: Run, anchor: str, diagnosis: Diagnosis | None, num_pictures: in
         tag("p", _lead(fit), class_="lead"),
         tag("p", verdict(diagnosis), class_="verdict"),
         _part(anchor, "model", "The model", attempt("The graph", lambda: graph(fit))),
-        _part(anchor, "checks", "Whether to believe it", attempt("The diagnosis", lambda: checks(fit, diagnosis))),
+        _part(anchor, "checks", "Whether to believe it", attempt("The diagnosis", lambda: checks(run, fit, diagnosis))),
         _part(anchor, "pictures", "Pictures", attempt("The pictures", lambda: pictures(run, fit, num_pictures))),
         _part(anchor, "samples", "Samples beside the data", attempt("The samples", lambda: beside(fit))),
         _part(anchor, "densities", "How probable rows are", attempt("The densities", lambda: densities(run, fit))),
@@ -70,7 +70,7 @@ def verdict(diagnosis: Diagnosis | None) -> list[Any]:
     return [mark(diagnosis.passed), " ", diagnosis.verdict.partition(": ")[2]]
 
 
-def checks(fit: Fit, diagnosis: Diagnosis | None) -> Markup:
+def checks(run: Run, fit: Fit, diagnosis: Diagnosis | None) -> Markup:
     """Each check with its verdict, and first the advice of those that failed."""
     if diagnosis is None:
         diagnosis = fit.diagnose()  # again, for the reason why it fails
@@ -84,8 +84,13 @@ def checks(fit: Fit, diagnosis: Diagnosis | None) -> Markup:
             for check in diagnosis.checks]  # fmt: skip
     parts.append(table(("check", "verdict", "figure", "limit", "where from"), rows, f"Diagnosis: {diagnosis.title}",
                        numbers=(2,), words=(4,)))  # fmt: skip
-    parts.append(tag("p", "Notes have nothing to pass. Each check is explained in the documentation, on the page "
-                     "Diagnosis.", class_="note"))  # fmt: skip
+    note = "Notes have nothing to pass. Each check is explained in the documentation, on the page Diagnosis."
+    if run.entry and any(check.name == "held-out ELPD" for check in diagnosis.checks):
+        note += (
+            " The held-out ELPD here is not that of the ranking: there models score rows that they were fitted "
+            "without, the same for all models; this is of the training rows of the fit that was kept."
+        )
+    parts.append(tag("p", note, class_="note"))
     return Markup("".join(parts))
 
 

@@ -26,13 +26,15 @@ APART = 2.0  # standard errors of a difference
 @dataclasses.dataclass(frozen=True)
 class Ranking:
     """``models`` best first, each with the entries that a comparison's file has for it (nats per ``unit``); ``how``
-    rows were held out; ``left_out`` (model, why); ``warnings`` in sentences."""
+    rows were held out; ``left_out`` (model, why); ``warnings`` in sentences; ``scored`` whether their seconds are of
+    all that a comparison did with them."""
 
     models: tuple[Mapping[str, Any], ...]
     how: str
     unit: str = "row"
     left_out: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    scored: bool = False
 
 
 def ranking_of(subject: Subject) -> Ranking | None:
@@ -82,7 +84,7 @@ def _of_document(document: Mapping[str, Any]) -> Ranking:
             if isinstance(e, dict)]  # fmt: skip
     return Ranking(
         tuple(document["models"]), str(document.get("how") or ""), str(document.get("unit") or "row"), tuple(left),
-        tuple(map(str, document.get("warnings") or ())),
+        tuple(map(str, document.get("warnings") or ())), scored=True,
     )  # fmt: skip
 
 
@@ -93,9 +95,11 @@ def section(ranking: Ranking, links: Mapping[str, str]) -> Markup:
     """
     parts: list[Any] = []
     if ranking.models:
-        parts.append(tag("p", f"Held-out log density in nats per {ranking.unit}, higher is better: {ranking.how}. "
-                         "Look at the differences: the same rows are hard for every model, so the error of a "
-                         "difference is usually smaller than those of the two means."))  # fmt: skip
+        several_ = f"Look at the differences: the same {ranking.unit}s are hard for every model, so the error of a "
+        several_ += "difference is usually smaller than those of the two means."
+        one = "There is one model alone, and no difference to look at."
+        parts.append(tag("p", f"Held-out log density in nats per {ranking.unit}, higher is better: {ranking.how}. ",
+                         several_ if len(ranking.models) > 1 else one))  # fmt: skip
         parts.append(_table(ranking, links))
         parts.append(_legend(ranking))
         parts.append(_verdicts(ranking))
@@ -135,8 +139,10 @@ def _legend(ranking: Ranking) -> Markup:
     if any(model.get("calibration") is not None for model in ranking.models):
         parts.append(f"In 90 % region: the share of held-out {ranking.unit}s in the region of highest density that "
                      "holds 90 % of the model; far fewer, and the model is too sure of itself.")  # fmt: skip
-    if any(model.get("weight") is not None for model in ranking.models):
+    if len(ranking.models) > 1 and any(model.get("weight") is not None for model in ranking.models):
         parts.append("Weight: of the model in the mixture of all that predicts best (stacking).")
+    if ranking.scored and any(model.get("seconds") is not None for model in ranking.models):
+        parts.append("Fits and scores: the time that all fits of the model took, those of the folds too, with scoring.")
     return tag("p", " ".join(parts), class_="note") if parts else Markup("")
 
 
@@ -144,7 +150,7 @@ def _table(ranking: Ranking, links: Mapping[str, str]) -> Markup:
     told = [name for name in ("density", "error", "calibration", "weight", "seconds")
             if any(model.get(name) is not None for model in ranking.models)]  # fmt: skip
     header = {"density": "density", "error": "its error", "calibration": "in 90 % region", "weight": "weight",
-              "seconds": "fitted in"}  # fmt: skip
+              "seconds": "fits and scores" if ranking.scored else "fitted in"}  # fmt: skip
     rows = []
     for place, model in enumerate(ranking.models):
         name = str(model["model"])
@@ -153,10 +159,16 @@ def _table(ranking: Ranking, links: Mapping[str, str]) -> Markup:
         gap = f"{figure(_number(model.get('difference')), 3)} ± {figure(_number(model.get('difference_se')), 3)}"
         rows.append([shown, ["at least " if model.get("is_bound") else "", elpd], gap if place else "best",
                      *(_cell(model, name) for name in told)])  # fmt: skip
-    caption = f"Models ranked by held-out log density (nats per {ranking.unit} ± standard error)"
+    several_ = len(rows) > 1
+    what = "Models ranked by held-out" if several_ else "Held-out"
+    caption = f"{what} log density (nats per {ranking.unit} ± standard error)"
+    names = ["model", "ELPD", "difference to best", *(header[name] for name in told)]
     numbers = [1, 2, *(3 + j for j, name in enumerate(told) if name != "density")]
-    return table(("model", "ELPD", "difference to best", *(header[name] for name in told)), rows, caption,
-                 numbers=numbers)  # fmt: skip
+    if not several_:  # of one model there is no difference, and all the weight
+        kept = [j for j, name in enumerate(names) if name not in ("difference to best", "weight")]
+        names, rows = [names[j] for j in kept], [[rows[0][j] for j in kept]]
+        numbers = [place for place, j in enumerate(kept) if j in numbers]
+    return table(names, rows, caption, numbers=numbers)
 
 
 def _number(value: Any) -> float:
