@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ppl_gen.scores import MAX_KHAT
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 TITLES = ("model", "ELPD ± se", "difference ± se", "density", "error", "in 90 %", "s", "verdict")
 RIGHT = (1, 2, 4, 5, 6)  # which of them are numbers
-WIDE = 100  # columns of a terminal from which on the verdicts have one of the table's
+LARGE = 1_000.0  # nats
+VERDICT = 25  # characters that a column of verdicts needs: where there are fewer they stand below the table
 
 
 def cells(comparison: TableComparison) -> list[tuple[str, ...]]:
@@ -20,12 +22,17 @@ def cells(comparison: TableComparison) -> list[tuple[str, ...]]:
     number = len(comparison.pointwise)
     found: list[tuple[str, ...]] = []
     for place, (name, row) in enumerate(comparison.frame.iterrows()):
-        scale = lambda key, row=row: row[key] / number  # noqa: E731
-        elpd = f"{'≥ ' if row['is_bound'] else ''}{scale('elpd'):,.3f} ± {scale('se'):.3f}"
-        difference = "" if place == 0 else f"{scale('difference'):,.3f} ± {scale('difference_se'):.3f}"
+        elpd = ("≥ " if row["is_bound"] else "") + _with_error(row["elpd"] / number, row["se"] / number)
+        difference = "" if place == 0 else _with_error(row["difference"] / number, row["difference_se"] / number)
         found.append((str(name), elpd, difference, str(row["density"]), _error(row), _share(row),
                       f"{row['seconds']:,.0f}", str(row["verdict"])))  # fmt: skip
     return found
+
+
+def _with_error(value: float, error: float) -> str:
+    """Without decimals where the error is so large that they say nothing, and only take room."""
+    decimals = 0 if error >= LARGE else 3
+    return f"{value:,.{decimals}f} ± {error:,.{decimals}f}"
 
 
 def _error(row: Mapping[str, Any]) -> str:
@@ -59,10 +66,16 @@ def legend(comparison: TableComparison) -> str:
 
 def left_out(comparison: TableComparison) -> list[tuple[str, str]]:
     """Names and the reason that they share."""
+    return [(", ".join(names), why) for names, why in grouped((e.model, e.why) for e in comparison.left_out)]
+
+
+def grouped(left_out: Iterable[tuple[str, str]]) -> list[tuple[list[str], str]]:
+    """Models that share a reason, and the reason: two that differ in their own names alone are one."""
     found: dict[str, list[str]] = {}
-    for each in comparison.left_out:
-        found.setdefault(each.why, []).append(each.model)
-    return [(", ".join(names), why) for why, names in found.items()]
+    for model, why in left_out:
+        own = re.escape(model.partition(" ")[0])  # the family
+        found.setdefault(re.sub(rf"(^|, but ){own} (?=[a-z])", r"\1it ", why), []).append(model)
+    return [(names, why) for why, names in found.items()]
 
 
 def as_text(comparison: TableComparison) -> str:
@@ -84,10 +97,13 @@ class AsRich:
         self.comparison = comparison
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from rich.measure import Measurement
         from rich.text import Text
 
-        wide = options.max_width >= WIDE
-        yield _table(self.comparison, wide)
+        without = _table(self.comparison, wide=False)
+        taken = Measurement.get(console, options.update(max_width=10_000), without).maximum
+        wide = options.max_width - taken - 1 >= VERDICT
+        yield _table(self.comparison, wide=True) if wide else without
         if not wide:
             yield from _pairs("Verdicts", [(row[0], row[-1]) for row in cells(self.comparison)])
         yield Text(legend(self.comparison), style="dim")

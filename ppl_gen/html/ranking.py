@@ -15,6 +15,7 @@ from ppl_gen.html.markup import Markup, bullets, table, tag
 from ppl_gen.html.pictures import attempt, picture
 from ppl_gen.html.wording import duration, figure, share, shortened
 from ppl_gen.plots_style import ALARM, INK, MODEL, SHADE, label, styled
+from ppl_gen.verdicts_table import grouped
 
 if TYPE_CHECKING:
     from ppl_gen.html.sources import Subject
@@ -115,10 +116,7 @@ def section(ranking: Ranking, links: Mapping[str, str]) -> Markup:
 
 def _by_reason(left_out: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Names that share a reason, and the reason."""
-    found: dict[str, list[str]] = {}
-    for name, why in left_out:
-        found.setdefault(why, []).append(shortened(name))
-    return [(", ".join(names), why) for why, names in found.items()]
+    return [(", ".join(map(shortened, names)), why) for names, why in grouped(left_out)]
 
 
 def _verdicts(ranking: Ranking) -> Markup:
