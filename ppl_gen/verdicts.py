@@ -117,8 +117,10 @@ class TableComparison(Comparison):
         if run is None:
             return [page]
         place = shlex.quote(str(_shown(self.folder) / run))
-        verb = (f"ppl-gen forecast {place} -n 24", "how the sequences go on") if "order" in self.how else (
-            f"ppl-gen sample {place} -n 1000 -o samples.csv", "new rows from the best model")  # fmt: skip
+        verb = {
+            "row": (f"ppl-gen sample {place} -n 1000 -o samples.csv", "new rows from the best model"),
+            "image": (f"ppl-gen sample {place} -n 64 -o samples.npz", "new images from the best model"),
+        }.get(self.unit, (f"ppl-gen forecast {place} -n 24", "how the sequences go on"))
         return [page, (f"ppl-gen diagnose {place}", "every check of the best model, and what to do"),
                 (f"ppl-gen plot {place}", "pictures of it"), verb]  # fmt: skip
 
@@ -146,10 +148,9 @@ class TableComparison(Comparison):
 
 def reasons(left_out: Sequence[LeftOut]) -> list[str]:
     """What was left out, a line of a list for each reason."""
-    found: dict[str, list[str]] = {}
-    for each in left_out:
-        found.setdefault(each.why, []).append(each.model)
-    return [f"- {', '.join(names)}: {why}" for why, names in found.items()]
+    from ppl_gen.verdicts_table import grouped
+
+    return [f"- {', '.join(names)}: {why}" for names, why in grouped((e.model, e.why) for e in left_out)]
 
 
 def _unfinished(left_out: Sequence[LeftOut], folder: Path | None) -> list[str]:
@@ -197,7 +198,8 @@ def _frame(
     for key in ("calibration", "calibration_se", "seconds", "checks", "checks_failed"):
         frame[key] = _as_they_are(frame, [states[name].get(key) for name in frame.index])
     frame["verdict"] = [
-        verdict(place, row, states[name], sure[name]) for place, (name, row) in enumerate(frame.iterrows())
+        verdict(place, row, states[name], sure[name], str(pointwise.index.name))
+        for place, (name, row) in enumerate(frame.iterrows())
     ]
     return frame
 
@@ -239,7 +241,7 @@ def _error(state: Mapping[str, Any]) -> tuple[str | None, float | None]:
     return "mcse", float(np.nanmean(error)) if np.isfinite(error).any() else float("inf")
 
 
-def verdict(place: int, row: Mapping[str, Any], state: Mapping[str, Any], sure: bool) -> str:
+def verdict(place: int, row: Mapping[str, Any], state: Mapping[str, Any], sure: bool, unit: str = "row") -> str:
     """In a few words: how it ranks, and whether to believe its fit."""
     apart = -row["difference"] >= NOT_TOLD_APART * row["difference_se"]
     if not sure:
@@ -248,13 +250,15 @@ def verdict(place: int, row: Mapping[str, Any], state: Mapping[str, Any], sure: 
         told = "best"
     elif row["is_bound"] and apart:
         told = "at least this: a bound, its density may be higher"
+    elif row["error_kind"] == "k-hat" and apart:  # such estimates are too low
+        told = "at least this on average: its density may be higher"
     else:
         told = "worse" if apart else "not told apart from best"
     words = [told]
     if state.get("stopped"):
         words.append("stopped by the budget")
     if row["error_kind"] == "k-hat" and sure:
-        words.append(f"k-hat above {MAX_KHAT:g} in {row['error']:.0%} of the rows")
+        words.append(f"k-hat above {MAX_KHAT:g} in {row['error']:.0%} of the {unit}s")
     failed = state.get("failed")
     if failed is None:
         words.append("no time to diagnose it")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import re
 import time
 
 import numpy as np
@@ -20,6 +22,7 @@ from ppl_gen.html.sources import Subject
 from ppl_gen.models.gmm import GMM
 from ppl_gen.trials import Job
 from ppl_gen.verdicts import TableComparison
+from ppl_gen.verdicts_table import grouped
 
 ROWS = 120
 DATA = candidates.read(clusters(ROWS), {})[0]
@@ -74,7 +77,9 @@ def test_the_error_is_of_monte_carlo_or_a_share_of_bad_k_hats():
     assert (frame.loc["good", "error_kind"], frame.loc["good", "error"]) == ("mcse", pytest.approx(0.04))
     assert (frame.loc["bad", "error_kind"], frame.loc["bad", "error"]) == ("k-hat", 0.25)
     assert frame.loc["exact", "error_kind"] is None
-    assert "k-hat above 0.7 in 25%" in frame.loc["bad", "verdict"]
+    assert "k-hat above 0.7 in 25% of the rows" in frame.loc["bad", "verdict"]
+    lost = compared(bad=bad, exact=state(3, -1.0)).frame.loc["bad", "verdict"]
+    assert lost.startswith("at least this on average: its density may be higher; k-hat")
 
 
 def test_verdicts_say_how_it_ranks_and_whether_to_believe_it():
@@ -126,6 +131,38 @@ def test_no_number_is_cut_and_no_line_is_too_long(width):
     assert max(map(len, text.splitlines())) <= width
     for part in ("-1,234.500 ± ", "-1,233.500 ± ", "importance", "k-hat 100%", "88 ± 3"):
         assert part in text
+
+
+def test_wide_numbers_have_separators_and_leave_no_torn_verdicts():
+    """Verdicts stand below a table in which less than 25 characters would be left for them."""
+    vast = state(2, -504_887.0, failed=["posterior predictive p"])
+    vast["pointwise"][0] = -60_000_000.0
+    found = compared(**{"gmm full": state(1, -1.0), "autoregressive": vast})
+    assert re.search(r" -1,00\d,\d{3} ± \d{3},\d{3}  -1,00\d,\d{3} ± \d{3},\d{3} ", str(found))
+    for width, below in ((80, True), (104, True), (180, False)):
+        console = Console(width=width, file=io.StringIO())
+        console.print(found)
+        text = console.file.getvalue()
+        assert "\nautoregressive " in text
+        assert ("\nVerdicts\n" in text) == below
+        assert "; 1 check failed: posterior predictive p" in text
+
+
+def test_reasons_that_differ_in_the_models_own_names_are_one():
+    why = "{} has no density of a row with missing values (row 1); families that have: gmm, vae."
+    labels = "Column 'c' holds labels, but {} takes real columns only."
+    left = [("dae", why), ("flow maf", why), ("gmm", labels), ("ebm", labels), ("gan", "gan reads no row.")]
+    found = grouped((name, words.format(name.split()[0])) for name, words in left)
+    assert found == [(["dae", "flow maf"], why.format("it")), (["gmm", "ebm"], labels.format("it")),
+                     (["gan"], "it reads no row.")]  # fmt: skip
+
+
+def test_what_to_do_next_is_of_what_was_compared(tmp_path):
+    found = dataclasses.replace(compared(a=state(1, -1.0)), folder=tmp_path)
+    for unit, words in (("row", "sample {} -n 1000 -o samples.csv"), ("image", "sample {} -n 64 -o samples.npz"),
+                        ("sequence", "forecast {} -n 24"), ("time step", "forecast {} -n 24")):  # fmt: skip
+        command, _ = dataclasses.replace(found, unit=unit).next[-1]
+        assert command == "ppl-gen " + words.format(tmp_path / "fits" / "it")
 
 
 def test_what_waits_for_more_time_is_told_with_how_it_gets_it():
