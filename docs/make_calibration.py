@@ -38,11 +38,12 @@ MEANING = {
     "biased high": "Densities are overstated.",
     "biased low": "Densities are understated.",
 }
+UNADJUSTED = "Its steps are not accepted or rejected by a Metropolis test, and chains of this length move slowly."
 WHY = {  # of what is not calibrated
     "svi, mean field": "Independent normals leave out how parameters go together, and skew.",
     "svi, multivariate": "A normal in unconstrained space has no skew and a single mode.",
-    "sgld": "No test rejects, and chains of this length move slowly.",
-    "sghmc": "No test rejects, and chains of this length move slowly.",
+    "sgld": UNADJUSTED,
+    "sghmc": UNADJUSTED,
     "nuts": "Chains of this length do not visit all of the posterior.",
     "hmc": "Chains of this length do not visit all of the posterior.",
 }
