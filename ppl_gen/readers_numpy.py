@@ -23,6 +23,8 @@ def attempt(what: str, read: Any) -> Any:
     except Exception as error:
         if "Object arrays" in str(error) or "Python objects" in str(error):
             raise DataError(f"{what}: it holds Python objects, not numbers; save it as a numeric array.") from error
+        if "pickle" in str(error):  # what NumPy takes all other bytes for, and then advises to load them unsafely
+            raise DataError(f"{what}: it is damaged, or no file of NumPy's.") from error
         reason = " ".join(str(error).split())[:150] or type(error).__name__
         raise DataError(f"{what}: {reason}") from error
 

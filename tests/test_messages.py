@@ -136,6 +136,7 @@ def test_a_prior_that_fixes_everything_leaves_nothing_to_infer(engine: str) -> N
         ("choose others in columns=, or drop fewer.", "choose others in --columns, or drop fewer."),
         ("or leave order= out: then", "or leave --order out: then"),
         ("hdi_prob must be between 0 and 1, not 2.", "--hdi-prob must be between 0 and 1, not 2."),
+        ("false_discovery_rate must be between 0 and 1", "--fdr must be between 0 and 1"),
         ("length is for families that", "--length is for families that"),
         ("fix them, as in prior=HMMPrior(df=4). Or", "fix them, as in --set prior.df=4. Or"),
         ("as in prior=HMMPrior(locs=[-1, 1]).", "as in --set 'prior.locs=[-1, 1]'."),

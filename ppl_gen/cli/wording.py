@@ -51,6 +51,7 @@ def in_options(text: str) -> str:
     for python, words in PLAIN.items():
         text = text.replace(python, words)
     text = re.sub(r"\bn_jobs\b", "--jobs", text)
+    text = re.sub(r"^false_discovery_rate(?= must be\b)", "--fdr", text)
     return re.sub(rf"^({'|'.join(OPTIONS)})(?= (?:must be|is for)\b)", _option, text)
 
 
