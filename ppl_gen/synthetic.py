@@ -28,6 +28,7 @@ from ppl_gen.two_tables import check_count, points, refuse_training_rows
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ppl_gen.data import Data
     from ppl_gen.result import Fit
 
 MAX_ADVANTAGE = 0.1  # of an attack, at the upper end of its interval
@@ -112,30 +113,33 @@ def evaluate_synthetic(
     :param synthetic: the rows, whoever drew them: a table with the columns of the training table.
     :param holdout: real rows that the fit has not seen. None: nothing is said of utility and privacy.
     :param target: the column to be told from the others.
-    :raises DataError: a table has other columns, or fewer than 20 rows, or misses an entry; the holdout has
-        training rows; there is no such target.
+    :raises DataError: a table has other columns, or fewer than 20 rows without missing entries, or the synthetic one
+        misses an entry; the holdout has training rows; there is no such target.
     :raises UnsupportedError: the fit is of sequences or images.
     """
     check_seed(seed)
     _refuse(fit)
-    train = fit.train.to_frame().reset_index(drop=True)
+    own = _whole(fit.train)
+    train = own.to_frame().reset_index(drop=True)
     made = encode(fit, synthetic).to_frame().reset_index(drop=True)
     known = None if holdout is None else encode(fit, holdout)
     if known is not None:
         refuse_training_rows(known, fit.train, "holdout")
-    held = None if known is None else known.to_frame().reset_index(drop=True)
+    held = None if known is None else _whole(known).to_frame().reset_index(drop=True)
     name = None if target is None else _target(train, target)
-    for what, table in (("synthetic table", made), ("holdout", held)):
-        if table is not None and len(table) < MIN_ROWS:
-            raise DataError(f"The {what} has {len(table)} rows, and at least {MIN_ROWS} are needed.")
-    title = f"{len(made):,} synthetic rows for {len(train):,} training rows of {fit.family.name}"
+    _check_number("synthetic table", len(made), len(made))
+    if known is not None and held is not None:
+        _check_number("holdout", len(known), len(held))
+    if len(train) < len(fit.train):
+        _check_number("training table", len(fit.train), len(train))
+    title = f"{len(made):,} synthetic rows for {len(fit.train):,} training rows of {fit.family.name}"
     real, which = (train, "training") if held is None else (held, "held-out")
-    checks = _fidelity(real, made, which, len(train), seed)
+    checks = [*_left_out(fit.train, known), *_fidelity(real, made, which, len(train), seed)]
     if held is None:
         missing = "need a holdout, rows that the fit has not seen"
         return SyntheticReport(title, (*checks, Check("utility and privacy", info=missing)))
     utility = [] if name is None else _utility(train, made, held, name, seed)
-    private, leaks = _privacy(fit, train, made, held, seed)
+    private, leaks = _privacy(fit, own, made, held, seed)
     passed = all(check.passed for check in private)
     state = "leak" if leaks else "no leak found" if passed else "not shown"
     return SyntheticReport(title, (*utility, *checks, *private), privacy=state, leaks=leaks)
@@ -146,6 +150,27 @@ def _refuse(fit: Fit) -> None:
         what = "sequences" if fit.schema.is_sequence else "images"
         raise UnsupportedError(f"Synthetic rows are judged as rows of a table, and this fit is of {what}: draw them "
                                "with fit.sample.")  # fmt: skip
+
+
+def _whole(data: Data) -> Data:
+    """The rows without missing entries: tests by distances take no others."""
+    return data if data.mask is None else data.take(np.flatnonzero(data.mask.all(axis=1)))
+
+
+def _check_number(what: str, number: int, whole: int) -> None:
+    """Raise a :class:`DataError` for too few rows without missing entries."""
+    if whole < MIN_ROWS:
+        lacking = "" if whole == number else f" of {number} without missing entries"
+        more = "" if whole == number else ": the tests compare whole rows; to sample the fit needs none"
+        raise DataError(f"The {what} has {whole} rows{lacking}, and at least {MIN_ROWS} are needed{more}.")
+
+
+def _left_out(train: Data, known: Data | None) -> list[Check]:
+    """A note of how many rows have missing entries, which no test looks at."""
+    told = [f"{lost:,} of {len(data):,} {what} rows" for what, data in (("training", train), ("held-out", known))
+            if data is not None and (lost := len(data) - len(_whole(data)))]  # fmt: skip
+    info = f"{' and '.join(told)}: the tests take rows without missing entries"
+    return [Check("rows left out", info=info)] if told else []
 
 
 def _target(train: pd.DataFrame, target: str | int) -> Any:
@@ -180,11 +205,12 @@ def _utility(train: pd.DataFrame, made: pd.DataFrame, held: pd.DataFrame, name: 
 
 
 def _privacy(
-    fit: Fit, train: pd.DataFrame, made: pd.DataFrame, held: pd.DataFrame, seed: int
+    fit: Fit, own: Data, made: pd.DataFrame, held: pd.DataFrame, seed: int
 ) -> tuple[list[Check], tuple[str, ...]]:
-    """The checks, and the names of those that found a leak beyond chance."""
+    """The checks, and the names of those that found a leak beyond chance; ``own`` are the training rows."""
     import pandas as pd
 
+    train = own.to_frame().reset_index(drop=True)
     rest = pd.concat([made, held], ignore_index=True)
     x, others = points(train, rest, seed=seed)
     samples, fresh = others[: len(made)], others[len(made) :]
@@ -193,7 +219,7 @@ def _privacy(
     ours, theirs = (np.sort(rng.permutation(len(rows))[:number]) for rows in (train, held))
     attacks = {"distance": (-membership.nearest(x[ours], samples), -membership.nearest(fresh[theirs], samples))}
     if not implicit.is_implicit(fit):
-        data = fit.train.take(ours), encode(fit, held.iloc[theirs])
+        data = own.take(ours), encode(fit, held.iloc[theirs])
         one, other = (fit.score(rows, keep_draws=False, p_values=False).log_predictive for rows in data)
         attacks["density"] = (one, other)
     how = {"distance": "the distance to the closest sample", "density": "log p(x)"}
@@ -209,8 +235,8 @@ def _privacy(
         most = limit if chance else MAX_ADVANTAGE
         is_clear = value > CLEAR * error and value + ONE_SIDED * error > most
         advice = LEAK if is_clear else "too few rows to exclude a leak: hold out more, and draw more"
-        checks.append(Check.of(f"privacy: {name}{BOUND}", chance + value + ONE_SIDED * error, "at most", chance + most,
-                               info=info, advice=advice))  # fmt: skip
+        bound = min(chance + value + ONE_SIDED * error, 1.0)  # of a share, or of a difference of two
+        checks.append(Check.of(f"privacy: {name}{BOUND}", bound, "at most", chance + most, info=info, advice=advice))
         leaks += [checks[-1].name] * is_clear
     return checks, tuple(leaks)
 

@@ -313,7 +313,7 @@ def test_file_errors(tmp_path: Path) -> None:
     (tmp_path / "npy_inside.npz").write_bytes((tmp_path / "objects.npy").read_bytes())
     errors = {
         "absent.csv": "There is no file", "folder.csv": "is a folder", "t.xlsx": "must end in .csv, .parquet",
-        "objects.npy": "can't be read as .npy", "objects.npz": "it holds Python objects", "two.npz": "('train', 'test')",
+        "objects.npy": "can't be read as .npy", "objects.npz": "holds Python objects", "two.npz": "('train', 'test')",
         "damaged.npz": "can't be read as .npz: it is damaged, or no file of NumPy's.",
         "two.npz:valid": "no array 'valid': choose one of test, train", "none.npz": "holds no arrays",
         "npz_inside.npy": "the ending .npz", "npy_inside.npz": "can't be read as .npz", "a\0b.csv": "can't be opened",

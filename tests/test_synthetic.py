@@ -109,6 +109,8 @@ def test_nothing_is_called_private_that_was_not_tested(fit: Fit) -> None:
     assert not untested.passed
     few = fit.synthesize(100, holdout=rows(30, 1), seed=1).report
     assert few.privacy == "not shown"
+    bounds = evaluate_synthetic(fit, rows(1500, 0).head(100), rows(20, 1))
+    assert all(check.figure <= 1 for check in bounds.checks if check.name.endswith("95 % bound"))
     assert few.verdict.startswith("NOT SHOWN TO BE PRIVATE")
 
 
@@ -137,6 +139,26 @@ def test_what_is_refused(fit: Fit) -> None:
         fit.synthesize(100, holdout=rows(5, 1))
     with pytest.raises(pg.SettingError, match="num_samples"):
         fit.synthesize(3)
+
+
+def test_rows_that_lack_entries_are_left_out_of_the_tests() -> None:
+    holes = rows(400, 0).mask(np.random.default_rng(0).random((400, 3)) < 0.1)
+    fit = pg.fit(pg.GMM(1), holes, engine=pg.EM(num_starts=1, num_bootstraps=0), seed=0)
+    whole = int(holes.notna().all(axis=1).sum())
+    untested = fit.synthesize(100).report
+    assert untested["rows left out"].info.startswith(f"{400 - whole} of 400 training rows: ")
+    new = rows(100, 1)
+    new.iloc[:30, 0] = np.nan
+    report = fit.synthesize(100, holdout=new, target="c").report
+    assert f"{400 - whole} of 400 training rows and 30 of 100 held-out rows" in report["rows left out"].info
+    assert np.isfinite([check.figure for check in report.checks if check.figure is not None]).all()
+    with pytest.raises(pg.DataError, match=r"The holdout has 10 rows of 40 without missing entries, .* whole rows"):
+        fit.synthesize(100, holdout=new.head(40))
+    few = rows(40, 0)
+    few.iloc[:30, 0] = np.nan
+    sparse = pg.fit(pg.GMM(1), few, engine=pg.EM(num_starts=1, num_bootstraps=0), seed=0)
+    with pytest.raises(pg.DataError, match="The training table has 10 rows of 40 without missing entries"):
+        sparse.synthesize(100)
 
 
 def test_on_the_command_line(fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
