@@ -11,12 +11,13 @@ import numpy as np
 
 from ppl_gen.errors import DataError, SettingError
 from ppl_gen.family import Family
-from ppl_gen.implicit import check_surrogate
+from ppl_gen.implicit import check_surrogate, resolve
 from ppl_gen.normalizer import is_normalized
 from ppl_gen.progress import Monitor
 from ppl_gen.ranking import Comparison, as_table, cautions, how_held_out, rank, weak_loo
 from ppl_gen.refits import held_out_rows
 from ppl_gen.result import Fit
+from ppl_gen.scoring import check_seed
 
 if TYPE_CHECKING:
     from ppl_gen.data import Data
@@ -77,10 +78,16 @@ def compare(
         goes on where it was interrupted; ``overwrite`` starts afresh.
     :param data_options: ``columns``, ``kinds``, ``weights`` and so on, as in :func:`ppl_gen.fit`.
     :raises DataError: the models were not fitted to the same rows, or were fitted to the test rows.
-    :raises SettingError: no models, a model that is neither family nor fit, or too many folds; a budget that is none.
+    :raises SettingError: no models, a model that is neither family nor fit, or too many folds; a budget, a seed or a
+        surrogate that is none.
     :raises StorageError: the folder holds something else, or can't be written.
     """
     started = time.time()
+    check_seed(seed)
+    if folds is not None and (isinstance(folds, bool) or not isinstance(folds, int | np.integer)):
+        raise SettingError(f"folds must be a whole number, not {folds!r}.")
+    if surrogate is not None:
+        resolve(surrogate)
     if table is None and models is not None and not isinstance(models, Mapping | list | tuple):
         models, table = None, models  # a table alone
     limits = {"budget": budget, "n_jobs": n_jobs, "memory": memory}

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppl_gen import __version__, amounts, candidates, parallel
+from ppl_gen import __version__, amounts, candidates, parallel, trial_states
 from ppl_gen.errors import ProcessDiedError, SettingError, StorageError
 from ppl_gen.files import OVERWRITE, check_writable, resolve
 from ppl_gen.held_out_splits import Split
@@ -116,11 +116,15 @@ def open_folder(folder: str | Path, tag: str, overwrite: bool) -> Path:
     if path.is_dir() and any(path.iterdir()):
         foreign = sorted(p.name for p in path.iterdir() if p.name not in FILES)
         known = path / "jobs" / "job.json"
-        same = _read(known).get("tag") == tag  # files beside those of its own, a report say, are no harm then
+        tag_there = trial_states.document(known).get("tag")
+        same = tag_there == tag  # files beside those of its own, a report say, are no harm then
         if not known.exists() or (foreign and (overwrite or not same)):
             what = f"holds files that are no part of a comparison ({', '.join(foreign[:3])})" if foreign else "is none"
             raise StorageError(f"{path} exists and {what}, so it is never replaced: choose another name.")
         if not same:
+            if not overwrite and tag_there is None:
+                raise StorageError(f"{path} holds a comparison whose jobs/job.json is damaged, so that nobody knows of "
+                                   f"what: choose another name, or replace it ({OVERWRITE}).")  # fmt: skip
             if not overwrite:
                 raise StorageError(
                     f"{path} holds another comparison (its table, seed, models or version of ppl_gen differ): choose "
@@ -152,13 +156,13 @@ def _jobs(
     end = start + limits.seconds - min(max(share * limits.seconds, low), high)
     slugs = [re.sub(r"[^\w.=-]+", "-", each.name).strip("-.") or "model" for each in chosen]
     slugs = [slug if slugs.count(slug) == 1 else f"{slug}-{place + 1}" for place, slug in enumerate(slugs)]
-    return [Job(each, slug, data, split, seed, surrogate, end, 1.0, str(folder), owner=os.getpid())
+    return [Job(each, slug, data, split, seed, surrogate, end, 1.0, str(folder), False, os.getpid(), limits.seconds)
             for each, slug in zip(chosen, slugs, strict=True)]  # fmt: skip
 
 
 def _run_all(jobs: list[Job], workers: int, progress: bool) -> list[dict[str, Any]]:
     """Do all jobs that are not done; what each gave, or ``why`` it gave nothing."""
-    waiting = [job for job in jobs if not _read(job.state).get("done")]
+    waiting = [job for job in jobs if trial_states.waits(job)]
     for job in waiting:
         for suffix in (".why", ".started"):
             job.state.with_suffix(suffix).unlink(missing_ok=True)
@@ -223,7 +227,7 @@ DIED = "failed: its process died; most likely the machine ran out of memory (--m
 
 
 def _came_to_an_end(job: Job) -> bool:
-    return job.state.with_suffix(".why").exists() or bool(_read(job.state).get("done"))
+    return job.state.with_suffix(".why").exists() or bool(trial_states.of(job).get("done"))
 
 
 def shared_out(jobs: Sequence[Job], workers: int) -> list[Job]:
@@ -250,22 +254,13 @@ def processes(own: bool) -> Iterator[None]:
 
 
 def _outcome(job: Job) -> dict[str, Any]:
-    state, why = _read(job.state), job.state.with_suffix(".why")
+    state, why = trial_states.of(job), job.state.with_suffix(".why")
     if "pointwise" in state:
         return state
     if why.exists():
         return {"why": why.read_text(encoding="utf-8")}
     begun = job.state.with_suffix(".started").exists()
     return {"why": f"{LATE} by the end of the budget" if begun else NO_TIME}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A document that was written whole; {} where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def left_out(jobs: Sequence[Job], states: Sequence[dict[str, Any]]) -> list[LeftOut]:

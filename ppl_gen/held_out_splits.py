@@ -140,17 +140,18 @@ class Split:
             self._forward(job, clock, held)
         else:
             for place, (training, rows) in enumerate(self.parts):
-                seconds = clock.training(len(self.parts) - place + (len(self.parts) > 1))
-                self._one_part(job, held, prepared, training, rows, seconds)
+                self._one_part(job, clock, held, prepared, training, rows, len(self.parts) - place)
         held.seconds = time.perf_counter() - start
         return held
 
     def _one_part(
-        self, job: Job, held: Held, data: Data, training: np.ndarray, rows: np.ndarray, seconds: float
+        self, job: Job, clock: Clock, held: Held, data: Data, training: np.ndarray, rows: np.ndarray, left: int
     ) -> None:
+        """The first of the parts that are left, after which folds have the fit that is kept."""
         from ppl_gen.trials import train
 
-        fit, family = train(job, data.take(training), seconds)
+        with clock.fitting():
+            fit, family = train(job, data.take(training), clock.training(left + (len(self.parts) > 1)))
         held.families.append(family)
         held.stopped |= fit.draws.interrupted
         source = data if self.test is None else self.test
@@ -173,7 +174,8 @@ class Split:
 
         def refit(data: Data) -> Fit:
             nonlocal left, job
-            fit, family = train(job, data, clock.training(left + 1))
+            with clock.fitting():
+                fit, family = train(job, data, clock.training(left + 1))
             left -= 1
             # The size that the first beginnings chose is kept: it knows nothing of what comes after them.
             job = dataclasses.replace(job, candidate=dataclasses.replace(job.candidate, ladder=(family,)))

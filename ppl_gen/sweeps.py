@@ -14,6 +14,7 @@ from ppl_gen.errors import DataError, SettingError, UnsupportedError
 from ppl_gen.family import Family
 from ppl_gen.progress import Monitor
 from ppl_gen.ranking import Comparison, as_table, cautions, rank
+from ppl_gen.scoring import check_seed
 from ppl_gen.settings import parse_value
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def sweep(
     :param n_jobs: how many processes; None is what ``joblib.parallel_config`` says, else one.
     :raises SettingError: an option that the family or the engine does not have, or a grid without points.
     """
+    check_seed(seed)
     chosen = _family(family)
     named = points(chosen, grid)
     first = chosen.with_options(_of_family(next(iter(named.values()))))
@@ -202,7 +204,9 @@ def restarts(
     """
     import pandas as pd
 
-    chosen, listed = _family(family), [int(seed) for seed in seeds]
+    chosen, listed = _family(family), list(seeds)
+    for seed in listed:
+        check_seed(seed)
     if len(listed) < 2 or len(set(listed)) < len(listed):
         raise SettingError(f"Restarts need two or more different seeds, not {listed}.")
     if chosen.density == "implicit":

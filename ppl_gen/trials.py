@@ -5,25 +5,21 @@ What it gives is plain JSON, written as soon as it is known: first the held-out 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import json
 import os
 import platform
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ppl_gen import parallel
 from ppl_gen.candidates import WORSE
+from ppl_gen.deadlines import Clock, OutOfTime, alarm
 from ppl_gen.errors import PPLGenError
 
 if TYPE_CHECKING:
@@ -35,16 +31,8 @@ if TYPE_CHECKING:
 
 NO_TIME = "no time left in the budget"
 LATE = "it was not done"  # so begins what is told of a candidate that took too long
-TRAINING = 0.55  # of a candidate's time; the rest is for scores, checks and the file
 CLIMBING = 0.5  # of the time of a fit, in which a ladder is climbed
-AGAIN = 1.0  # seconds after which an alarm rings again, where nobody heard it
-CALLBACKS = ("_xla_gc_callback", "remove", "__del__")  # JAX's of the garbage collector, weakref's, and finalizers
-LEAST_TRAINING = 2.0  # seconds
 CHECKED = (200, 20_000)  # training rows that checks look at, and rows of all replicates
-
-
-class OutOfTime(BaseException):
-    """The time of a candidate is over. No Exception, so that nobody on the way takes it for one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +44,7 @@ class Job:
     ``folder``  where the comparison is kept
     ``first``   whether it is the first of all
     ``owner``   the process that asked for it
+    ``budget``  seconds of the whole comparison
     """
 
     candidate: Candidate
@@ -69,6 +58,7 @@ class Job:
     folder: str
     first: bool = False
     owner: int = 0
+    budget: float = 0.0
 
     @property
     def state(self) -> Path:
@@ -96,13 +86,13 @@ def _work(job: Job) -> str:
     started = job.state.with_suffix(".started")
     started.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
     _load(job.candidate.backend or "numpyro")
-    outcome: dict[str, Any] = {"name": job.candidate.name, "config": job.candidate.to_config()}
-    clock = Clock(time.time(), mine)
+    outcome: dict[str, Any] = {"name": job.candidate.name, "config": job.candidate.to_config(), "budget": job.budget}
     # A candidate may take twice its share, from those that come after it, the first half of all; none goes on after
     # the end.
-    most = max(2 * mine, left / 2 if job.first else 0.0)
+    most = min(job.end - time.time(), max(2 * mine, left / 2 if job.first else 0.0))
+    clock = Clock(time.time(), mine, time.time() + most)
     try:
-        with alarm(min(left, most)), warnings.catch_warnings():
+        with alarm(most), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is in the diagnosis
             _try(job, clock, outcome)
     except OutOfTime:
@@ -118,19 +108,6 @@ def _work(job: Job) -> str:
     return ""
 
 
-@dataclasses.dataclass
-class Clock:
-    """How much of a candidate's time is left for training."""
-
-    start: float
-    seconds: float
-
-    def training(self, fits: int) -> float:
-        """Seconds for the next of so many fits."""
-        left = self.start + TRAINING * self.seconds - time.time()
-        return max(left / max(fits, 1), LEAST_TRAINING)
-
-
 def _try(job: Job, clock: Clock, outcome: dict[str, Any]) -> None:
     from ppl_gen.evidence import Evidence
 
@@ -141,8 +118,8 @@ def _try(job: Job, clock: Clock, outcome: dict[str, Any]) -> None:
     fit = found.fit if found.fit is not None and not _wants_intervals(job) else keep(job, clock, found)
     if found.fit is None or fit is not found.fit:
         outcome["seconds"] += time.perf_counter() - start
-    if not _wants_intervals(job):  # else it is but the intervals that are of fewer refits
-        outcome["stopped"] = bool(outcome["stopped"] or fit.draws.interrupted)
+    # Of a bootstrap it would be but the intervals that are of fewer refits.
+    outcome["kept_stopped"] = bool(fit.draws.interrupted and not _wants_intervals(job))
     Evidence.limit(fit, *CHECKED)  # the tables drawn from a fit that are kept with it can take longer than the fit
     fit.save(job.run, overwrite=True)
     outcome["run"] = f"fits/{job.slug}"
@@ -163,7 +140,7 @@ def keep(job: Job, clock: Clock, found: Any) -> Fit:
     family = found.families[-1] if found.fit is not None else most_common(found.families)
     engine = job.candidate.make_engine(family, job.data)
     return fit(family, job.split.kept_rows(job.data), engine=engine, backend=job.candidate.backend, seed=job.seed,
-               max_seconds=clock.training(1))  # fmt: skip
+               max_seconds=clock.keeping())  # fmt: skip
 
 
 def most_common(families: list[Family]) -> Family:
@@ -230,37 +207,6 @@ def diagnosed(fit: Fit) -> dict[str, Any]:
     if fit.draws.interrupted:  # the verdict says so itself
         failed = [name for name in failed if name not in ("finished", "converged")]
     return {"checks": len(judged), "checks_failed": len(failed), "failed": failed}
-
-
-@contextlib.contextmanager
-def alarm(seconds: float) -> Iterator[None]:
-    """Raise :class:`OutOfTime` after so many seconds, where the system has such alarms, in the main thread."""
-    able = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
-    if not able or seconds == float("inf"):
-        yield
-        return
-
-    def ring(signum: int, frame: FrameType | None) -> None:
-        signal.setitimer(signal.ITIMER_REAL, AGAIN)
-        if not _in_callback(frame):
-            raise OutOfTime
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _in_callback(frame: FrameType | None) -> bool:
-    """Whether Python is within something that it called by itself: what is raised there is printed and lost."""
-    while frame is not None:
-        if frame.f_code.co_name in CALLBACKS:
-            return True
-        frame = frame.f_back
-    return False
 
 
 def write(path: Path, document: dict[str, Any]) -> None:

@@ -85,7 +85,7 @@ class TableComparison(Comparison):
             "budget_seconds": budget, "seconds": time.time() - started,
         }  # fmt: skip
         models = tuple(_model(name, states_of[name]) for name in frame.index)
-        warnings = (*notes, *_warnings(frame, len(pointwise), split.unit), *_unfinished(out, folder))
+        warnings = (*notes, *_warnings(frame, len(pointwise), split.unit), *_unfinished(out, states_of, folder))
         return cls(frame, pointwise, split.how, warnings, split.unit, models, tuple(out), facts, folder, split.rows)
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,16 +153,21 @@ def reasons(left_out: Sequence[LeftOut]) -> list[str]:
     return [f"- {', '.join(names)}: {why}" for names, why in grouped((e.model, e.why) for e in left_out)]
 
 
-def _unfinished(left_out: Sequence[LeftOut], folder: Path | None) -> list[str]:
+def _unfinished(left_out: Sequence[LeftOut], states: Mapping[str, Mapping[str, Any]], folder: Path | None) -> list[str]:
     """Which candidates wait for more time, and how they get it."""
     from ppl_gen.trials import LATE, NO_TIME
 
-    names = [each.model for each in left_out if each.why == NO_TIME or each.why.startswith(LATE)]
-    if not names:
-        return []
-    how = "a larger budget has time for them." if folder is None else (
-        "the same command with a larger budget goes on with them, and keeps those that are done.")  # fmt: skip
-    return [f"Not done in time: {', '.join(names)}; {how}"]
+    late = [each.model for each in left_out if each.why == NO_TIME or each.why.startswith(LATE)]
+    stopped = [name for name, state in states.items() if state.get("stopped") or state.get("kept_stopped")]
+    found = []
+    if late:
+        how = "a larger budget has time for them." if folder is None else (
+            "the same command with a larger budget goes on with them, and keeps those that are done.")  # fmt: skip
+        found.append(f"Not done in time: {', '.join(late)}; {how}")
+    if stopped:
+        how = "a larger budget" if folder is None else "the same command with a larger budget"
+        found.append(f"Stopped by the budget while they trained: {', '.join(stopped)}; {how} fits them anew.")
+    return found
 
 
 def _shown(folder: Path) -> Path:
@@ -257,6 +262,8 @@ def verdict(place: int, row: Mapping[str, Any], state: Mapping[str, Any], sure: 
     words = [told]
     if state.get("stopped"):
         words.append("stopped by the budget")
+    elif state.get("kept_stopped"):
+        words.append("its kept fit stopped by the budget")
     if row["error_kind"] == "k-hat" and sure:
         words.append(f"k-hat above {MAX_KHAT:g} in {row['error']:.0%} of the {unit}s")
     failed = state.get("failed")

@@ -123,11 +123,16 @@ class TestResuming:
         assert chosen == []
         mine.unlink()
 
-    def test_what_was_cut_short_is_done_and_no_more(self, found, folder, chosen, tmp_path):
+    @pytest.mark.parametrize("left", ["nothing", "damage", "stopped by a smaller budget"])
+    def test_what_was_cut_short_is_done_and_no_more(self, found, folder, chosen, tmp_path, left):
         import shutil
 
         shutil.copytree(folder, tmp_path / "cut")
-        (tmp_path / "cut" / "jobs" / "one.json").unlink()
+        file = tmp_path / "cut" / "jobs" / "one.json"
+        state = json.loads(file.read_text())
+        assert state["budget"] == 600
+        state |= {"pointwise": ["a"] * 100} if left == "damage" else {"stopped": True, "budget": 60.0}
+        file.unlink() if left == "nothing" else file.write_text(json.dumps(state))
         (tmp_path / "cut" / "comparison.json").unlink()
         again = pg.compare(None, TABLE, n_jobs=1, folder=tmp_path / "cut")
         assert set(chosen) == {"one"}
@@ -138,6 +143,10 @@ class TestResuming:
             pg.compare(None, TABLE, n_jobs=1, folder=folder, seed=1)
         with pytest.raises(StorageError, match="another comparison"):
             pg.compare(None, TABLE.iloc[:90], n_jobs=1, folder=folder)
+        (tmp_path / "jobs").mkdir()
+        (tmp_path / "jobs" / "job.json").write_text("{")
+        with pytest.raises(StorageError, match="damaged"):
+            pg.compare(None, TABLE, n_jobs=1, folder=tmp_path)
         (tmp_path / "mine.txt").write_text("mine")
         with pytest.raises(StorageError, match=r"mine\.txt"):
             pg.compare(None, TABLE, n_jobs=1, folder=tmp_path, overwrite=True)
@@ -200,7 +209,8 @@ class TestBudget:
         assert result.left_out[0].model == "sleepy"
 
     def test_too_small_or_strange_limits_are_refused(self):
-        for options in ({"budget": "1s"}, {"budget": "soon"}, {"n_jobs": 0}, {"memory": "lots"}, {"memory": "1M"}):
+        strange = {"budget": "1s"}, {"budget": "soon"}, {"n_jobs": 0}, {"memory": "lots"}, {"memory": "1M"}
+        for options in (*strange, {"seed": -1}, {"folds": "x"}, {"surrogate": "foo"}):
             with pytest.raises(SettingError):
                 pg.compare(None, TABLE, **options)
 

@@ -10,8 +10,9 @@ import time
 import pytest
 from zoo import clusters
 
-from ppl_gen import candidates, trials
+from ppl_gen import candidates, trial_states, trials
 from ppl_gen.candidates import Candidate
+from ppl_gen.deadlines import CHECKING, GROWTH, TRAINING, Clock
 from ppl_gen.held_out_splits import Split
 from ppl_gen.models.gmm import GMM
 
@@ -80,3 +81,34 @@ def test_an_alarm_within_a_finalizer_rings_again():
 
     with pytest.raises(trials.OutOfTime), trials.alarm(0.1):  # pytest fails on what is printed and lost
         work()
+
+
+def test_what_folds_do_not_need_is_for_the_next_and_the_kept_fit_has_no_less_than_they(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    clock = Clock(0.0, 120.0, 240.0)
+    first = clock.training(6)  # five folds and the kept fit; the first compiles
+    assert first == pytest.approx(2 * TRAINING * 120 / 7)
+    with clock.fitting():
+        now += 5.0
+    now += 1.0  # scores
+    assert clock.training(5) == pytest.approx(((1 - CHECKING) * 120 - 6 - 4 * 1.0) / 5)
+    with clock.fitting():
+        now += 85.0
+    assert clock.training(1) == pytest.approx((1 - CHECKING) * 120 - 91)
+    assert clock.keeping() == pytest.approx(0.6 * (240 - 91))  # less than 1.25 times 85, or nothing could be looked at
+    now = 130.0
+    clock.until = 400.0
+    assert clock.keeping() == pytest.approx(GROWTH * 85)  # beyond its share, but as good as what is ranked
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [{"pointwise": [0.0]}, {"pointwise": None}, {"pointwise": ["a", 1.0]}, {"density": None}, {"seconds": "x"},
+     {"error": "x"}, {"k_hat": [1.0]}, {"failed": 3}, {"failed": [3]}, {"options": []}, {"checks": "two"}],
+)  # fmt: skip
+def test_a_document_with_anything_of_another_kind_is_none(edit):
+    whole = {"family": "gmm", "engine": "em", "backend": "numpyro", "density": "exact", "options": {}, "seconds": 1,
+             "engine_options": {}, "pointwise": [None, -1.5], "error": None, "calibration": None}  # fmt: skip
+    assert trial_states.is_whole(whole, 2)
+    assert not trial_states.is_whole({**whole, **edit}, 2)
