@@ -117,7 +117,7 @@ def test_rings_mix_by_tempering_alone(backend: str) -> None:
         assert not stuck.mixed
         assert verdict["R-hat"].figure > 1.1
         assert "tempered" in verdict["R-hat"].advice
-    free = run(pair, {}, plain, pg.Tempered(num_samples=600, num_chains=8, num_warmup=40, num_leapfrogs=3), 1, {})
+    free = run(pair, {}, plain, pg.Tempered(num_samples=900, num_chains=8, num_warmup=40, num_leapfrogs=3), 1, {})
     inner = (np.linalg.norm(free.states, axis=2) < RADII.mean()).astype(float)
     error = float(mcse(inner))
     assert error < 0.02

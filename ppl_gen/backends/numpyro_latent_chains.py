@@ -216,8 +216,9 @@ def _run(
         at, z, log_weights, log_step, records = state
         here = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, at)))(keys)
         beta, found = records["beta"][at], _of_rows(pair, target, parameters, z, view)
-        chosen = jnp.where(at >= length - HOLD, 1.0, jax.vmap(next_beta)(found, log_weights, beta))
-        chosen = jnp.where((at >= START_MOVES) & ((at - START_MOVES) % HOLD == 0), chosen, beta)
+        chooses = adaptive & (at >= START_MOVES) & ((at - START_MOVES) % HOLD == 0)
+        chosen = jax.lax.cond(chooses, jax.vmap(next_beta), lambda *same: same[2], found, log_weights, beta)
+        chosen = jnp.where(chooses & (at >= length - HOLD), 1.0, chosen)
         after = jnp.where(adaptive, chosen, betas[at + 1])
         log_weights = log_weights + (after - beta)[:, None] * found
         z, log_weights = jax.lax.cond(adaptive, resampled, lambda _, *same: same, here[:, 0], z, log_weights)
