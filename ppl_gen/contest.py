@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ppl_gen.verdicts import TableComparison
 
 BUDGET = "5m"
-LEAST_BUDGET = 10.0  # seconds: a process that imports JAX and compiles one program takes about so long
+LEAST_BUDGET = 20.0  # seconds: to start a process, import JAX, and fit and score a mixture take 8 to 15
 ENDING = (0.04, 2.0, 10.0)  # share of the budget, and its bounds in seconds, for what follows the last candidate
 WORKER = 1_600 * 2**20  # bytes that a process takes once it has fitted a few families (measured: 0.5 to 1.5 GiB)
 GRACE = 1.0  # seconds after the end in which a process may still say what it has

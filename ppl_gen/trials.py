@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 NO_TIME = "no time left in the budget"
 LATE = "it was not done"  # so begins what is told of a candidate that took too long
+FIRST = 15.0  # seconds that the first candidate may take in any case
 CLIMBING = 0.5  # of the time of a fit, in which a ladder is climbed
 CHECKED = (200, 20_000)  # training rows that checks look at, and rows of all replicates
 
@@ -79,17 +80,17 @@ def work(job: Job) -> None:
 
 def _work(job: Job) -> str:
     left = job.end - time.time()
-    mine = min(left, left * job.share)
     least = max(job.candidate.least, 0.0)
-    if mine < least or left <= 0:
+    if left < least or left <= 0:
         return NO_TIME
+    mine = min(left, max(left * job.share, least))  # too little would be of no use to it, nor to those after it
     started = job.state.with_suffix(".started")
     started.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
     _load(job.candidate.backend or "numpyro")
     outcome: dict[str, Any] = {"name": job.candidate.name, "config": job.candidate.to_config(), "budget": job.budget}
-    # A candidate may take twice its share, from those that come after it, the first half of all; none goes on after
-    # the end.
-    most = min(job.end - time.time(), max(2 * mine, left / 2 if job.first else 0.0))
+    # A candidate may take twice its share, from those that come after it, the first half of all, or all of little; none
+    # goes on after the end.
+    most = min(job.end - time.time(), max(2 * mine, max(left / 2, FIRST) if job.first else 0.0))
     clock = Clock(time.time(), mine, time.time() + most)
     try:
         with alarm(most), warnings.catch_warnings():

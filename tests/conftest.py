@@ -145,7 +145,7 @@ def _one_figure_at_a_time() -> Iterator[None]:
         pyplot.close("all")
 
 
-MAX_MAPPINGS = 35_000  # of memory, of the 65,530 that Linux gives a process by default
+MAX_MAPPINGS = 30_000  # of memory, of the 65,530 that Linux gives a process by default
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -185,7 +185,7 @@ class TestBudget:
         late = self.job(quick("sleepy", [Sleepy(1)]), tmp_path, -1)
         trials.work(late)
         assert late.state.with_suffix(".why").read_text() == trials.NO_TIME
-        small = self.job(Candidate("sleepy", (Sleepy(1),), least=10.0), tmp_path, 60, share=0.1)
+        small = self.job(Candidate("sleepy", (Sleepy(1),), least=10.0), tmp_path, 9)
         trials.work(small)
         assert small.state.with_suffix(".why").read_text() == trials.NO_TIME
 
