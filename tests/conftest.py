@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # and the programs run little longer. A user's programs are compiled in full: XLA_FLAGS="" pytest does so here.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_cpu_multi_thread_eigen=false --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1",
+    "--xla_cpu_multi_thread_eigen=false --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0",
 )
 os.environ.setdefault("MPLBACKEND", "agg")
 # The second process, the newer Python and the next run find most of it done.
