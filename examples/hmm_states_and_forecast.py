@@ -24,10 +24,10 @@ def readings(num_hours: int = 200, seed: int = 1) -> pd.DataFrame:
     return table
 
 
-def main(num_warmup: int = 300, num_samples: int = 500) -> pd.DataFrame:
+def main(num_warmup: int = 300, num_samples: int = 500, num_hours: int = 200) -> pd.DataFrame:
     family = pg.HMM(num_states=3, emission="auto", prior=pg.HMMPrior(stickiness=5.0))
     engine = pg.NUTS(num_warmup=num_warmup, num_samples=num_samples, num_chains=2)
-    fit = pg.fit(family, readings(), order="time", engine=engine, seed=0)
+    fit = pg.fit(family, readings(num_hours), order="time", engine=engine, seed=0)
 
     print(fit.diagnose())  # figures of prediction are of time steps, each given those before it
     print("\nStates, by temperature and alarms:")

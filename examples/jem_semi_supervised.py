@@ -18,12 +18,11 @@ from sklearn.datasets import make_moons
 
 import ppl_gen as pg
 
-SIZES = (2, 64, 64, 2)
 
-
-def start(key: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
-    keys = jax.random.split(key, len(SIZES) - 1)
-    pairs = zip(keys, SIZES, SIZES[1:], strict=False)
+def start(key: jax.Array, hidden: int) -> list[tuple[jax.Array, jax.Array]]:
+    sizes = (2, hidden, hidden, 2)
+    keys = jax.random.split(key, len(sizes) - 1)
+    pairs = zip(keys, sizes, sizes[1:], strict=False)
     return [(jax.random.normal(k, (n, m)) * (2 / n) ** 0.5, jnp.zeros(m)) for k, n, m in pairs]
 
 
@@ -38,11 +37,11 @@ def log_density(weights: list, x: jax.Array) -> jax.Array:
     return logsumexp(logits(weights, x), axis=-1) - 0.125 * (x**2).sum(-1)
 
 
-def train(x: jax.Array, rows: np.ndarray, y: np.ndarray, num_steps: int, share: float) -> list:
+def train(x: jax.Array, rows: np.ndarray, y: np.ndarray, hidden: int, num_steps: int, share: float) -> list:
     """Adam on the cross entropy of the labelled ``rows``, and on ``share`` of minus the log likelihood of all and of
     their labels' entropy (Grandvalet & Bengio 2005, Adv. Neural Inf. Process. Syst. 17), so that labels change where
     rows are few."""
-    weights, optimizer = start(jax.random.key(0)), optax.adam(2e-3)
+    weights, optimizer = start(jax.random.key(0), hidden), optax.adam(2e-3)
 
     def loss(weights: list, batch: jax.Array, negatives: jax.Array) -> jax.Array:
         gap = log_density(weights, batch).mean() - log_density(weights, negatives).mean()
@@ -73,11 +72,11 @@ def train(x: jax.Array, rows: np.ndarray, y: np.ndarray, num_steps: int, share: 
     )[0]
 
 
-def main(num_steps: int = 1500, num_rows: int = 1500, num_particles: int = 512) -> float:
+def main(num_steps: int = 1500, num_rows: int = 1500, hidden: int = 64, num_particles: int = 512) -> float:
     x, y = make_moons(num_rows, noise=0.1, random_state=0)
     x = x - x.mean(0)
     rows = np.concatenate([np.flatnonzero(y == label)[:3] for label in (0, 1)])  # 3 labels of each kind
-    both, alone = (train(jnp.asarray(x), rows, y[rows], num_steps, share) for share in (1.0, 0.0))
+    both, alone = (train(jnp.asarray(x), rows, y[rows], hidden, num_steps, share) for share in (1.0, 0.0))
     for name, weights in (("6 labels alone", alone), (f"6 labels and {num_rows:,} rows", both)):
         print(f"{name}: {np.mean(np.asarray(logits(weights, jnp.asarray(x))).argmax(1) == y):.1%} right")
 
