@@ -227,7 +227,7 @@ DIED = "failed: its process died; most likely the machine ran out of memory (--m
 
 
 def _came_to_an_end(job: Job) -> bool:
-    return job.state.with_suffix(".why").exists() or bool(trial_states.of(job).get("done"))
+    return job.state.with_suffix(".why").exists() or not trial_states.waits(job)
 
 
 def shared_out(jobs: Sequence[Job], workers: int) -> list[Job]:

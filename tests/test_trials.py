@@ -10,7 +10,7 @@ import time
 import pytest
 from zoo import clusters
 
-from ppl_gen import candidates, trial_states, trials
+from ppl_gen import candidates, contest, trial_states, trials
 from ppl_gen.candidates import Candidate
 from ppl_gen.deadlines import CHECKING, GROWTH, TRAINING, Clock
 from ppl_gen.held_out_splits import Split
@@ -112,3 +112,17 @@ def test_a_document_with_anything_of_another_kind_is_none(edit):
              "engine_options": {}, "pointwise": [None, -1.5], "error": None, "calibration": None}  # fmt: skip
     assert trial_states.is_whole(whole, 2)
     assert not trial_states.is_whole({**whole, **edit}, 2)
+
+
+@pytest.mark.parametrize(("before", "waits"), [(60.0, True), (300.0, False)])
+def test_what_a_smaller_budget_stopped_has_not_come_to_an_end(tmp_path, before, waits):
+    """Else it would be forgotten where another's process dies, and those that are left are begun again."""
+    data = candidates.read(clusters(60), {})[0]
+    job = trials.Job(Candidate("one", (GMM(1),), "em"), "one", data, Split.of(data, None, None, 0), 0, None, 0.0, 1.0,
+                     str(tmp_path), budget=300.0)  # fmt: skip
+    state = {"family": "gmm", "engine": "em", "backend": "numpyro", "density": "exact", "options": {}, "seconds": 1,
+             "engine_options": {}, "pointwise": [-1.5] * 60, "done": True, "stopped": True, "budget": before}  # fmt: skip
+    job.state.parent.mkdir()
+    trials.write(job.state, state)
+    assert trial_states.waits(job) == waits
+    assert contest._came_to_an_end(job) != waits
