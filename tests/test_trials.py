@@ -16,6 +16,10 @@ from ppl_gen.deadlines import CHECKING, GROWTH, TRAINING, Clock
 from ppl_gen.held_out_splits import Split
 from ppl_gen.models.gmm import GMM
 
+WHOLE = {
+    "family": "gmm", "engine": "em", "backend": "numpyro", "density": "exact", "options": {}, "engine_options": {},
+    "seconds": 1, "pointwise": [None, -1.5], "error": None, "calibration": None,
+}  # fmt: skip
 CHILD = """
 import os, time
 from ppl_gen import parallel
@@ -108,10 +112,8 @@ def test_what_folds_do_not_need_is_for_the_next_and_the_kept_fit_has_no_less_tha
      {"error": "x"}, {"k_hat": [1.0]}, {"failed": 3}, {"failed": [3]}, {"options": []}, {"checks": "two"}],
 )  # fmt: skip
 def test_a_document_with_anything_of_another_kind_is_none(edit):
-    whole = {"family": "gmm", "engine": "em", "backend": "numpyro", "density": "exact", "options": {}, "seconds": 1,
-             "engine_options": {}, "pointwise": [None, -1.5], "error": None, "calibration": None}  # fmt: skip
-    assert trial_states.is_whole(whole, 2)
-    assert not trial_states.is_whole({**whole, **edit}, 2)
+    assert trial_states.is_whole(WHOLE, 2)
+    assert not trial_states.is_whole({**WHOLE, **edit}, 2)
 
 
 @pytest.mark.parametrize(("before", "waits"), [(60.0, True), (300.0, False)])
@@ -120,8 +122,7 @@ def test_what_a_smaller_budget_stopped_has_not_come_to_an_end(tmp_path, before, 
     data = candidates.read(clusters(60), {})[0]
     job = trials.Job(Candidate("one", (GMM(1),), "em"), "one", data, Split.of(data, None, None, 0), 0, None, 0.0, 1.0,
                      str(tmp_path), budget=300.0)  # fmt: skip
-    state = {"family": "gmm", "engine": "em", "backend": "numpyro", "density": "exact", "options": {}, "seconds": 1,
-             "engine_options": {}, "pointwise": [-1.5] * 60, "done": True, "stopped": True, "budget": before}  # fmt: skip
+    state = {**WHOLE, "pointwise": [-1.5] * 60, "done": True, "stopped": True, "budget": before}
     job.state.parent.mkdir()
     trials.write(job.state, state)
     assert trial_states.waits(job) == waits
